@@ -1,0 +1,1 @@
+//! Shell one: the server. (skeleton)
