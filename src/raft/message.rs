@@ -213,6 +213,8 @@ pub enum Message {
         id: RequestId,
         /// The command.
         data: Bytes,
+        /// Whether it may make the store larger: declined when the leader's disk is low on space.
+        grows: bool,
     },
     /// A forwarded command was surely not appended.
     ForwardRefused {
