@@ -12,11 +12,12 @@ use super::input::{Effect, Input, Refused, Reply, Request, Slot, StateWrite, Unc
 use super::proposals::{Command, Proposals};
 use super::reads::Reads;
 use super::{Config, Halt, Identity, PeerStatus, Status};
-use crate::ids::{MemberId, Position, RequestId, Term};
+use crate::ids::{Index, MemberId, Position, RequestId, Term};
 use crate::machine::{self, Machine, View};
 use crate::proto::quorate as own;
 use crate::raft::{Entry, EntryKind, Raft, Refusal, TransferError};
-use crate::storage::{Op, key};
+use crate::storage::key::{self, Key};
+use crate::storage::{Engine, Fault, Op};
 use crate::time::{Duration, Time};
 use prost::Message as _;
 use std::collections::VecDeque;
@@ -44,7 +45,9 @@ pub struct Node {
     elections: Elections,
     /// The leadership under which commands were last submitted.
     leadership: Option<(Term, MemberId)>,
+    /// The sequence of this member's own announcement on its way, and whether the replicated state has it.
     publishing: Option<u64>,
+    published: bool,
     space_low: bool,
     replies: Vec<(Slot, Reply)>,
 }
@@ -65,13 +68,7 @@ pub(super) struct StateWrites {
 }
 
 impl Node {
-    pub(super) fn new(
-        identity: Identity,
-        config: Config,
-        raft: Raft,
-        machine: Machine,
-        mark: Position,
-    ) -> Node {
+    pub(super) fn new(identity: Identity, config: Config, raft: Raft, machine: Machine, mark: Position) -> Node {
         Node {
             identity,
             config,
@@ -84,6 +81,7 @@ impl Node {
             elections: Elections::default(),
             leadership: None,
             publishing: None,
+            published: false,
             space_low: false,
             replies: Vec::new(),
         }
@@ -125,7 +123,9 @@ impl Node {
         self.raft.tick(now);
         self.note_leadership();
         for (sequence, reason) in self.raft.take_refusals() {
-            self.refused(now, sequence, reason);
+            if let Some(command) = self.proposals.take(sequence) {
+                self.not_appended(command, reason);
+            }
         }
         if self.raft.leader().is_some() {
             for command in self.proposals.unpark() {
@@ -187,12 +187,7 @@ impl Node {
             commit: raft.commit,
             applied: self.machine.applied().index,
             digest: self.machine.digest(),
-            peers: self
-                .raft
-                .flows()
-                .into_iter()
-                .map(|(id, flow, matched)| PeerStatus { id, flow, matched })
-                .collect(),
+            peers: self.raft.flows().into_iter().map(|(id, flow, matched)| PeerStatus { id, flow, matched }).collect(),
             elections: self.elections.list(),
         }
     }
@@ -235,11 +230,7 @@ impl Node {
     fn submit(&mut self, command: Command) {
         let Some(leader) = self.raft.leader() else { return self.proposals.park(command) };
         let sequence = self.proposals.next_sequence();
-        let id = RequestId {
-            origin: self.identity.member,
-            incarnation: self.identity.incarnation,
-            sequence,
-        };
+        let id = RequestId { origin: self.identity.member, incarnation: self.identity.incarnation, sequence };
         let data = command.bytes.clone();
         if self.raft.is_leader() {
             if let Err(reason) = self.raft.propose(id, data, command.grows) {
@@ -252,13 +243,6 @@ impl Node {
             self.publishing = Some(sequence);
         }
         self.proposals.submitted(sequence, command, self.raft.term(), leader);
-    }
-
-    /// The leader surely did not append a forwarded command.
-    fn refused(&mut self, _now: Time, sequence: u64, reason: Refusal) {
-        if let Some(command) = self.proposals.take(sequence) {
-            self.not_appended(command, reason);
-        }
     }
 
     fn not_appended(&mut self, command: Command, reason: Refusal) {
@@ -286,17 +270,19 @@ impl Node {
 
     /// Tells the cluster this member's name, client URLs and disk, until the replicated state has them.
     fn publish(&mut self, now: Time) -> Result<(), Halt> {
-        if self.publishing.is_some() {
+        if self.published || self.publishing.is_some() {
             return Ok(());
         }
         let id = self.identity;
-        let Some(known) = self.machine.member(id.member) else {
+        let Some(known) = self.machine.members().into_iter().find(|m| m.id == id.member) else {
             return Err(Halt(format!("member {} is not part of cluster {} any more", id.member, id.cluster)));
         };
         if known.disk.is_some_and(|disk| disk != id.disk) {
             return Err(Halt(super::foreign_disk(id.member, known.disk.unwrap_or_default(), id.disk)));
         }
-        if known.disk.is_some() && known.name == self.config.name && known.client_urls == self.config.client_urls {
+        self.published =
+            known.disk.is_some() && known.name == self.config.name && known.client_urls == self.config.client_urls;
+        if self.published {
             return Ok(());
         }
         let publish = own::PublishMember {
@@ -359,7 +345,9 @@ impl Node {
             && from <= self.state.mark.index
         {
             self.state.mark = self.raft.position_before(from);
-            let write = self.state_write(vec![mark_op(self.state.mark)], true);
+            let mut ops = Vec::new();
+            put_mark(self.state.mark, &mut ops);
+            let write = self.state_write(ops, true);
             self.state.lowering = Some(write.id);
             effects.push(Effect::WriteState(write));
             return;
@@ -399,7 +387,7 @@ impl Node {
             self.state.unsynced_bytes = 0;
             self.state.unsynced_since = None;
             self.state.mark = self.raft.persisted_position();
-            ops.push(mark_op(self.state.mark));
+            put_mark(self.state.mark, &mut ops);
         }
         if !ops.is_empty() {
             let write = self.state_write(ops, sync_due);
@@ -441,6 +429,20 @@ fn op_size(op: &Op) -> usize {
     }
 }
 
-fn mark_op(mark: Position) -> Op {
-    key::acked_mark_op(mark)
+/// Appends the write of the acked mark.
+fn put_mark(mark: Position, ops: &mut Vec<Op>) {
+    let mut value = [0; 16];
+    value[..8].copy_from_slice(&mark.index.0.to_le_bytes());
+    value[8..].copy_from_slice(&mark.term.0.to_le_bytes());
+    key::put_ops(|_| Key::AckedMark.encode(), &value, ops);
+}
+
+/// The acked mark as last synced; the default where none was written yet.
+pub(super) fn read_mark(engine: &dyn Engine) -> Result<Position, Fault> {
+    let Some(value) = key::get_value(engine, |_| Key::AckedMark.encode())? else { return Ok(Position::default()) };
+    let number = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes);
+    match (number(&value[..value.len().min(8)]), number(value.get(8..).unwrap_or_default())) {
+        (Ok(index), Ok(term)) => Ok(Position { index: Index(index), term: Term(term) }),
+        _ => Err(Fault { what: "reading the acked mark".into(), why: format!("it has {} bytes", value.len()) }),
+    }
 }

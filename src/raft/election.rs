@@ -211,7 +211,11 @@ impl Raft {
         if running.id != campaign {
             return;
         }
-        if granted { running.granted.insert(from) } else { running.rejected.insert(from) };
+        if granted {
+            running.granted.insert(from)
+        } else {
+            running.rejected.insert(from)
+        };
         if self.config.configuration.tally(&running.granted, &running.rejected) == Tally::Won {
             self.campaign(now, false);
         }
@@ -236,7 +240,11 @@ impl Raft {
         if running.id != campaign {
             return;
         }
-        if granted { running.granted.insert(from) } else { running.rejected.insert(from) };
+        if granted {
+            running.granted.insert(from)
+        } else {
+            running.rejected.insert(from)
+        };
         if self.config.configuration.tally(&running.granted, &running.rejected) == Tally::Won {
             self.become_leader(now);
         }

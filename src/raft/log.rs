@@ -46,13 +46,7 @@ pub struct Log {
 impl Log {
     /// A log with nothing in it.
     pub fn empty() -> Log {
-        Log {
-            base: Position::default(),
-            runs: Vec::new(),
-            last: Index(0),
-            memory: VecDeque::new(),
-            memory_bytes: 0,
-        }
+        Log { base: Position::default(), runs: Vec::new(), last: Index(0), memory: VecDeque::new(), memory_bytes: 0 }
     }
 
     /// A log as found on the disk: the runs of its terms, its end, and its newest entries.

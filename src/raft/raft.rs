@@ -526,6 +526,21 @@ impl Raft {
         self.log.position_at(self.persisted).unwrap_or_default()
     }
 
+    /// Where the log ends if everything from `from` on is cut off.
+    pub fn position_before(&self, from: Index) -> Position {
+        self.log.position_at(from.prev()).unwrap_or_default()
+    }
+
+    /// Per follower: how appends flow, and what is durable there. Empty where this member does not lead.
+    pub fn flows(&self) -> Vec<(MemberId, &'static str, Index)> {
+        match &self.state {
+            State::Leader(leading) => {
+                leading.progress.iter().map(|(peer, p)| (*peer, p.flow_name(), p.matched)).collect()
+            }
+            _ => self.peers().into_iter().map(|peer| (peer, "", Index(0))).collect(),
+        }
+    }
+
     /// What can be told.
     pub fn status(&self) -> Status {
         Status {
@@ -553,13 +568,8 @@ impl Raft {
             Dependency::State if self.is_dirty() => self.next_write,
             Dependency::State => WriteSeq(self.next_write.0 - 1),
         };
-        let envelope = Envelope {
-            from: self.config.id,
-            to,
-            term: self.hard.term,
-            incarnation: self.config.incarnation,
-            message,
-        };
+        let envelope =
+            Envelope { from: self.config.id, to, term: self.hard.term, incarnation: self.config.incarnation, message };
         self.outbox.send(envelope, after, self.durable);
     }
 

@@ -10,13 +10,13 @@
 //! Nothing is sent twice on a timer. A heartbeat says which append was sent last; its answer says which one was accepted
 //! last and repeats the acknowledgement, so a lost append brings back the probe, and a lost acknowledgement is made good.
 
+use super::LogRead;
 use super::election::Transfer;
 use super::log::Slice;
 use super::message::{Entry, EntryKind, Message, Refusal};
 use super::progress::{Flow, Progress};
 use super::raft::{Event, LossCause, Raft, State};
 use super::read::Rounds;
-use super::LogRead;
 use crate::ids::{Incarnation, Index, MemberId, Position, RequestId};
 use crate::time::Time;
 use bytes::Bytes;
