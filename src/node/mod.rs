@@ -25,6 +25,7 @@ use crate::time::{Duration, Time};
 
 mod elections;
 pub mod input;
+#[expect(clippy::module_inception, reason = "the file of the room's one value, named after it")]
 mod node;
 mod open;
 mod proposals;

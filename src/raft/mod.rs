@@ -50,7 +50,7 @@ mod raft;
 mod read;
 mod replication;
 #[cfg(test)]
-mod script;
+mod tests;
 
 pub use election::TransferError;
 pub use message::{Entry, EntryKind, Envelope, Message, Refusal};
