@@ -415,7 +415,9 @@ mod tests {
         write(engine, &ops);
     }
 
-    fn scanned(engine: &MemoryEngine) -> Result<(Vec<(u64, Bytes)>, Vec<Op>), Unreadable> {
+    type Scanned = (Vec<(u64, Bytes)>, Vec<Op>);
+
+    fn scanned(engine: &MemoryEngine) -> Result<Scanned, Unreadable> {
         let mut found = Vec::new();
         let orphans = scan_values(engine, Family::Log, Index(0), &mut |first, total, value| {
             assert_eq!(total, slots(value.len()));
