@@ -75,7 +75,7 @@ impl Node {
             raft,
             machine,
             state: StateWrites { mark, ..StateWrites::default() },
-            proposals: Proposals::default(),
+            proposals: Proposals::new(identity.incarnation),
             reads: Reads::default(),
             transfers: Vec::new(),
             elections: Elections::default(),

@@ -7,7 +7,7 @@
 //! and is parked again, under a new id.
 
 use super::input::{Refused, Reply, Slot, Uncertain};
-use crate::ids::{MemberId, Term};
+use crate::ids::{Incarnation, MemberId, Term};
 use crate::time::Time;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
@@ -32,7 +32,7 @@ struct Pending {
 }
 
 /// All commands on their way. Ids count up, so the oldest stand first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Proposals {
     parked: VecDeque<Command>,
     pending: BTreeMap<u64, Pending>,
@@ -40,6 +40,12 @@ pub(super) struct Proposals {
 }
 
 impl Proposals {
+    /// Sequences begin in a range of this life's own: a refusal of a command of an earlier life, late, must not be taken
+    /// for one of this life, which would then be submitted twice.
+    pub(super) fn new(incarnation: Incarnation) -> Proposals {
+        Proposals { parked: VecDeque::new(), pending: BTreeMap::new(), sequence: incarnation.0 << 32 }
+    }
+
     pub(super) fn park(&mut self, command: Command) {
         self.parked.push_back(command);
     }

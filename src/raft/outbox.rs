@@ -29,9 +29,4 @@ impl Outbox {
         self.free.drain(..)
     }
 
-    /// How many messages wait for the disk.
-    #[cfg(test)]
-    pub(super) fn held(&self) -> usize {
-        self.held.len()
-    }
 }

@@ -249,8 +249,8 @@ impl Raft {
             election_deadline: now + patience,
             hint: Some(Hint::default()),
             hint_spent: None,
-            campaigns: 0,
-            reads: FollowerReads::default(),
+            campaigns: first_of_life(config.incarnation),
+            reads: FollowerReads::new(first_of_life(config.incarnation)),
             incarnations: BTreeMap::new(),
             accepting: true,
             hard_dirty: false,
@@ -684,6 +684,12 @@ impl Raft {
         let t = self.config.election_timeout;
         self.rng.duration(t, t.and_a_quarter())
     }
+}
+
+/// Where the counts that peers echo begin. Each life has its own range, so an answer to a question of an earlier life is
+/// never taken for an answer to one of this life.
+fn first_of_life(incarnation: Incarnation) -> u64 {
+    incarnation.0 << 32
 }
 
 /// 1.25 T, in whole nanoseconds: no floating point below the shells.

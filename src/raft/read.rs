@@ -42,7 +42,7 @@ impl Rounds {
 }
 
 /// A member's own waiting reads; on a follower also the request that is out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct FollowerReads {
     waiting: Vec<u64>,
     asked: Option<Asked>,
@@ -57,6 +57,11 @@ struct Asked {
 }
 
 impl FollowerReads {
+    /// Requests to leaders are numbered from `first`.
+    pub(super) fn new(first: u64) -> FollowerReads {
+        FollowerReads { waiting: Vec::new(), asked: None, asks: first }
+    }
+
     /// Whoever was asked is not the leader any more: ask again.
     pub(super) fn leader_changed(&mut self) {
         if let Some(asked) = self.asked.take() {
