@@ -174,6 +174,11 @@ impl Node {
         self.identity
     }
 
+    /// The last entry applied.
+    pub fn applied(&self) -> Position {
+        self.machine.applied()
+    }
+
     /// What there is to tell.
     pub fn status(&self) -> Status {
         let raft = self.raft.status();
@@ -246,14 +251,12 @@ impl Node {
     }
 
     fn not_appended(&mut self, command: Command, reason: Refusal) {
-        let refused = match reason {
-            Refusal::NotLeader | Refusal::Transfer => return self.proposals.park(command),
-            Refusal::Busy => Refused::Busy,
-            Refusal::Space => Refused::Space,
-        };
-        match command.slot {
-            Some(slot) => self.replies.push((slot, Reply::Refused(refused))),
-            None => self.publishing = None,
+        // The node's own command is made again when it is due.
+        let Some(slot) = command.slot else { return };
+        match reason {
+            Refusal::Transfer => self.proposals.park(command),
+            Refusal::Busy => self.replies.push((slot, Reply::Refused(Refused::Busy))),
+            Refusal::Space => self.replies.push((slot, Reply::Refused(Refused::Space))),
         }
     }
 
@@ -263,14 +266,13 @@ impl Node {
         let leadership = (self.raft.term(), leader);
         if self.leadership != Some(leadership) {
             self.leadership = Some(leadership);
-            self.publishing = None;
             self.proposals.leader_changed(leadership.0, leadership.1, &mut self.replies);
         }
     }
 
     /// Tells the cluster this member's name, client URLs and disk, until the replicated state has them.
     fn publish(&mut self, now: Time) -> Result<(), Halt> {
-        if self.published || self.publishing.is_some() {
+        if self.published || self.publishing.is_some_and(|sequence| self.proposals.is_pending(sequence)) {
             return Ok(());
         }
         let id = self.identity;
@@ -412,9 +414,6 @@ impl Node {
             return Err(Halt(format!("the state database failed while entry {} was applied: {fault}", entry.position)));
         }
         let ours = entry.id.origin == self.identity.member && entry.id.incarnation == self.identity.incarnation;
-        if ours && self.publishing == Some(entry.id.sequence) {
-            self.publishing = None;
-        }
         if ours && let Some(Command { slot: Some(slot), .. }) = self.proposals.take(entry.id.sequence) {
             self.replies.push((slot, Reply::Applied { outcome, term: entry.position.term }));
         }

@@ -70,6 +70,11 @@ impl Proposals {
         self.pending.remove(&sequence).map(|p| p.command)
     }
 
+    /// Whether nothing is known yet of what was submitted under `sequence`.
+    pub(super) fn is_pending(&self, sequence: u64) -> bool {
+        self.pending.contains_key(&sequence)
+    }
+
     /// The caller has gone. What is pending stays pending.
     pub(super) fn cancel(&mut self, slot: Slot) {
         self.parked.retain(|command| command.slot != Some(slot));

@@ -28,5 +28,4 @@ impl Outbox {
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Envelope> + '_ {
         self.free.drain(..)
     }
-
 }

@@ -325,16 +325,13 @@ impl Raft {
                     Message::HeartbeatReply { session: 0, sequence: 0, received: 0, matched: nothing, round: 0 },
                 );
             }
-            Message::Forward { id, .. } => {
-                let reason = Refusal::NotLeader;
-                self.send(from, Message::ForwardRefused { sequence: id.sequence, reason });
-            }
             Message::VoteReply { .. }
             | Message::Appended { .. }
             | Message::Conflict { .. }
             | Message::HeartbeatReply { .. }
             | Message::ReadIndex { .. }
             | Message::ReadIndexReply { .. }
+            | Message::Forward { .. }
             | Message::ForwardRefused { .. }
             | Message::TimeoutNow => tracing::trace!(%from, %term, "not heard: an older term"),
         }

@@ -60,8 +60,11 @@ impl Raft {
     ///
     /// # Errors
     /// It was surely not appended.
+    ///
+    /// # Panics
+    /// If this member does not lead.
     pub fn propose(&mut self, id: RequestId, data: Bytes, grows: bool) -> Result<Position, Refusal> {
-        let State::Leader(leading) = &self.state else { return Err(Refusal::NotLeader) };
+        let State::Leader(leading) = &self.state else { panic!("only a leader appends commands") };
         if leading.transfer.is_some() {
             return Err(Refusal::Transfer);
         }
@@ -84,18 +87,13 @@ impl Raft {
     }
 
     pub(super) fn on_forward(&mut self, from: MemberId, id: RequestId, data: Bytes, grows: bool) {
-        let outcome = match &mut self.state {
-            State::Leader(leading) => {
-                let newest = leading.forwarded.entry((from, id.incarnation)).or_insert(0);
-                if id.origin != from || id.sequence <= *newest {
-                    return;
-                }
-                *newest = id.sequence;
-                self.propose(id, data, grows)
-            }
-            _ => Err(Refusal::NotLeader),
-        };
-        if let Err(reason) = outcome {
+        let State::Leader(leading) = &mut self.state else { return };
+        let newest = leading.forwarded.entry((from, id.incarnation)).or_insert(0);
+        if id.origin != from || id.sequence <= *newest {
+            return;
+        }
+        *newest = id.sequence;
+        if let Err(reason) = self.propose(id, data, grows) {
             self.send(from, Message::ForwardRefused { sequence: id.sequence, reason });
         }
     }

@@ -238,7 +238,9 @@ impl World {
             let request = RequestId { origin: id, incarnation, sequence };
             let data = Bytes::from(sequence.to_le_bytes().to_vec());
             let raft = self.raft(id);
-            if raft.propose(request, data.clone(), true).is_err() {
+            if raft.is_leader() {
+                let _ = raft.propose(request, data, true);
+            } else {
                 raft.forward(request, data, true);
             }
         }
@@ -345,7 +347,11 @@ impl World {
         assert!(disk.hard.term >= envelope.term, "{envelope:?} left before its term was durable");
         match &envelope.message {
             Message::VoteReply { granted: true, .. } => {
-                assert_eq!(disk.hard, HardState { term: envelope.term, vote: Some(envelope.to) }, "a grant not on disk");
+                assert_eq!(
+                    disk.hard,
+                    HardState { term: envelope.term, vote: Some(envelope.to) },
+                    "a grant not on disk"
+                );
                 let to = *self.grants.entry((id, envelope.term)).or_insert(envelope.to);
                 assert_eq!(to, envelope.to, "{id} voted twice in term {}", envelope.term);
             }
@@ -410,7 +416,8 @@ impl World {
     fn converge(&mut self) {
         self.cut.clear();
         self.faults = Faults { delay_ms: 5, disk_ms: 2, ..Faults::draw(&mut Rng::new(Seed(0))) };
-        let off = [&mut self.faults.loss, &mut self.faults.duplication, &mut self.faults.replay, &mut self.faults.crash];
+        let off =
+            [&mut self.faults.loss, &mut self.faults.duplication, &mut self.faults.replay, &mut self.faults.crash];
         off.into_iter().for_each(|rate| *rate = 0);
         let off = [&mut self.faults.partition, &mut self.faults.pause, &mut self.faults.lost_hint];
         off.into_iter().for_each(|rate| *rate = 0);
