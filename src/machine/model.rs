@@ -215,11 +215,14 @@ enum Decided {
 }
 
 fn flatten(ops: &[Decided]) -> Vec<&Option<Request>> {
-    let one = |op| match op {
-        &Decided::Op(ref op) => vec![op],
-        Decided::Txn(_, ops) => flatten(ops),
-    };
-    ops.iter().flat_map(one).collect()
+    let mut flat = Vec::new();
+    for op in ops {
+        match op {
+            Decided::Op(op) => flat.push(op),
+            Decided::Txn(_, ops) => flat.extend(flatten(ops)),
+        }
+    }
+    flat
 }
 
 fn has_put(txn: &TxnRequest) -> bool {
