@@ -14,8 +14,8 @@ use super::driver::{Event, Mailbox};
 use crate::clock::instant;
 use crate::node::{Input, StateWrite};
 use crate::raft::{LogRead, Ready};
-use crate::storage::directory::SpaceGuard;
 use crate::storage::log::LogStore;
+use crate::storage::space::SpaceGuard;
 use crate::storage::{Engine, Fault, Op};
 use crate::time::Duration;
 use hdrhistogram::Histogram;
@@ -153,7 +153,10 @@ impl LogWorker {
     fn check_space(&mut self) {
         self.checked = instant();
         self.facts.log_bytes.store(self.log.size_on_disk(), Ordering::Relaxed);
-        let low = self.guard.is_low();
+        let low = self.guard.check().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the free space on the disk can't be told");
+            self.low
+        });
         if low != self.low {
             self.low = low;
             if low {

@@ -42,7 +42,7 @@ pub enum Event {
     Tell(oneshot::Sender<Status>),
     /// A connection to a peer is ready for messages; the older one, if any, is not used any more.
     Linked(MemberId, Link),
-    /// Finish: no turn after this one.
+    /// Finish with this turn.
     Stop,
 }
 
@@ -184,8 +184,8 @@ enum Next {
 impl Turns {
     fn run(mut self) -> Result<(), Halt> {
         let mut effects = Vec::new();
+        let mut next = Next::Turn;
         loop {
-            let next = self.take_inputs()?;
             let now = self.driver.clock.now();
             self.driver.node.advance(now, &mut effects)?;
             for effect in effects.drain(..) {
@@ -195,6 +195,7 @@ impl Turns {
             if next == Next::Stop {
                 return Ok(());
             }
+            next = self.take_inputs()?;
         }
     }
 
@@ -286,5 +287,75 @@ impl Turns {
             }
             changed
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().build().unwrap()
+    }
+
+    #[test]
+    fn a_caller_that_leaves_cancels_its_request() {
+        let (mailbox, events) = mailbox();
+        runtime().block_on(async {
+            let ask = mailbox.ask(Request::Read);
+            tokio::select! {
+                biased;
+                reply = ask => panic!("nobody can have answered: {reply:?}"),
+                () = std::future::ready(()) => {}
+            }
+        });
+        let Ok(Event::Call(slot, Request::Read, _)) = events.try_recv() else { panic!("no call arrived") };
+        let Ok(Event::Input(Input::Cancel(cancelled))) = events.try_recv() else { panic!("no cancel arrived") };
+        assert_eq!(slot, cancelled);
+        assert_eq!(mailbox.shared.calls.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn an_answered_caller_cancels_nothing_and_slots_differ() {
+        let (mailbox, events) = mailbox();
+        let node = std::thread::spawn(move || {
+            let mut slots = Vec::new();
+            while let Ok(event) = events.recv() {
+                let Event::Call(slot, _, caller) = event else { panic!("{event:?}") };
+                slots.push(slot);
+                caller.send(Reply::Readable { term: crate::ids::Term(3) }).unwrap();
+            }
+            slots
+        });
+        runtime().block_on(async {
+            for _ in 0..3 {
+                assert!(matches!(mailbox.ask(Request::Read).await, Reply::Readable { .. }));
+            }
+        });
+        drop(mailbox);
+        let slots: BTreeSet<Slot> = node.join().unwrap().into_iter().collect();
+        assert_eq!(slots.len(), 3);
+    }
+
+    #[test]
+    fn once_the_node_is_gone_a_write_in_its_hands_is_uncertain_and_a_new_one_is_refused() {
+        let (mailbox, events) = mailbox();
+        let propose = || Request::Propose { command: bytes::Bytes::new(), grows: false };
+        runtime().block_on(async {
+            let reply = tokio::join!(mailbox.ask(propose()), async { drop(events) }).0;
+            assert!(matches!(reply, Reply::Uncertain(Uncertain::LeaderLost)), "{reply:?}");
+            let reply = mailbox.ask(propose()).await;
+            assert!(matches!(reply, Reply::Refused(Refused::Stopping)), "{reply:?}");
+            assert!(mailbox.status().await.is_none());
+        });
+    }
+
+    #[test]
+    fn a_flood_is_refused_at_the_door() {
+        let (mailbox, events) = mailbox();
+        mailbox.shared.calls.store(MAX_CALLS, Ordering::Relaxed);
+        let reply = runtime().block_on(mailbox.ask(Request::Read));
+        assert!(matches!(reply, Reply::Refused(Refused::Busy)), "{reply:?}");
+        assert!(events.try_recv().is_err(), "the node hears nothing of it");
     }
 }

@@ -142,6 +142,7 @@ fn reword(status: &Status, path: &str) -> Option<Status> {
             let (service, method) = path.trim_start_matches('/').split_once('/')?;
             Some(Status::unimplemented(format!("unknown method {method} for service {service}")))
         }
+        Code::NotFound if path == "/grpc.health.v1.Health/Check" => Some(Status::not_found("unknown service")),
         Code::OutOfRange if status.message().starts_with("Error, decoded message length too large") => {
             let mut numbers = status.message().split(|c: char| !c.is_ascii_digit()).filter(|part| !part.is_empty());
             let (found, limit) = (numbers.next()?, numbers.next()?);

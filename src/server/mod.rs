@@ -20,17 +20,18 @@
 //! Absent: decisions about data. They are the node's.
 
 use crate::clock::{Clock, entropy};
-use crate::ids::{ClusterId, MemberId};
+use crate::ids::DiskId;
 use crate::node::{self, Identity, Reply, Request, RoleName, Status};
 use crate::proto::{DESCRIPTORS, etcdserverpb, quorate};
 use crate::storage::Engine;
-use crate::storage::directory::{Directory, InitialMember, SpaceGuard};
-use crate::storage::sled::{Options, SledEngine, install_panic_hook};
+use crate::storage::directory::{Directory, Expected, InitialMember};
+use crate::storage::sled::{Options, install_panic_hook};
+use crate::storage::space::{self, SpaceGuard};
 use crate::time::Duration;
 use api::{Front, StateEngine};
-use config::{Config, GRPC_OVERHEAD_BYTES, Url};
+use config::{Config, GRPC_OVERHEAD_BYTES, LogOutput, Url};
 use disk::DiskFacts;
-use driver::{Driver, Event, Mailbox};
+use driver::{Driver, Event};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -66,15 +67,18 @@ const STATE_CACHE_BYTES: u64 = 128 * 1024 * 1024;
 
 /// Runs a member until a signal, or until it can't go on.
 pub fn run(config: &Config) -> ExitCode {
-    let ended = logging::install(&config.log).and_then(|()| {
-        install_panic_hook();
-        live(config)
-    });
-    match ended {
+    if let Err(sentence) = logging::install(&config.log) {
+        eprintln!("quorate: {sentence}");
+        return ExitCode::FAILURE;
+    }
+    install_panic_hook();
+    match live(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => {
             tracing::error!("{sentence}");
-            eprintln!("quorate: {sentence}");
+            if !config.log.outputs.contains(&LogOutput::Stderr) {
+                eprintln!("quorate: {sentence}");
+            }
             ExitCode::FAILURE
         }
     }
@@ -89,8 +93,10 @@ fn live(config: &Config) -> Result<(), String> {
     let client_ports = bind_all(&config.listen_client, "--listen-client-urls")?;
     let member = Member::open(config)?;
     announce(config, &member);
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| format!("can't start threads: {e}"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| format!("can't start threads: {e}"))?;
     let outcome = runtime.block_on(serve(config, member, peer_ports, client_ports));
     // Streams to peers have no end of their own.
     runtime.shutdown_background();
@@ -114,7 +120,9 @@ fn unbound(url: &Url, flag: &str, error: &std::io::Error) -> String {
             "another process listens there (see it with: ss -ltnp 'sport = :{}'); stop it, or choose another port with {flag}",
             url.port
         ),
-        std::io::ErrorKind::AddrNotAvailable => format!("this host has no such address; choose one of its own with {flag}"),
+        std::io::ErrorKind::AddrNotAvailable => {
+            format!("this host has no such address; choose one of its own with {flag}")
+        }
         std::io::ErrorKind::PermissionDenied => format!("ports below 1024 need privileges; choose another with {flag}"),
         _ => format!("check {flag}"),
     };
@@ -130,7 +138,50 @@ struct Member {
     guard: SpaceGuard,
     clock: Clock,
     /// Holds the lock until the last thread has ended.
-    _directory: Directory,
+    directory: Directory,
+}
+
+impl Member {
+    /// Locks the data directory, makes it if there is none, and opens what is in it.
+    fn open(config: &Config) -> Result<Member, String> {
+        let made = config.data_dir.join("META").exists();
+        // As in etcd, the flags about the first cluster say nothing about a member that exists; but if they are given and
+        // speak of another one, the directory is the wrong one.
+        let expected = if made && (config.existing || config.initial_cluster.is_none()) {
+            None
+        } else {
+            let founding = config.bootstrap().map_err(|error| error.to_string())?;
+            Some(Expected { cluster: founding.cluster, member: founding.member, members: founding.members })
+        };
+        let said = |refusal: &dyn std::fmt::Display| refusal.to_string();
+        let mut directory =
+            Directory::open(&config.data_dir, expected.as_ref(), DiskId(entropy().0)).map_err(|e| said(&e))?;
+        let guard = SpaceGuard::new(directory.path(), space::FLOOR)
+            .map_err(|error| format!("can't tell how much room {} has: {error}", config.data_dir.display()))?;
+        let databases = directory
+            .databases(Options::new(RAFT_CACHE_BYTES), Options::new(STATE_CACHE_BYTES))
+            .map_err(|refusal| said(&refusal))?;
+        let meta = directory.meta().clone();
+        let clock = Clock::new();
+        let peers = meta.members.iter().filter(|member| member.id != meta.member).cloned().collect();
+        let opened = node::open(node::Opening {
+            meta,
+            raft: databases.raft,
+            state: Arc::clone(&databases.state),
+            config: node::Config {
+                heartbeat_interval: config.heartbeat_interval,
+                election_timeout: config.election_timeout,
+                request_timeout: REQUEST_TIMEOUT_BASE + 2 * config.election_timeout,
+                name: config.name.clone(),
+                client_urls: config.advertise_client.iter().map(Url::to_string).collect(),
+            },
+            seed: entropy(),
+            now: clock.now(),
+        })
+        .map_err(|halt| halt.0)?;
+        let identity = opened.node.identity();
+        Ok(Member { opened, identity, peers, state: databases.state, guard, clock, directory })
+    }
 }
 
 /// What was spoken of last, before the process ends: the threads that hold the disk.
@@ -183,6 +234,7 @@ async fn serve(
 ) -> Result<(), String> {
     let mut stop = Stop::new().map_err(|error| format!("can't listen to signals: {error}"))?;
     let (fatal, mut fatalities) = mpsc::unbounded_channel();
+    let others = member.peers.clone();
     let (front, threads, directory) = start(config, member, fatal).map_err(|error| format!("can't start: {error}"))?;
     let (closing, closed) = watch::channel(false);
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -198,8 +250,10 @@ async fn serve(
             .http2_keepalive_timeout(Some(config.election_timeout));
         tokio::spawn(listen(server, listener, peers.clone(), closed.clone()));
     }
-    dial(&front, config);
-    let clients = client_routes(config, &front, health_service)?;
+    for peer in others {
+        tokio::spawn(Dialer::new(Arc::clone(&front.transport), peer).run());
+    }
+    let clients = client_routes(config, &front, Routes::new(health_service))?;
     let mut drained = Vec::new();
     for listener in client_ports {
         let server = Server::builder()
@@ -218,7 +272,10 @@ async fn serve(
     match end {
         End::Fatal(sentence) => Err(sentence),
         End::Signal(name) => {
-            tracing::info!(signal = name, "stopping: handing over, finishing calls, syncing; a second signal ends at once");
+            tracing::info!(
+                signal = name,
+                "stopping: handing over, finishing calls, syncing; a second signal ends at once"
+            );
             tokio::select! {
                 outcome = finish(config, &front, &health, &closing, drained, threads) => {
                     drop(directory);
@@ -251,7 +308,9 @@ async fn finish(
         let handover = front.mailbox.ask(Request::Transfer(None));
         match tokio::time::timeout(config.election_timeout, handover).await {
             Ok(Reply::Transferred) => tracing::info!("leadership was handed over"),
-            Ok(reply) => tracing::warn!(?reply, "leadership was not handed over: the others elect a leader by themselves"),
+            Ok(reply) => {
+                tracing::warn!(?reply, "leadership was not handed over: the others elect a leader by themselves")
+            }
             Err(_) => tracing::warn!("leadership was not handed over in time: the others elect a leader by themselves"),
         }
     }
@@ -274,7 +333,7 @@ fn start(
     member: Member,
     fatal: mpsc::UnboundedSender<String>,
 ) -> std::io::Result<(Arc<Front>, Threads, Directory)> {
-    let Member { opened, identity, peers, state, guard, clock, _directory: directory } = member;
+    let Member { opened, identity, peers, state, guard, clock, directory } = member;
     let (mailbox, events) = driver::mailbox();
     let view = opened.node.view();
     let disk = Arc::new(DiskFacts::new(opened.log.size_on_disk()));
@@ -291,7 +350,7 @@ fn start(
         data_dir: data_dir.clone(),
         heartbeat_interval: config.heartbeat_interval,
         election_timeout: config.election_timeout,
-        peers: peers.into_iter().map(|peer| (peer.id, PeerFacts::new(peer))).collect(),
+        peers: peers.iter().map(|peer| (peer.id, PeerFacts::default())).collect(),
     });
     let driver = Driver { node: opened.node, clock, events, log, state: writes, status, fatal: fatal.clone() };
     let node_thread = driver.start()?;
@@ -336,14 +395,27 @@ fn peer_routes(config: &Config, front: &Arc<Front>) -> axum::Router {
     http::peer_port(Routes::new(service).into_axum_router(), front)
 }
 
-fn dial(front: &Front) {
-    for peer in front.transport.peers.keys() {
-        tokio::spawn(Dialer::new(Arc::clone(&front.transport), *peer).run());
-    }
-}
-
-fn client_routes<H>(config: &Config, front: &Arc<Front>, health: H) -> Result<axum::Router, String> {
-    todo!()
+/// Every service of the client port beside the given ones.
+fn client_routes(config: &Config, front: &Arc<Front>, routes: Routes) -> Result<axum::Router, String> {
+    use etcdserverpb::cluster_server::ClusterServer;
+    use etcdserverpb::kv_server::KvServer;
+    use etcdserverpb::maintenance_server::MaintenanceServer;
+    use quorate::node_server::NodeServer;
+    let largest = config.max_request_bytes + GRPC_OVERHEAD_BYTES;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let broken = |error: tonic_reflection::server::Error| format!("the built-in descriptors are broken: {error}");
+    let services = routes
+        .add_service(KvServer::new(api::kv::Kv(Arc::clone(front))).max_decoding_message_size(largest))
+        .add_service(ClusterServer::new(api::cluster::Cluster(Arc::clone(front))))
+        .add_service(MaintenanceServer::new(api::maintenance::Maintenance(Arc::clone(front))))
+        .add_service(NodeServer::new(api::node::NodeService(Arc::clone(front))))
+        .add_service(reflection().build_v1().map_err(broken)?)
+        .add_service(reflection().build_v1alpha().map_err(broken)?);
+    Ok(http::client_port(services.into_axum_router(), front))
 }
 
 /// etcd's line, which scripts wait for: the port is served, and there is a leader to serve with.
