@@ -41,7 +41,11 @@ enum Command {
 
 /// Runs the command line and says how it ended.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = Cli::parse_from(args);
+    let args: Vec<OsString> = args.into_iter().collect();
+    if serve::is_etcd(&args) {
+        return serve::run_as_etcd(args);
+    }
+    let cli = Cli::parse_from(serve::two_dashes(args));
     match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Dev(args) => dev::run(&cli.global, args),
