@@ -11,6 +11,7 @@ use std::process::ExitCode;
 pub mod bench;
 pub mod dev;
 pub mod kv;
+pub mod lab_file;
 pub mod member;
 pub mod output;
 pub mod serve;
