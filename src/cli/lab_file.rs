@@ -140,7 +140,10 @@ fn state_home() -> io::Result<PathBuf> {
         return Ok(dir);
     }
     let home = set("HOME").ok_or_else(|| {
-        io::Error::new(io::ErrorKind::NotFound, "neither XDG_STATE_HOME nor HOME is set: set XDG_STATE_HOME to a directory")
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            "neither XDG_STATE_HOME nor HOME is set: set XDG_STATE_HOME to a directory",
+        )
     })?;
     Ok(home.join(".local").join("state"))
 }
