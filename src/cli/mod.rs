@@ -141,7 +141,8 @@ impl Global {
                 return Err(Failure::new(exit::BAD_ARGS, text).fix("leave the flag (or its ETCDCTL_ variable) out"));
             }
         }
-        Client::new(&self.endpoints(), self.options()).map_err(|e| Failure::new(exit::BAD_ARGS, e.to_string()))
+        let client = Client::new(&self.endpoints(), self.options());
+        client.map(Client::fail_fast).map_err(|e| Failure::new(exit::BAD_ARGS, e.to_string()))
     }
 }
 
