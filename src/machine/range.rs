@@ -80,8 +80,12 @@ impl Reader<'_> {
         Ok(Some(key_value(key.clone(), &version, value)))
     }
 
-    /// The version of one key at revision `at`.
-    pub fn find(&self, key: &[u8], at: i64) -> Option<Found> {
+    /// The numbers of one key at revision `at`.
+    pub fn version(&self, key: &[u8], at: i64) -> Option<Version> {
+        self.shared.read().index.get(key, at).copied()
+    }
+
+    fn find(&self, key: &[u8], at: i64) -> Option<Found> {
         let state = self.shared.read();
         state.index.get(key, at).map(|version| Found::new(&state, version))
     }

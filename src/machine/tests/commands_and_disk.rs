@@ -207,6 +207,49 @@ fn a_record_moved_to_another_index_is_refused() {
     assert!(matches!(Machine::open(Arc::new(engine), founders()), Err(OpenError::Corrupt(_))));
 }
 
+/// Opens a database of one record with these effects, as if the first entry had them; `spoil` changes its digest.
+fn open_forged(effects: &[Effect<'_>], spoil: u64) -> Result<Machine, OpenError> {
+    let (mut builder, mut digest) = (Builder::new(Index(1)), Digest::START);
+    for effect in effects {
+        builder.push(effect, &mut digest);
+    }
+    let record = builder.close(Digest(digest.0 ^ spoil));
+    let engine = MemoryEngine::new();
+    let mut ops = Vec::new();
+    put_ops(|chunk| Family::Record.key(Index(1), chunk).encode(), &record, &mut ops);
+    insert(&engine, ops);
+    Machine::open(Arc::new(engine), founders())
+}
+
+#[test]
+fn a_history_that_never_was_is_refused_whatever_its_checksums_say() {
+    let refused = |effects: &[Effect<'_>], spoil: u64, word: &str| match open_forged(effects, spoil) {
+        Err(OpenError::Corrupt(why)) => assert!(why.contains(word), "{why}"),
+        other => panic!("{other:?}"),
+    };
+    let applied = |index| Effect::Applied(Position { index: Index(index), term: Term(1) });
+    let delete = |main| Effect::Delete { key: b"k", main, sub: 0 };
+    assert!(open_forged(&[delete(2), applied(1)], 0).is_ok());
+    refused(&[delete(2), applied(1)], 1, "its head says");
+    refused(&[delete(3), applied(1)], 0, "revision 3 does not follow 1");
+    refused(&[delete(2), applied(2)], 0, "entry 2@1 does not follow 0@0");
+    refused(&[delete(2), applied(1), applied(3)], 0, "entry 3@1 does not follow 1@1");
+    refused(&[Effect::Member(b"rubbish"), applied(1)], 0, "member");
+}
+
+#[test]
+fn slots_of_a_record_that_never_became_whole_are_swept_up() {
+    let mut store = Store::new();
+    store.set("b", &"x".repeat(250_000));
+    let mut ops = Vec::new();
+    store.machine.seal(&mut ops);
+    ops.pop();
+    assert_eq!(ops.len(), 2);
+    insert(&store.engine, ops);
+    let again = Store::open(store.engine.clone());
+    assert!(again.machine.applied() == Position::default() && again.engine.is_empty());
+}
+
 #[test]
 fn readers_see_whole_commands_only() {
     // Readers on threads of their own, while pairs are written in one txn and the tail comes and goes.
