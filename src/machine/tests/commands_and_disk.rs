@@ -93,6 +93,46 @@ fn a_gap_in_the_log_is_refused() {
 }
 
 #[test]
+#[should_panic(expected = "entry 2@1 does not follow 1@2")]
+fn a_term_that_decreases_is_refused() {
+    let mut store = Store::new();
+    store.machine.apply(Position { index: Index(1), term: Term(2) }, None).unwrap();
+    store.set("a", "1");
+}
+
+#[test]
+#[should_panic(expected = "run 1 can't be written")]
+fn what_was_not_sealed_can_not_be_written() {
+    let mut store = Store::new();
+    store.set("a", "1");
+    store.machine.written(1);
+}
+
+#[test]
+fn effects_of_a_txn_are_numbered_within_its_revision() {
+    let mut store = Store::new();
+    store.set("x", "1");
+    store.set("y", "1");
+    store.write();
+    store.txn(all(vec![op_put("a", "1"), op_delete("x", "z"), op_put("b", "1")])).unwrap();
+    store.write();
+    let key_of = |chunk| Family::Record.key(Index(3), chunk).encode();
+    let bytes = crate::storage::key::get_value(&store.engine, key_of).unwrap().unwrap();
+    let mut numbers = Vec::new();
+    record::read(&bytes, &mut { Digest::START }, &mut |effect, _| {
+        match effect {
+            Effect::Put(put) => numbers.push((put.key.to_vec(), put.main, put.sub)),
+            Effect::Delete { key, main, sub } => numbers.push((key.to_vec(), main, sub)),
+            _ => {}
+        }
+        Ok(())
+    })
+    .unwrap();
+    let expected = [("a", 4, 0), ("x", 4, 1), ("y", 4, 2), ("b", 4, 3)];
+    assert_eq!(numbers, expected.map(|(key, main, sub)| (key.as_bytes().to_vec(), main, sub)));
+}
+
+#[test]
 fn a_command_of_another_release_halts_the_member_before_it_changes_anything() {
     let mut store = Store::new();
     let at = Position { index: Index(1), term: Term(1) };
