@@ -53,11 +53,11 @@ impl Reader<'_> {
         let mut hits = Vec::new();
         self.shared.walk(keys, at, |state, key, version| {
             response.count += 1;
-            if !passes(request, version) {
-            } else if sorting.is_some() || hits.len() < limit {
+            let passes = passes(request, version);
+            if passes && (sorting.is_some() || hits.len() < limit) {
                 hits.push(Hit { key: Bytes::copy_from_slice(key), found: Found::new(state, version) });
             } else {
-                response.more = true;
+                response.more |= passes;
             }
         });
         if let Some((target, order)) = sorting {
