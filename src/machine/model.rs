@@ -470,6 +470,8 @@ fn everything(machine: &Machine) -> Vec<Vec<KeyValue>> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     /// Whatever is asked, and wherever the values lie: memory, or the engine, before and after a restart.
     #[test]
     fn the_machine_answers_as_the_model_does(steps in vec(some_step(), 1..60)) {

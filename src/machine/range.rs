@@ -53,11 +53,11 @@ impl Reader<'_> {
         let mut hits = Vec::new();
         self.shared.walk(keys, at, |state, key, version| {
             response.count += 1;
-            if !passes(request, version) {
-            } else if sorting.is_some() || hits.len() < limit {
+            let passes = passes(request, version);
+            if passes && (sorting.is_some() || hits.len() < limit) {
                 hits.push(Hit { key: Bytes::copy_from_slice(key), found: Found::new(state, version) });
             } else {
-                response.more = true;
+                response.more |= passes;
             }
         });
         if let Some((target, order)) = sorting {
@@ -80,8 +80,12 @@ impl Reader<'_> {
         Ok(Some(key_value(key.clone(), &version, value)))
     }
 
-    /// The version of one key at revision `at`.
-    pub fn find(&self, key: &[u8], at: i64) -> Option<Found> {
+    /// The numbers of one key at revision `at`.
+    pub fn version(&self, key: &[u8], at: i64) -> Option<Version> {
+        self.shared.read().index.get(key, at).copied()
+    }
+
+    fn find(&self, key: &[u8], at: i64) -> Option<Found> {
         let state = self.shared.read();
         state.index.get(key, at).map(|version| Found::new(&state, version))
     }
