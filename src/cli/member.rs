@@ -1,1 +1,146 @@
-//! (skeleton)
+//! `member list`, `endpoint status` and `endpoint health`: what etcdctl asks of members and endpoints.
+
+use super::exit::{ERROR, Failure};
+use super::output::Printer;
+use super::{Global, block_on};
+use crate::client::{Client, Health};
+use crate::clock;
+use crate::proto::etcdserverpb as pb;
+use clap::Subcommand;
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+/// `quorate member ...`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct MemberArgs {
+    #[command(subcommand)]
+    command: MemberCommand,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum MemberCommand {
+    /// List the members: id, status, name, peer addresses, client addresses, is learner.
+    List,
+}
+
+/// `quorate endpoint ...`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct EndpointArgs {
+    /// Ask all members that the member list names, instead of --endpoints.
+    #[arg(long, global = true)]
+    cluster: bool,
+    #[command(subcommand)]
+    command: EndpointCommand,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum EndpointCommand {
+    /// Endpoint, id, version, db size, is leader, is learner, raft term, raft index, raft applied index, errors.
+    Status,
+    /// Whether a linearizable read goes through, and how long it takes.
+    Health,
+}
+
+/// What one endpoint says of its health.
+#[derive(Clone, Debug)]
+pub struct EndpointHealth {
+    /// Where was asked.
+    pub endpoint: String,
+    /// How long the answer took.
+    pub took: Duration,
+    /// Why it is not healthy.
+    pub error: Option<String>,
+}
+
+/// Runs `quorate member`.
+pub fn member(global: &Global, args: MemberArgs) -> Result<(), Failure> {
+    let client = global.client()?;
+    match args.command {
+        MemberCommand::List => Printer::new(global).members(&block_on(client.member_list(true))??),
+    }
+}
+
+/// Runs `quorate endpoint`.
+pub fn endpoint(global: &Global, args: EndpointArgs) -> Result<(), Failure> {
+    let client = global.client()?;
+    block_on(async {
+        let endpoints =
+            if args.cluster { cluster(&client).await? } else { client.endpoints().map(str::to_owned).collect() };
+        match args.command {
+            EndpointCommand::Status => status(global, &client, endpoints).await,
+            EndpointCommand::Health => health(global, &client, endpoints).await,
+        }
+    })?
+}
+
+/// The client addresses of all members.
+async fn cluster(client: &Client) -> Result<Vec<String>, Failure> {
+    let members = client.member_list(true).await?.members;
+    Ok(members.into_iter().flat_map(|member| member.client_ur_ls).collect())
+}
+
+async fn status(global: &Global, client: &Client, endpoints: Vec<String>) -> Result<(), Failure> {
+    let ask = |client: Client, endpoint: String| async move {
+        let answer = client.status(&endpoint).await;
+        (endpoint, answer)
+    };
+    let mut answered: Vec<(String, pb::StatusResponse)> = Vec::new();
+    let mut all = true;
+    for (endpoint, answer) in at_once(client, endpoints, ask).await {
+        match answer {
+            Ok(status) => answered.push((endpoint, status)),
+            Err(e) => {
+                anstream::eprintln!("{endpoint} did not answer: {}", e.cause());
+                all = false;
+            }
+        }
+    }
+    Printer::new(global).statuses(&answered)?;
+    if all { Ok(()) } else { Err(Failure::silent(ERROR)) }
+}
+
+async fn health(global: &Global, client: &Client, endpoints: Vec<String>) -> Result<(), Failure> {
+    let ask = |client: Client, endpoint: String| async move {
+        let start = clock::instant();
+        let error = match client.health(&endpoint).await {
+            Err(e) => Some(e.cause()),
+            Ok(health) => complaint(&health),
+        };
+        EndpointHealth { endpoint, took: start.elapsed(), error }
+    };
+    let healths = at_once(client, endpoints, ask).await;
+    Printer::new(global).healths(&healths)?;
+    if healths.iter().all(|health| health.error.is_none()) {
+        return Ok(());
+    }
+    Err(Failure::new(ERROR, "an endpoint is not healthy").fix("see what the cluster lacks: quorate status"))
+}
+
+fn complaint(health: &Health) -> Option<String> {
+    match (&health.read, &health.alarms) {
+        (Err(e), _) => Some(format!("a linearizable read failed: {}", e.cause())),
+        (Ok(()), Err(e)) => Some(format!("the alarms could not be read: {}", e.cause())),
+        (Ok(()), Ok(alarms)) if alarms.is_empty() => None,
+        (Ok(()), Ok(alarms)) => {
+            let names: Vec<&str> = alarms.iter().map(|alarm| alarm.alarm().as_str_name()).collect();
+            Some(format!("Active Alarm(s): {}", names.join(", ")))
+        }
+    }
+}
+
+/// Asks all endpoints at once; the answers come in the endpoints' order.
+pub(super) async fn at_once<T, F, Fut>(client: &Client, endpoints: Vec<String>, ask: F) -> Vec<T>
+where
+    T: Send + 'static,
+    F: Fn(Client, String) -> Fut,
+    Fut: Future<Output = T> + Send + 'static,
+{
+    let mut tasks = JoinSet::new();
+    for (place, endpoint) in endpoints.into_iter().enumerate() {
+        let asking = ask(client.clone(), endpoint);
+        tasks.spawn(async move { (place, asking.await) });
+    }
+    let mut answers = tasks.join_all().await;
+    answers.sort_by_key(|(place, _)| *place);
+    answers.into_iter().map(|(_, answer)| answer).collect()
+}

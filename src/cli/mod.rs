@@ -3,21 +3,35 @@
 //! `quorate serve` is the server, `quorate dev` a local cluster of real processes to break and watch, the rest are clients.
 //! Called `etcd` (a link), the binary is `quorate serve` with etcd's command line. stdout is data, stderr is talk; exit
 //! codes are etcdctl's.
+//!
+//! Where a flag is etcdctl's it has etcdctl's name, default, variable and meaning, and prints what etcdctl prints, byte for
+//! byte: scripts written for one run with the other. What is ours (`status`, `dev`, `bench`) prints for people first.
+//!
+//! Left out: TLS and auth flags are refused instead of ignored; contexts, completion, and etcdctl's other commands.
 
+use crate::client::{self, Client};
 use clap::{Parser, Subcommand};
+use exit::Failure;
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::Duration;
 
 pub mod bench;
 pub mod dev;
+pub mod exit;
+pub mod go_duration;
+pub mod json;
 pub mod kv;
+pub mod lab_file;
 pub mod member;
 pub mod output;
 pub mod serve;
 pub mod status;
+pub mod txn;
 
 #[derive(Debug, Parser)]
 #[command(name = "quorate", version, about = "A replicated key-value store that speaks etcd's v3 API")]
+#[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -27,7 +41,119 @@ struct Cli {
 
 /// Flags that every client command takes, with etcdctl's names and variables.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Global {}
+#[command(next_help_heading = "Client options")]
+pub struct Global {
+    /// Members to talk to, comma separated. Default: the running `quorate dev` lab, else 127.0.0.1:2379.
+    #[arg(long, global = true, value_delimiter = ',', env = either("QUORATE_ENDPOINTS", "ETCDCTL_ENDPOINTS"))]
+    pub endpoints: Vec<String>,
+    /// How answers are printed.
+    #[arg(short, long, global = true, value_enum, default_value_t = output::Format::Simple, env = either("QUORATE_WRITE_OUT", "ETCDCTL_WRITE_OUT"))]
+    pub write_out: output::Format,
+    /// How long one connection may take to establish.
+    #[arg(long, global = true, value_parser = go_duration::parse, default_value = "2s", env = either("QUORATE_DIAL_TIMEOUT", "ETCDCTL_DIAL_TIMEOUT"))]
+    pub dial_timeout: Duration,
+    /// How long a command may take, with all its tries.
+    #[arg(long, global = true, value_parser = go_duration::parse, default_value = "5s", env = either("QUORATE_COMMAND_TIMEOUT", "ETCDCTL_COMMAND_TIMEOUT"))]
+    pub command_timeout: Duration,
+    /// Print keys and values as hexadecimal bytes.
+    #[arg(long, global = true, env = either("QUORATE_HEX", "ETCDCTL_HEX"))]
+    pub hex: bool,
+    /// Print what the client does to stderr.
+    #[arg(long, global = true)]
+    pub debug: bool,
+    /// Flags that are known and not supported.
+    #[command(flatten)]
+    pub unsupported: Unsupported,
+}
+
+/// etcdctl's flags that promise security, refused until they are kept, and those that change nothing here. Their ids are
+/// their own: a global flag shares the ids of every command.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Unsupported {
+    #[arg(id = "client-cacert", long = "cacert", global = true, hide = true, env = "ETCDCTL_CACERT")]
+    cacert: Option<String>,
+    #[arg(id = "client-cert", long = "cert", global = true, hide = true, env = "ETCDCTL_CERT")]
+    cert: Option<String>,
+    #[arg(id = "client-key", long = "key", global = true, hide = true, env = "ETCDCTL_KEY")]
+    key: Option<String>,
+    #[arg(id = "client-user", long = "user", global = true, hide = true, env = "ETCDCTL_USER")]
+    user: Option<String>,
+    #[arg(
+        id = "client-password",
+        long = "password",
+        global = true,
+        hide = true,
+        env = "ETCDCTL_PASSWORD",
+        hide_env_values = true
+    )]
+    password: Option<String>,
+    #[arg(id = "client-insecure-transport", long = "insecure-transport", global = true, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    insecure_transport: Option<bool>,
+    #[arg(id = "client-insecure-skip-tls-verify", long = "insecure-skip-tls-verify", global = true, hide = true)]
+    insecure_skip_tls_verify: bool,
+    #[arg(id = "client-keepalive-time", long = "keepalive-time", global = true, hide = true)]
+    keepalive_time: Option<String>,
+    #[arg(id = "client-keepalive-timeout", long = "keepalive-timeout", global = true, hide = true)]
+    keepalive_timeout: Option<String>,
+}
+
+impl Global {
+    /// The endpoints to talk to: the flag or its variable, else the running lab, else 127.0.0.1:2379.
+    pub fn endpoints(&self) -> Vec<String> {
+        let given: Vec<String> = self.endpoints.iter().filter(|endpoint| !endpoint.is_empty()).cloned().collect();
+        if !given.is_empty() {
+            return given;
+        }
+        match lab_file::running() {
+            Ok(Some(lab)) if !lab.nodes.is_empty() => return lab.endpoints(),
+            Ok(_) => {}
+            Err(e) => eprintln!("warning: the lab's file is ignored: {e}"),
+        }
+        vec!["127.0.0.1:2379".to_owned()]
+    }
+
+    /// What the client may wait for.
+    pub fn options(&self) -> client::Options {
+        client::Options {
+            dial_timeout: self.dial_timeout,
+            command_timeout: self.command_timeout,
+            try_timeout: self.command_timeout / 2,
+        }
+    }
+
+    /// A client of [`Global::endpoints`].
+    ///
+    /// # Errors
+    /// If an endpoint can't be read, or a flag asks for what is not there yet.
+    pub fn client(&self) -> Result<Client, Failure> {
+        let given = &self.unsupported;
+        for (flag, set) in [
+            ("--cacert", given.cacert.is_some()),
+            ("--cert", given.cert.is_some()),
+            ("--key", given.key.is_some()),
+            ("--user", given.user.is_some()),
+            ("--password", given.password.is_some()),
+            ("--insecure-transport=false", given.insecure_transport == Some(false)),
+        ] {
+            if set {
+                let text = format!("{flag}: TLS and auth are not supported yet");
+                return Err(Failure::new(exit::BAD_ARGS, text).fix("leave the flag (or its ETCDCTL_ variable) out"));
+            }
+        }
+        let client = Client::new(&self.endpoints(), self.options());
+        client.map(Client::fail_fast).map_err(|e| Failure::new(exit::BAD_ARGS, e.to_string()))
+    }
+}
+
+/// The variable of a flag: ours, unless only etcdctl's is set.
+fn either(ours: &'static str, etcdctls: &'static str) -> &'static str {
+    if std::env::var_os(ours).is_none() && std::env::var_os(etcdctls).is_some() { etcdctls } else { ours }
+}
+
+/// Runs one client command on a runtime of its own.
+pub(crate) fn block_on<F: Future>(future: F) -> Result<F::Output, Failure> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
+}
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -37,6 +163,22 @@ enum Command {
     Dev(dev::Args),
     /// Measure any etcd v3 server.
     Bench(bench::Args),
+    /// Store a value.
+    Put(kv::PutArgs),
+    /// Read a key or a range of keys.
+    Get(kv::GetArgs),
+    /// Delete a key or a range of keys.
+    Del(kv::DelArgs),
+    /// Compare, then act, in one step; read from stdin.
+    Txn(txn::Args),
+    /// Ask the endpoints themselves.
+    Endpoint(member::EndpointArgs),
+    /// The members of the cluster.
+    Member(member::MemberArgs),
+    /// Whether the cluster works, what is wrong, and what to do next.
+    Status(status::Args),
+    /// The versions of this program and of the API it speaks.
+    Version,
 }
 
 /// Runs the command line and says how it ended.
@@ -45,10 +187,65 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if serve::is_etcd(&args) {
         return serve::run_as_etcd(args);
     }
-    let cli = Cli::parse_from(serve::two_dashes(args));
+    let cli = match Cli::try_parse_from(serve::two_dashes(args)) {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Printing fails only if nobody reads, and then there is nobody to tell.
+            _ = e.print();
+            return if e.use_stderr() { ExitCode::from(exit::BAD_ARGS) } else { ExitCode::SUCCESS };
+        }
+    };
+    let global = cli.global;
     match cli.command {
         Command::Serve(args) => serve::run(args),
-        Command::Dev(args) => dev::run(&cli.global, args),
-        Command::Bench(args) => bench::run(&cli.global, args),
+        Command::Dev(args) => dev::run(&global, args),
+        Command::Bench(args) => bench::run(&global, args),
+        Command::Put(args) => exit::finish(kv::put(&global, args)),
+        Command::Get(args) => exit::finish(kv::get(&global, args)),
+        Command::Del(args) => exit::finish(kv::del(&global, args)),
+        Command::Txn(args) => exit::finish(txn::run(&global, &args)),
+        Command::Endpoint(args) => exit::finish(member::endpoint(&global, args)),
+        Command::Member(args) => exit::finish(member::member(&global, args)),
+        Command::Status(args) => exit::finish(status::run(&global, args)),
+        Command::Version => exit::finish(output::version()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, String> {
+        Cli::try_parse_from(line.split(' ')).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn every_command_parses_beside_the_global_flags() {
+        Cli::command().debug_assert();
+        for line in [
+            "put k v --prev-kv --endpoints a:1,b:2",
+            "get k --prefix -w json --key x",
+            "--hex del k --command-timeout 1s",
+            "txn -i",
+            "endpoint status --cluster",
+            "endpoint --cluster health -w table",
+            "member list --insecure-transport=true",
+            "status",
+            "version",
+        ] {
+            parse(&format!("quorate {line}")).unwrap();
+        }
+        assert_eq!(parse("quorate put k v --endpoints a:1,b:2").unwrap().global.endpoints(), ["a:1", "b:2"]);
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_refused() {
+        for flag in ["--cert=c", "--key=k", "--cacert=c", "--user=root", "--password=p", "--insecure-transport=false"] {
+            let error = parse(&format!("quorate get k {flag}")).unwrap().global.client().unwrap_err();
+            assert!(error.to_string().starts_with(flag.split('=').next().unwrap()), "{error}");
+        }
+        assert!(parse("quorate get k --frob").is_err());
+        assert!(parse("quorate get k --command-timeout 5").unwrap_err().contains("examples: 5s"));
     }
 }

@@ -191,3 +191,156 @@ impl<'a> Writes<'a> {
         self.deleted_ranges.insert(low, high);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use prost::Message as _;
+
+    const MAX: usize = 128;
+
+    fn b(s: &str) -> Bytes {
+        Bytes::copy_from_slice(s.as_bytes())
+    }
+
+    fn op(request: Request) -> pb::RequestOp {
+        pb::RequestOp { request: Some(request) }
+    }
+
+    fn p(key: &str) -> pb::RequestOp {
+        op(Request::RequestPut(pb::PutRequest { key: b(key), ..Default::default() }))
+    }
+
+    fn d(key: &str, end: &str) -> pb::RequestOp {
+        let request = pb::DeleteRangeRequest { key: b(key), range_end: b(end), ..Default::default() };
+        op(Request::RequestDeleteRange(request))
+    }
+
+    fn r(key: &str, serializable: bool) -> pb::RequestOp {
+        op(Request::RequestRange(pb::RangeRequest { key: b(key), serializable, ..Default::default() }))
+    }
+
+    fn t(success: Vec<pb::RequestOp>, failure: Vec<pb::RequestOp>) -> pb::RequestOp {
+        op(Request::RequestTxn(branches(success, failure)))
+    }
+
+    fn branches(success: Vec<pb::RequestOp>, failure: Vec<pb::RequestOp>) -> pb::TxnRequest {
+        pb::TxnRequest { success, failure, ..Default::default() }
+    }
+
+    fn all(success: Vec<pb::RequestOp>) -> pb::TxnRequest {
+        branches(success, vec![])
+    }
+
+    #[test]
+    fn an_empty_key_is_refused_everywhere() {
+        assert_eq!(range(&pb::RangeRequest { range_end: b("z"), ..Default::default() }), Err(Error::EmptyKey));
+        assert_eq!(put(&pb::PutRequest::default()), Err(Error::EmptyKey));
+        assert_eq!(delete_range(&pb::DeleteRangeRequest::default()), Err(Error::EmptyKey));
+        for op in [p(""), d("", "\0"), r("", false), t(vec![], vec![p("")])] {
+            assert_eq!(txn(&branches(vec![], vec![op]), MAX), Err(Error::EmptyKey));
+        }
+        let compare = pb::TxnRequest { compare: vec![pb::Compare::default()], ..all(vec![p("a"), p("a")]) };
+        assert_eq!(txn(&compare, MAX), Err(Error::EmptyKey), "before the duplicate");
+    }
+
+    #[test]
+    fn what_is_ignored_may_not_be_given() {
+        let value = pb::PutRequest { key: b("a"), value: b("1"), ignore_value: true, ..Default::default() };
+        assert_eq!(put(&value), Err(Error::ValueProvided));
+        let lease = pb::PutRequest { key: b("a"), lease: 1, ignore_lease: true, ..Default::default() };
+        assert_eq!(put(&lease), Err(Error::LeaseProvided));
+        let touch = pb::PutRequest { key: b("a"), ignore_value: true, ignore_lease: true, ..Default::default() };
+        assert_eq!(put(&touch), Ok(()));
+        assert_eq!(txn(&branches(vec![], vec![op(Request::RequestPut(value))]), MAX), Err(Error::ValueProvided));
+    }
+
+    #[test]
+    fn an_op_that_asks_for_nothing_is_key_not_found() {
+        assert_eq!(txn(&all(vec![pb::RequestOp { request: None }]), MAX), Err(Error::KeyNotFound));
+    }
+
+    #[test]
+    fn the_largest_of_compares_and_branches_is_limited() {
+        let many = |n: usize| (0..n).map(|i| r(&i.to_string(), false)).collect::<Vec<_>>();
+        assert_eq!(txn(&branches(many(128), many(128)), MAX), Ok(()));
+        let too_many = Err(Error::TooManyOps { found: 129, limit: 128 });
+        assert_eq!(txn(&branches(many(129), vec![]), MAX), too_many);
+        assert_eq!(txn(&branches(vec![], many(129)), MAX), too_many);
+        let compare = vec![pb::Compare { key: b("a"), ..Default::default() }; 129];
+        assert_eq!(txn(&pb::TxnRequest { compare, ..Default::default() }, MAX), too_many);
+    }
+
+    #[test]
+    fn a_nested_txn_may_use_what_its_parent_leaves() {
+        let many = |n: usize| (0..n).map(|i| r(&i.to_string(), false)).collect::<Vec<_>>();
+        assert_eq!(txn(&all(vec![t(many(127), vec![])]), MAX), Ok(()));
+        assert_eq!(txn(&all(vec![t(many(128), vec![])]), MAX), Err(Error::TooManyOps { found: 128, limit: 127 }));
+        let mut siblings = many(62);
+        siblings.extend([t(many(64), vec![]), t(vec![], many(64))]);
+        assert_eq!(txn(&all(siblings), MAX), Ok(()), "siblings take nothing from each other");
+        let failure = pb::TxnRequest { failure: many(100), ..all(vec![t(many(29), vec![])]) };
+        assert_eq!(txn(&failure, MAX), Err(Error::TooManyOps { found: 29, limit: 28 }));
+    }
+
+    #[test]
+    fn the_deepest_txn_that_passes_can_be_read_from_the_log() {
+        let nested = |depth| (0..depth).fold(all(vec![p("a")]), |inner, _| all(vec![op(Request::RequestTxn(inner))]));
+        assert_eq!(txn(&nested(MAX_NESTING), MAX), Ok(()));
+        assert!(matches!(txn(&nested(MAX_NESTING + 1), MAX), Err(Error::TooManyOps { .. })));
+        use crate::proto::quorate::{Command, command};
+        let command = Command { op: Some(command::Op::Txn(nested(MAX_NESTING))) };
+        assert_eq!(Command::decode(Bytes::from(command.encode_to_vec())), Ok(command));
+    }
+
+    #[test]
+    fn a_key_is_written_once_per_branch() {
+        let refused = [
+            vec![p("a"), p("a")],
+            vec![p("a"), r("x", false), d("a", "")],
+            vec![d("a", ""), p("a")],
+            vec![p("b"), d("a", "c")],
+            vec![d("a", "c"), d("c", "e"), p("d")],
+            vec![d("b", "d"), d("a", "e"), d("c", "f"), p("ee")],
+            vec![p("a"), t(vec![p("a")], vec![])],
+            vec![t(vec![], vec![p("a")]), p("a")],
+            vec![t(vec![p("a")], vec![]), d("a", "")],
+            vec![t(vec![p("a")], vec![]), t(vec![], vec![p("a")])],
+            vec![t(vec![d("a", "")], vec![]), t(vec![p("a")], vec![])],
+            vec![t(vec![d("a", "c")], vec![]), p("b")],
+            vec![t(vec![t(vec![p("a")], vec![])], vec![]), p("a")],
+        ];
+        for ops in refused {
+            assert_eq!(txn(&all(ops.clone()), MAX), Err(Error::DuplicateKey), "{ops:?}");
+            let untaken = branches(vec![], ops);
+            assert_eq!(txn(&untaken, MAX), Err(Error::DuplicateKey), "the branch that is not taken counts too");
+        }
+        let let_through = [
+            vec![p("a"), p("b"), d("c", "e"), d("d", "f"), d("c", ""), d("c", "")],
+            vec![d("a", "b"), p("b")],
+            vec![d("k", "a"), p("k")],
+            vec![t(vec![p("a")], vec![p("a")]), p("b")],
+            vec![t(vec![d("a", "")], vec![p("a")])],
+            // etcd's oddities
+            vec![p("k"), d("a", "\0")],
+            vec![t(vec![p("a")], vec![]), t(vec![d("a", "")], vec![])],
+        ];
+        for ops in let_through {
+            assert_eq!(txn(&all(ops.clone()), MAX), Ok(()), "{ops:?}");
+        }
+        assert_eq!(txn(&branches(vec![p("a")], vec![p("a")]), MAX), Ok(()), "one of them runs");
+    }
+
+    #[test]
+    fn predicates_look_into_both_branches_and_nested_txns() {
+        let read = || t(vec![r("a", true)], vec![]);
+        assert!(is_read_only(&branches(vec![read()], vec![r("a", false)])));
+        assert!(!is_read_only(&branches(vec![], vec![t(vec![], vec![d("a", "")])])));
+        assert!(grows(&branches(vec![], vec![t(vec![], vec![p("a")])])));
+        assert!(!grows(&branches(vec![d("a", "")], vec![read()])));
+        assert!(is_serializable(&all(vec![])) && is_serializable(&all(vec![read(), r("a", true)])));
+        assert!(!is_serializable(&branches(vec![r("a", true)], vec![r("a", false)])));
+        assert!(!is_serializable(&all(vec![p("a")])));
+    }
+}

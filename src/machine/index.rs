@@ -172,3 +172,44 @@ impl Index {
 fn size(key: &[u8], version: &Version) -> u64 {
     key.len() as u64 + u64::from(version.value_len)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_one_version_is_small() {
+        // A node of the tree has 11 places and is at least half full: 132 bytes at worst, and the key's own.
+        assert_eq!(size_of::<(Box<[u8]>, History)>(), 72);
+    }
+
+    #[test]
+    fn the_rest_of_a_range_after_a_key() {
+        let mut index = Index::default();
+        for key in ["a", "b", "c"] {
+            index.push(key.as_bytes(), Version { modified: 2, created: 2, number: 1, ..Version::ABSENT });
+        }
+        let rest = |range, after: &'static str| {
+            let keys = index.histories(range, Some(after.as_bytes()));
+            keys.map(|(key, _)| String::from_utf8(key.to_vec()).unwrap()).collect::<String>()
+        };
+        assert_eq!(rest(KeyRange::From(b"a"), "a"), "bc");
+        assert_eq!(rest(KeyRange::Between(b"a", b"c"), "a"), "b");
+        for (range, after) in [
+            (KeyRange::One(b"a"), "a"),
+            (KeyRange::Between(b"a", b"b"), "b"),
+            (KeyRange::Between(b"a", b"b"), "c"),
+            (KeyRange::From(b"a"), "c"),
+        ] {
+            assert_eq!(rest(range, after), "");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "does not follow")]
+    fn a_version_older_than_the_newest_is_refused() {
+        let mut index = Index::default();
+        index.push(b"a", Version { modified: 3, number: 1, ..Version::ABSENT });
+        index.push(b"a", Version { modified: 2, number: 2, ..Version::ABSENT });
+    }
+}

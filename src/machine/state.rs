@@ -124,6 +124,12 @@ impl Tail {
         self.0[at].values.get(version.ordinal as usize)
     }
 
+    /// Whether nothing waits for the engine.
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Takes out the records of the runs up to `run`.
     pub fn let_go(&mut self, run: u64) -> Vec<Vec<Bytes>> {
         let done = self.0.partition_point(|record| record.run <= run);

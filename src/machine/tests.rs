@@ -420,3 +420,6 @@ mod puts_and_deletes {
         assert_eq!(store.machine.view().live_bytes(), 1);
     }
 }
+
+mod commands_and_disk;
+mod txns;

@@ -85,7 +85,7 @@ fn encode_message(message: Message) -> Wire {
         Message::ReadIndexReply { context, index } => {
             Wire::ReadIndexReply(pb::ReadIndexReply { context, index: index.0 })
         }
-        Message::Forward { id, data } => Wire::Forward(pb::Forward { id: request_id(id), data }),
+        Message::Forward { id, data, grows } => Wire::Forward(pb::Forward { id: request_id(id), data, grows }),
         Message::ForwardRefused { sequence, reason } => {
             Wire::ForwardRefused(pb::ForwardRefused { sequence, reason: encode_reason(reason).into() })
         }
@@ -143,7 +143,7 @@ fn decode_message(message: Wire) -> Result<Message, WireError> {
         },
         Wire::ReadIndex(m) => Message::ReadIndex { context: m.context },
         Wire::ReadIndexReply(m) => Message::ReadIndexReply { context: m.context, index: Index(m.index) },
-        Wire::Forward(m) => Message::Forward { id: read_request_id(m.id), data: m.data },
+        Wire::Forward(m) => Message::Forward { id: read_request_id(m.id), data: m.data, grows: m.grows },
         Wire::ForwardRefused(m) => Message::ForwardRefused { sequence: m.sequence, reason: decode_reason(m.reason)? },
         Wire::TimeoutNow(pb::TimeoutNow {}) => Message::TimeoutNow,
     })
@@ -193,7 +193,6 @@ fn decode_entry(entry: pb::Entry) -> Result<Entry, WireError> {
 fn encode_reason(reason: Refusal) -> pb::forward_refused::Reason {
     use pb::forward_refused::Reason;
     match reason {
-        Refusal::NotLeader => Reason::NotLeader,
         Refusal::Busy => Reason::Busy,
         Refusal::Transfer => Reason::Transfer,
         Refusal::Space => Reason::Space,
@@ -203,11 +202,10 @@ fn encode_reason(reason: Refusal) -> pb::forward_refused::Reason {
 fn decode_reason(reason: i32) -> Result<Refusal, WireError> {
     use pb::forward_refused::Reason;
     match Reason::try_from(reason) {
-        Ok(Reason::NotLeader) => Ok(Refusal::NotLeader),
         Ok(Reason::Busy) => Ok(Refusal::Busy),
         Ok(Reason::Transfer) => Ok(Refusal::Transfer),
         Ok(Reason::Space) => Ok(Refusal::Space),
-        Err(_) => Err(WireError::Meaning { what: "the reason of a refusal", value: reason }),
+        Ok(Reason::Unknown) | Err(_) => Err(WireError::Meaning { what: "the reason of a refusal", value: reason }),
     }
 }
 
@@ -271,7 +269,7 @@ mod tests {
     fn messages() -> impl Strategy<Value = Message> {
         let n = any::<u64>;
         let reasons =
-            prop_oneof![Just(Refusal::NotLeader), Just(Refusal::Busy), Just(Refusal::Transfer), Just(Refusal::Space)];
+            prop_oneof![Just(Refusal::Busy), Just(Refusal::Transfer), Just(Refusal::Space)];
         prop_oneof![
             (n(), n(), positions()).prop_map(|(campaign, t, last)| Message::PreVote {
                 campaign,
@@ -307,7 +305,7 @@ mod tests {
             }),
             n().prop_map(|context| Message::ReadIndex { context }),
             (n(), n()).prop_map(|(context, i)| Message::ReadIndexReply { context, index: Index(i) }),
-            (request_ids(), data()).prop_map(|(id, data)| Message::Forward { id, data }),
+            (request_ids(), data(), any::<bool>()).prop_map(|(id, data, grows)| Message::Forward { id, data, grows }),
             (n(), reasons).prop_map(|(sequence, reason)| Message::ForwardRefused { sequence, reason }),
             Just(Message::TimeoutNow),
         ]
@@ -388,7 +386,7 @@ mod tests {
             to: MemberId(2),
             term: Term(1),
             incarnation: Incarnation(1),
-            message: Message::Forward { id, data: data.clone() },
+            message: Message::Forward { id, data: data.clone(), grows: true },
         });
         let Ok(Envelope { message: Message::Forward { data: decoded, .. }, .. }) = decode(encoded) else {
             panic!("a forward was not decoded");

@@ -1,0 +1,91 @@
+//! How a command ends: etcdctl's exit codes, and errors that say what, why and how to go on.
+
+use crate::client;
+use std::fmt;
+use std::process::ExitCode;
+use tonic::Code;
+
+/// Something went wrong.
+pub const ERROR: u8 = 1;
+/// No server could be reached.
+pub const BAD_CONNECTION: u8 = 2;
+/// The input (stdin) can't be read.
+pub const INVALID_INPUT: u8 = 3;
+/// The server can't do what was asked.
+pub const SERVER: u8 = 4;
+/// The cluster, or an endpoint asked, is not healthy.
+pub const UNHEALTHY: u8 = 5;
+/// The command line can't be understood.
+pub const BAD_ARGS: u8 = 128;
+
+/// Why a command ends with another code than 0.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    code: u8,
+    /// What and why; empty if all was said on stdout.
+    text: String,
+    fix: Option<String>,
+}
+
+impl Failure {
+    /// Ends the command with `code`, saying `text`.
+    pub fn new(code: u8, text: impl Into<String>) -> Failure {
+        Failure { code, text: text.into(), fix: None }
+    }
+
+    /// Ends the command with `code`; the output has said why.
+    pub fn silent(code: u8) -> Failure {
+        Failure::new(code, "")
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn fix(self, fix: impl Into<String>) -> Failure {
+        Failure { fix: Some(fix.into()), ..self }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl From<client::Error> for Failure {
+    fn from(error: client::Error) -> Failure {
+        let text = error.to_string();
+        if error.is_unreachable() {
+            return Failure::new(BAD_CONNECTION, text)
+                .fix("start a local cluster: quorate dev\n       or say where one is: --endpoints HOST:PORT");
+        }
+        match &error {
+            client::Error::Uncertain(_) => {
+                Failure::new(ERROR, text).fix("read the key back before writing again: quorate get KEY")
+            }
+            client::Error::Refused(_) => Failure::new(ERROR, text).fix("see what the cluster lacks: quorate status"),
+            client::Error::Rejected(status) if status.code() == Code::Unimplemented => Failure::new(SERVER, text),
+            client::Error::Rejected(_) => Failure::new(ERROR, text),
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Failure {
+        // Whoever read our output has seen enough (`quorate get ... | head`).
+        let closed = error.kind() == std::io::ErrorKind::BrokenPipe;
+        if closed { Failure::silent(ERROR) } else { Failure::new(ERROR, error.to_string()) }
+    }
+}
+
+/// Says what went wrong, on stderr, and turns it into the process's exit code.
+pub fn finish(result: Result<(), Failure>) -> ExitCode {
+    let Err(failure) = result else { return ExitCode::SUCCESS };
+    if !failure.text.is_empty() {
+        let red = anstyle::AnsiColor::Red.on_default().bold();
+        anstream::eprintln!("{red}error:{red:#} {}", failure.text);
+    }
+    if let Some(fix) = &failure.fix {
+        anstream::eprintln!("  fix: {fix}");
+    }
+    ExitCode::from(failure.code)
+}
