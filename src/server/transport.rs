@@ -319,11 +319,12 @@ impl Dialer {
             Ok(Refusal::Disk) => {
                 let sentence = format!(
                     "{}: {}. What this member once promised its cluster is not in {data_dir}, so it must not take part \
-                     under its old id. Bring its own data directory back; if that is lost, the member is",
+                     under its old id. Bring its own data directory back; if that is lost, the member is lost, and the \
+                     others go on without it",
                     self.peer.name, welcome.reason
                 );
-                let _ = self.shared.fatal.send(sentence.clone());
-                Err(sentence)
+                let _ = self.shared.fatal.send(sentence);
+                Err("it knows this member on another disk, or in a later life".to_string())
             }
             Ok(Refusal::Incarnation) => {
                 let sentence = format!(
@@ -331,8 +332,8 @@ impl Dialer {
                      on its own data directory",
                     self.peer.name, welcome.reason
                 );
-                let _ = self.shared.fatal.send(sentence.clone());
-                Err(sentence)
+                let _ = self.shared.fatal.send(sentence);
+                Err("it knows this member on another disk, or in a later life".to_string())
             }
             Ok(Refusal::Protocol | Refusal::Cluster | Refusal::NotMe | Refusal::Stranger) => {
                 Err(format!("it refuses this member: {}", welcome.reason))

@@ -234,7 +234,7 @@ async fn a_full_queue_drops_and_says_so() {
     assert!(!link.send(message(0)), "the connection is gone");
 
     let forward = |bytes: usize| Envelope {
-        message: Message::Forward { id: crate::ids::RequestId::default(), data: vec![0; bytes].into() },
+        message: Message::Forward { id: crate::ids::RequestId::default(), data: vec![0; bytes].into(), grows: true },
         ..message(0)
     };
     let (link, _frames, _hold) = super::link(pb::Hello::default());
@@ -252,7 +252,11 @@ async fn a_frame_takes_all_that_waits_up_to_its_size() {
     }
     assert_eq!(frames.next().await.unwrap().messages.len(), 10);
     let large = Envelope {
-        message: Message::Forward { id: crate::ids::RequestId::default(), data: vec![0; FRAME_BYTES].into() },
+        message: Message::Forward {
+            id: crate::ids::RequestId::default(),
+            data: vec![0; FRAME_BYTES].into(),
+            grows: true,
+        },
         ..message(0)
     };
     assert!(link.send(large) && link.send(message(1)));
