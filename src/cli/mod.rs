@@ -13,7 +13,6 @@ use crate::client::{self, Client};
 use clap::{Parser, Subcommand};
 use exit::Failure;
 use std::ffi::OsString;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -184,12 +183,11 @@ enum Command {
 
 /// Runs the command line and says how it ended.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let mut args: Vec<OsString> = args.into_iter().collect();
-    let called = args.first().map(Path::new).and_then(Path::file_name);
-    if called.is_some_and(|name| name == "etcd") {
-        args.insert(1, "serve".into());
+    let args: Vec<OsString> = args.into_iter().collect();
+    if serve::is_etcd(&args) {
+        return serve::run_as_etcd(args);
     }
-    let cli = match Cli::try_parse_from(args) {
+    let cli = match Cli::try_parse_from(serve::two_dashes(args)) {
         Ok(cli) => cli,
         Err(e) => {
             // Printing fails only if nobody reads, and then there is nobody to tell.

@@ -28,6 +28,7 @@ pub mod key;
 pub mod log;
 pub mod memory;
 pub mod sled;
+pub mod space;
 
 /// Why the disk can't be trusted any more. Not to be retried: the process ends with the sentence, a restart recovers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
