@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tonic::transport::{Channel, Endpoint};
 
-pub use report::{millis, thousands};
+pub(in crate::cli) use report::thousands;
 
 /// Connections that carry any number of callers: enough that no single one is the limit, few enough that their frames
 /// leave in shared writes.
@@ -225,9 +225,8 @@ async fn measure(endpoints: Vec<String>, work: Work, json: bool) -> Result<(), F
 fn publish(report: &Report, json: bool, out: Option<&Path>) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(report).map_err(std::io::Error::from)? + "\n";
     if let Some(path) = out {
-        std::fs::write(path, &text).map_err(|e| {
-            Failure::new(exit::ERROR, format!("can't write the report to {}: {e}", path.display()))
-        })?;
+        std::fs::write(path, &text)
+            .map_err(|e| Failure::new(exit::ERROR, format!("can't write the report to {}: {e}", path.display())))?;
     }
     print!("{}", if json { text } else { report.text() });
     if let Some(path) = out {
@@ -277,7 +276,8 @@ async fn survey(endpoints: &[String]) -> Result<Cluster, Failure> {
             let status = MaintenanceClient::new(channel).status(pb::StatusRequest {}).await;
             status.map(tonic::Response::into_inner).map_err(|e| e.message().to_owned())
         };
-        let answer = tokio::time::timeout(DIAL_TIMEOUT, asked).await.unwrap_or_else(|_| Err("no answer in 2 s".to_owned()));
+        let answer =
+            tokio::time::timeout(DIAL_TIMEOUT, asked).await.unwrap_or_else(|_| Err("no answer in 2 s".to_owned()));
         let status = answer.map_err(|e| {
             Failure::new(exit::BAD_CONNECTION, format!("{name} does not answer: {e}"))
                 .fix("start a server there (quorate dev), or leave it out of --endpoints")
