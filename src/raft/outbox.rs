@@ -29,6 +29,11 @@ impl Outbox {
         self.free.drain(..)
     }
 
+    /// What waits for the disk, each with its write, in the order of sending.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = (WriteSeq, &Envelope)> + '_ {
+        self.held.iter().map(|(after, envelope)| (*after, envelope))
+    }
+
     /// How many messages wait for the disk.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {

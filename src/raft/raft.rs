@@ -468,6 +468,11 @@ impl Raft {
         self.outbox.drain()
     }
 
+    /// Messages that may not leave yet, each with the write that it waits for: for traces.
+    pub fn held_messages(&self) -> impl Iterator<Item = (WriteSeq, &Envelope)> + '_ {
+        self.outbox.waiting()
+    }
+
     /// Wishes for entries that left the memory.
     pub fn take_loads(&mut self) -> Vec<LogRead> {
         std::mem::take(&mut self.loads)
