@@ -422,4 +422,5 @@ macro_rules! scripts {
 
 scripts! {
     election
+    read_answer_to_a_former_life
 }

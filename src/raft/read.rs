@@ -57,6 +57,11 @@ struct Asked {
 }
 
 impl FollowerReads {
+    /// Nobody reads. Requests are numbered after `asks`.
+    pub(super) fn new(asks: u64) -> FollowerReads {
+        FollowerReads { asks, ..FollowerReads::default() }
+    }
+
     /// Whoever was asked is not the leader any more: ask again.
     pub(super) fn leader_changed(&mut self) {
         if let Some(asked) = self.asked.take() {
