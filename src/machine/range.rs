@@ -50,11 +50,17 @@ impl Reader<'_> {
         }
         let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
         let sorting = sorting(request);
+        let enough = match sorting {
+            None => limit,
+            // etcd's way: a target without an order sorts what the limit and one more let through, in key order.
+            Some((_, SortOrder::None)) if !is_filtered(request) => limit.saturating_add(1),
+            Some(_) => usize::MAX,
+        };
         let mut hits = Vec::new();
         self.shared.walk(keys, at, |state, key, version| {
             response.count += 1;
             let passes = passes(request, version);
-            if passes && (sorting.is_some() || hits.len() < limit) {
+            if passes && hits.len() < enough {
                 hits.push(Hit { key: Bytes::copy_from_slice(key), found: Found::new(state, version) });
             } else {
                 response.more |= passes;
@@ -62,7 +68,7 @@ impl Reader<'_> {
         });
         if let Some((target, order)) = sorting {
             self.sort(&mut hits, target, order)?;
-            response.more = hits.len() > limit;
+            response.more |= hits.len() > limit;
             hits.truncate(limit);
         }
         response.kvs = self.load(hits, request.keys_only)?;
