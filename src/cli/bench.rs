@@ -9,6 +9,7 @@
 //!
 //! Left out: comparing with an earlier run, transactions, watches, leases, TLS.
 
+mod failover;
 mod keys;
 mod load;
 mod pace;
@@ -73,6 +74,8 @@ enum What {
         #[arg(long, default_value_t = 0.9, value_parser = ratio)]
         read_ratio: f64,
     },
+    /// Kill the lab's leader again and again under load: how long do writes stop, is an acknowledged one lost?
+    Failover(failover::Args),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -137,6 +140,7 @@ pub fn run(global: &Global, args: Args) -> ExitCode {
         What::Put(load) => ("put", load, 0.0, Consistency::L),
         What::Get { load, consistency } => ("get", load, 1.0, consistency),
         What::Mixed { load, consistency, read_ratio } => ("mixed", load, read_ratio, consistency),
+        What::Failover(args) => return exit::finish(failover::run(global, &args)),
     };
     let endpoints = global.endpoints();
     let work = Work { name, load, read_ratio, serializable: consistency == Consistency::S };

@@ -254,16 +254,23 @@ async fn measured(name: &str, fault: Fault, json: bool) -> Result<(), Failure> {
 
 async fn start(names: &[String]) -> Result<(), Failure> {
     let mut lab = lab::running()?;
-    let mut places = Vec::new();
-    for name in names {
-        let place = lab::resolve(&lab, &[], name)?;
-        lab = lab::start(&lab, &lab.nodes[place].name)?;
-        places.push(place);
-    }
+    let places: Vec<usize> = names.iter().map(|name| lab::resolve(&lab, &[], name)).collect::<Result<_, _>>()?;
+    // One that runs already keeps no other from being started, and is still an error.
+    let mut result = Ok(());
+    let mut started = Vec::new();
     for place in places {
+        match lab::start(&lab, &lab.nodes[place].name) {
+            Ok(changed) => {
+                lab = changed;
+                started.push(place);
+            }
+            Err(failure) => result = result.and(Err(failure)),
+        }
+    }
+    for place in started {
         caught_up(&lab, place, "started").await?;
     }
-    Ok(())
+    result
 }
 
 async fn resume(name: &str) -> Result<(), Failure> {

@@ -290,10 +290,15 @@ pub async fn end(lab: &LabFile, purge: bool, hurry: impl Future<Output = ()>) ->
     }
     kill_all(&lab);
     let hold = Hold::take()?;
-    Ok(remove(&hold.path, &lab, purge)?)
+    // Whoever waited for the members may find that the next lab has cleared them away and taken their place.
+    match lab_file::read(&hold.path)? {
+        Some(now) if now.started_unix_us == lab.started_unix_us => Ok(remove(&hold.path, &lab, purge)?),
+        _ => Ok(()),
+    }
 }
 
-fn kill_all(lab: &LabFile) {
+/// Kills what still runs of the lab.
+pub fn kill_all(lab: &LabFile) {
     for node in &lab.nodes {
         // One that can't be killed is gone, or isn't ours.
         _ = process::signal(node, Signal::KILL);

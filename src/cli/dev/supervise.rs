@@ -90,7 +90,11 @@ pub async fn watch(lab: LabFile, ends: &mut Ends, mut say: impl FnMut(String)) -
             () = ends.next() => return Ok(true),
             _ = tick.tick() => {}
         }
-        let Some(mut now) = lab::is_current(known.started_unix_us)? else { return Ok(false) };
+        let Some(mut now) = lab::is_current(known.started_unix_us)? else {
+            // Whoever took the file away has ended the members; if it was no `quorate dev`, they end now.
+            lab::kill_all(&known);
+            return Ok(false);
+        };
         for place in 0..now.nodes.len() {
             let node = &now.nodes[place];
             let expected = matches!(node.state, LabState::Starting | LabState::Running | LabState::Paused);
