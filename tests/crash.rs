@@ -11,6 +11,8 @@
 //! The workload is a function of a seed and of the log it starts from, so parent and child know it alike and the only
 //! word they exchange is how many batches were acknowledged.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
 use quorate::ids::{Index, MemberId, Position, RequestId, Term, WriteSeq};
 use quorate::raft::{Entry, EntryKind, HardState, Ready};
 use quorate::rng::{Rng, Seed};
@@ -68,7 +70,9 @@ impl Workload {
             model.hard_state = HardState { term: model.hard_state.term.next(), vote };
             ready.hard_state = Some(model.hard_state);
             if self.rng.below(2) == 0 && !model.log.is_empty() {
-                let keep = model.log.len() - (self.rng.below(30) as usize).min(model.log.len() - 1) - 1;
+                let keep = model.log.len()
+                    - (self.rng.below(if self.big { 30 } else { 150 }) as usize).min(model.log.len() - 1)
+                    - 1;
                 ready.truncate_from = Some(Index(keep as u64 + 1));
                 model.log.truncate(keep);
             }
@@ -208,6 +212,7 @@ fn child() {
             say("opened", 0);
         }
         "power" | "power, mutant" => power::run(&dir, seed, role == "power, mutant"),
+        "open small" => drop(open(&dir, SMALL).unwrap()),
         "verify image" => {
             let (_, found) = open(&dir, SMALL).unwrap();
             let acked = fs::read_to_string(dir.join("acked")).unwrap().parse().unwrap();
@@ -284,7 +289,7 @@ mod power {
     const PAGE: usize = 4096;
     pub const IMAGES: u64 = 48;
     /// One image per so many barriers: the run is long enough for every segment to be overwritten several times.
-    const EVERY: u64 = 25;
+    const EVERY: u64 = 50;
     /// The mutant's syncs that do sync.
     const MUTANT_SYNCS_EVERY: u64 = 50;
 
@@ -469,6 +474,29 @@ fn each_persist_is_a_barrier() {
         store.persist(&batch).unwrap();
         assert!(!writes || sled::barriers() > before);
     }
+}
+
+/// sled answers rot in the middle of its file with an error, a panic in any of its threads or a shorter log. What matters
+/// here: never by hanging, and never without a word.
+#[test]
+fn rot_is_told_or_survived() {
+    let sound = tempfile::tempdir().unwrap();
+    write_batches(sound.path(), 4, SMALL, |acked| acked < 300);
+    let bytes = fs::read(sound.path().join("db")).unwrap();
+    let mut told = 0;
+    for part in 1..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let mut rotten = bytes.clone();
+        rotten[bytes.len() / 20 * part] ^= 0x10;
+        fs::write(dir.path().join("db"), rotten).unwrap();
+        fs::copy(sound.path().join("conf"), dir.path().join("conf")).unwrap();
+        let (status, stderr) = Doomed::start("open small", dir.path(), 0).end_reading();
+        if !status.success() {
+            assert!(stderr.contains("damaged") || stderr.contains("quorate: fatal"), "part {part}: {stderr}");
+            told += 1;
+        }
+    }
+    assert!(told > 0);
 }
 
 #[test]
