@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tonic::transport::{Channel, Endpoint};
 
-pub use report::{millis, thousands};
+pub(in crate::cli) use report::thousands;
 
 /// Connections that carry any number of callers: enough that no single one is the limit, few enough that their frames
 /// leave in shared writes.
