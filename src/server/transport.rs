@@ -27,11 +27,12 @@ use crate::ids::{Incarnation, MemberId};
 use crate::machine::View;
 use crate::node::{Identity, Input};
 use crate::proto::quorate as pb;
-use crate::raft::{Entry, Envelope, Message};
+use crate::raft::{self, Envelope, Message};
 use crate::storage::directory::InitialMember;
 use crate::time::Duration;
 use pb::welcome::Refusal;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -93,7 +94,7 @@ impl Link {
 
 fn size(envelope: &Envelope) -> usize {
     let body = match &envelope.message {
-        Message::Append { entries, .. } => entries.iter().map(Entry::size).sum(),
+        Message::Append { entries, .. } => entries.iter().map(raft::Entry::size).sum(),
         Message::Forward { data, .. } => data.len(),
         _ => 0,
     };
@@ -216,16 +217,15 @@ impl Shared {
 /// Logs a trouble when it is new, and when it was last mentioned long ago.
 #[derive(Debug, Default)]
 struct Complaint {
-    last: Option<(String, Instant)>,
+    made: BTreeMap<String, Instant>,
 }
 
 impl Complaint {
     fn make(&mut self, peer: MemberId, sentence: String) {
-        let repeated =
-            self.last.as_ref().is_some_and(|(last, at)| *last == sentence && at.elapsed() < COMPLAINT_INTERVAL);
-        if !repeated {
-            tracing::warn!(%peer, "{sentence}");
-            self.last = Some((sentence, instant()));
+        self.made.retain(|_, at| at.elapsed() < COMPLAINT_INTERVAL);
+        if let Entry::Vacant(new) = self.made.entry(sentence) {
+            tracing::warn!(%peer, "{}", new.key());
+            new.insert(instant());
         }
     }
 }
