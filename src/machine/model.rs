@@ -70,6 +70,10 @@ impl Work<'_> {
         kvs.retain(|kv| r.max_mod_revision == 0 || kv.mod_revision <= r.max_mod_revision);
         kvs.retain(|kv| r.min_create_revision == 0 || kv.create_revision >= r.min_create_revision);
         kvs.retain(|kv| r.max_create_revision == 0 || kv.create_revision <= r.max_create_revision);
+        let filters = [r.min_mod_revision, r.max_mod_revision, r.min_create_revision, r.max_create_revision];
+        if r.sort_order == 0 && r.limit > 0 && filters == [0; 4] {
+            kvs.truncate(r.limit as usize + 1);
+        }
         let rank = |kv: &KeyValue| match r.sort_target {
             1 => (kv.version, Bytes::new()),
             2 => (kv.create_revision, Bytes::new()),

@@ -50,11 +50,17 @@ impl Reader<'_> {
         }
         let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
         let sorting = sorting(request);
+        let kept = match sorting {
+            None => limit,
+            // etcd's quirk: a target without an order sorts only what the limit lets through in key order, and one more.
+            Some((_, SortOrder::None)) if !is_filtered(request) => limit.saturating_add(1),
+            Some(_) => usize::MAX,
+        };
         let mut hits = Vec::new();
         self.shared.walk(keys, at, |state, key, version| {
             response.count += 1;
             if !passes(request, version) {
-            } else if sorting.is_some() || hits.len() < limit {
+            } else if hits.len() < kept {
                 hits.push(Hit { key: Bytes::copy_from_slice(key), found: Found::new(state, version) });
             } else {
                 response.more = true;
