@@ -300,6 +300,10 @@ mod ranges {
         assert_eq!(sorted(SortTarget::Version, SortOrder::Descend), "bac");
         assert_eq!(sorted(SortTarget::Value, SortOrder::Ascend), "bda");
         assert_eq!(sorted(SortTarget::Mod, SortOrder::None), "dac", "a target alone means ascending");
+        let two = pb::RangeRequest { sort_target: SortTarget::Mod as i32, limit: 2, ..range("a", "\0") };
+        let three = store.keys(pb::RangeRequest { limit: 3, ..range("a", "\0") }).0;
+        let (keys, more, _) = store.keys(two);
+        assert!(more && !three.contains(&"d".into()) && keys == ["a", "c"], "and sorts only one more than the limit");
     }
 
     #[test]

@@ -443,7 +443,9 @@ fn txn_refusals(s: &mut Script) {
     s.txn("refused: put and deleted", twice(x(), op_del(del("x"))));
     s.txn("refused: deleted and put", twice(op_del(del("x")), x()));
     s.txn("refused: put and deleted by a range", twice(x(), op_del(del_span("w", "y"))));
-    s.txn("refused: put and deleted from a key on", twice(op_del(del_span("x", "\0")), x()));
+    s.txn("allowed: deleted from a key on, and put (a quirk)", twice(op_del(del_span("x", "\0")), x()));
+    s.txn("allowed: put, and deleted from a key on (a quirk)", twice(x(), op_del(del_span("x", "\0"))));
+    s.txn("allowed: everything deleted, and put (a quirk)", twice(op_del(del_span("x\0", "\0")), x()));
     s.txn("allowed: put beside a range deleted", twice(op_put(put("x", "2")), op_del(del_span("y", "z"))));
     s.txn("refused: twice in the branch not taken", txn(vec![holds()], vec![], vec![x(), x()]));
     s.txn("refused: outside and nested", twice(x(), op_txn(ops(vec![x()]))));
