@@ -9,6 +9,7 @@
 //!
 //! Left out: comparing with an earlier run, transactions, watches, leases, TLS.
 
+mod failover;
 mod keys;
 mod load;
 mod pace;
@@ -31,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tonic::transport::{Channel, Endpoint};
 
-pub use report::{millis, thousands};
+pub(in crate::cli) use report::thousands;
 
 /// Connections that carry any number of callers: enough that no single one is the limit, few enough that their frames
 /// leave in shared writes.
@@ -73,6 +74,8 @@ enum What {
         #[arg(long, default_value_t = 0.9, value_parser = ratio)]
         read_ratio: f64,
     },
+    /// Kill the lab's leader again and again under load: how long do writes stop, is an acknowledged one lost?
+    Failover(failover::Args),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -137,6 +140,7 @@ pub fn run(global: &Global, args: Args) -> ExitCode {
         What::Put(load) => ("put", load, 0.0, Consistency::L),
         What::Get { load, consistency } => ("get", load, 1.0, consistency),
         What::Mixed { load, consistency, read_ratio } => ("mixed", load, read_ratio, consistency),
+        What::Failover(args) => return exit::finish(failover::run(global, &args)),
     };
     let endpoints = global.endpoints();
     let work = Work { name, load, read_ratio, serializable: consistency == Consistency::S };
@@ -225,9 +229,8 @@ async fn measure(endpoints: Vec<String>, work: Work, json: bool) -> Result<(), F
 fn publish(report: &Report, json: bool, out: Option<&Path>) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(report).map_err(std::io::Error::from)? + "\n";
     if let Some(path) = out {
-        std::fs::write(path, &text).map_err(|e| {
-            Failure::new(exit::ERROR, format!("can't write the report to {}: {e}", path.display()))
-        })?;
+        std::fs::write(path, &text)
+            .map_err(|e| Failure::new(exit::ERROR, format!("can't write the report to {}: {e}", path.display())))?;
     }
     print!("{}", if json { text } else { report.text() });
     if let Some(path) = out {
@@ -277,7 +280,8 @@ async fn survey(endpoints: &[String]) -> Result<Cluster, Failure> {
             let status = MaintenanceClient::new(channel).status(pb::StatusRequest {}).await;
             status.map(tonic::Response::into_inner).map_err(|e| e.message().to_owned())
         };
-        let answer = tokio::time::timeout(DIAL_TIMEOUT, asked).await.unwrap_or_else(|_| Err("no answer in 2 s".to_owned()));
+        let answer =
+            tokio::time::timeout(DIAL_TIMEOUT, asked).await.unwrap_or_else(|_| Err("no answer in 2 s".to_owned()));
         let status = answer.map_err(|e| {
             Failure::new(exit::BAD_CONNECTION, format!("{name} does not answer: {e}"))
                 .fix("start a server there (quorate dev), or leave it out of --endpoints")

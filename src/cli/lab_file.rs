@@ -46,6 +46,9 @@ pub struct LabNode {
     pub log_path: PathBuf,
     /// What the supervisor last did to it, or saw happen.
     pub state: LabState,
+    /// Its command line, program first: what a restart runs, and what proves that `pid` is still this member.
+    #[serde(default)]
+    pub command: Vec<String>,
 }
 
 /// What became of a lab's process.
@@ -175,6 +178,7 @@ mod tests {
             data_dir: format!("/d/{name}").into(),
             log_path: format!("/d/{name}.log").into(),
             state,
+            command: vec!["quorate".into(), "serve".into()],
         };
         LabFile {
             version: VERSION,

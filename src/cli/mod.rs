@@ -187,12 +187,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if serve::is_etcd(&args) {
         return serve::run_as_etcd(args);
     }
+    let bad_args = if args.get(1).is_some_and(|arg| arg == "serve") { serve::BAD_ARGS } else { exit::BAD_ARGS };
     let cli = match Cli::try_parse_from(serve::two_dashes(args)) {
         Ok(cli) => cli,
         Err(e) => {
             // Printing fails only if nobody reads, and then there is nobody to tell.
             _ = e.print();
-            return if e.use_stderr() { ExitCode::from(exit::BAD_ARGS) } else { ExitCode::SUCCESS };
+            return if e.use_stderr() { ExitCode::from(bad_args) } else { ExitCode::SUCCESS };
         }
     };
     let global = cli.global;

@@ -38,6 +38,9 @@ impl FromArgMatches for Args {
     }
 }
 
+/// The exit code for a command line that can't be parsed: the server's in etcd, where the client's is another.
+pub const BAD_ARGS: u8 = 2;
+
 /// Runs a member until it is told to stop, or can't go on.
 pub fn run(args: Args) -> ExitCode {
     start(args, CalledAs::Quorate)

@@ -513,6 +513,7 @@ mod tests {
             pid: 0,
             data_dir: "/".into(),
             log_path: "/".into(),
+            command: vec!["quorate".into(), "serve".into()],
             state: LabState::Killed,
         };
         let lab = LabFile { version: 1, pid: 0, started_unix_us: 0, dir: "/".into(), nodes: vec![node] };

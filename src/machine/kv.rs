@@ -61,8 +61,8 @@ impl<'m> Change<'m> {
             previous = reader.get(&request.key, reader.now, false)?;
             previous.as_ref().map(|kv| (kv.create_revision, kv.version, kv.lease))
         } else {
-            let found = reader.find(&request.key, reader.now).map(|found| found.version);
-            found.map(|version| (version.created, version.number, version.lease))
+            let old = reader.version(&request.key, reader.now);
+            old.map(|version| (version.created, version.number, version.lease))
         };
         let main = self.before + 1;
         let (created, version, old_lease) = old.unwrap_or((main, 0, 0));
@@ -107,7 +107,7 @@ impl Reader<'_> {
     /// It isn't.
     pub fn check_ignores(&self, request: &pb::PutRequest) -> Result<(), Error> {
         let needed = request.ignore_value || request.ignore_lease;
-        if needed && self.find(&request.key, self.now).is_none() { Err(Error::KeyNotFound) } else { Ok(()) }
+        if needed && self.version(&request.key, self.now).is_none() { Err(Error::KeyNotFound) } else { Ok(()) }
     }
 }
 

@@ -50,25 +50,25 @@ impl Reader<'_> {
         }
         let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
         let sorting = sorting(request);
-        let kept = match sorting {
+        let enough = match sorting {
             None => limit,
-            // etcd's quirk: a target without an order sorts only what the limit lets through in key order, and one more.
+            // etcd's way: a target without an order sorts what the limit and one more let through, in key order.
             Some((_, SortOrder::None)) if !is_filtered(request) => limit.saturating_add(1),
             Some(_) => usize::MAX,
         };
         let mut hits = Vec::new();
         self.shared.walk(keys, at, |state, key, version| {
             response.count += 1;
-            if !passes(request, version) {
-            } else if hits.len() < kept {
+            let passes = passes(request, version);
+            if passes && hits.len() < enough {
                 hits.push(Hit { key: Bytes::copy_from_slice(key), found: Found::new(state, version) });
             } else {
-                response.more = true;
+                response.more |= passes;
             }
         });
         if let Some((target, order)) = sorting {
             self.sort(&mut hits, target, order)?;
-            response.more = hits.len() > limit;
+            response.more |= hits.len() > limit;
             hits.truncate(limit);
         }
         response.kvs = self.load(hits, request.keys_only)?;
@@ -86,8 +86,12 @@ impl Reader<'_> {
         Ok(Some(key_value(key.clone(), &version, value)))
     }
 
-    /// The version of one key at revision `at`.
-    pub fn find(&self, key: &[u8], at: i64) -> Option<Found> {
+    /// The numbers of one key at revision `at`.
+    pub fn version(&self, key: &[u8], at: i64) -> Option<Version> {
+        self.shared.read().index.get(key, at).copied()
+    }
+
+    fn find(&self, key: &[u8], at: i64) -> Option<Found> {
         let state = self.shared.read();
         state.index.get(key, at).map(|version| Found::new(&state, version))
     }

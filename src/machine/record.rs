@@ -394,3 +394,107 @@ pub fn value(record: &Bytes, ordinal: u32, key: &[u8], revision: i64) -> Result<
         other => Err(format!("put {ordinal} is of another key or revision: {other:?}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(key: &'static [u8], main: i64) -> Put<'static> {
+        Put { main, sub: 3, created: -4, version: 5, lease: i64::MIN, key, value: b"value" }
+    }
+
+    fn effects() -> Vec<Effect<'static>> {
+        vec![
+            Effect::Put(put(b"", 2)),
+            Effect::Member(b"bytes"),
+            Effect::Delete { key: b"k", main: 7, sub: 1 },
+            Effect::Put(put(b"key", i64::MAX)),
+            Effect::Alarm { member: MemberId(u64::MAX), alarm: -1, active: true },
+            Effect::Applied(Position { index: Index(9), term: Term(4) }),
+        ]
+    }
+
+    fn record() -> (Bytes, Digest) {
+        let (mut builder, mut digest) = (Builder::new(Index(8)), Digest::START);
+        let ordinals: Vec<u32> = effects().iter().map(|effect| builder.push(effect, &mut digest)).collect();
+        assert_eq!(ordinals, [0, 0, 0, 1, 0, 0]);
+        (Bytes::from(builder.close(digest)), digest)
+    }
+
+    #[test]
+    fn what_is_read_is_what_was_written() {
+        let (record, digest) = record();
+        let (mut again, mut found) = (Digest::START, effects().into_iter());
+        let header = read(&record, &mut again, &mut |effect, _| {
+            assert_eq!(Some(effect), found.next());
+            Ok(())
+        });
+        let last = Position { index: Index(9), term: Term(4) };
+        assert_eq!(header, Ok(Header { first: Index(8), last, digest }));
+        assert_eq!((again, found.next()), (digest, None));
+    }
+
+    #[test]
+    fn a_value_is_found_by_its_ordinal_and_only_for_its_key_and_revision() {
+        let (record, _) = record();
+        assert_eq!(value(&record, 1, b"key", i64::MAX), Ok(Bytes::from_static(b"value")));
+        assert!(value(&record, 1, b"kex", i64::MAX).is_err());
+        assert!(value(&record, 1, b"key", 2).is_err());
+        assert!(value(&record, 2, b"key", i64::MAX).is_err(), "there are two");
+    }
+
+    #[test]
+    fn a_flipped_bit_in_a_put_is_seen_by_its_own_checksum() {
+        let (record, _) = record();
+        let at = record.windows(8).position(|bytes| bytes == b"keyvalue").unwrap();
+        for byte in at - 40..at + 8 {
+            let mut rotten = record.to_vec();
+            rotten[byte] ^= 0x04;
+            assert!(value(&Bytes::from(rotten), 1, b"key", i64::MAX).is_err(), "byte {byte}");
+        }
+    }
+
+    #[test]
+    fn no_bytes_panic_the_reader() {
+        let (record, _) = record();
+        for byte in 0..record.len() {
+            for mask in [0x01, 0x80, 0xff] {
+                let mut rotten = record.to_vec();
+                rotten[byte] ^= mask;
+                let in_head = (8..HEADER).contains(&byte);
+                let outcome = read(&rotten, &mut { Digest::START }, &mut |_, _| Ok(()));
+                assert!(in_head || outcome.is_err(), "byte {byte}");
+                let _ = value(&Bytes::from(rotten), 1, b"key", i64::MAX);
+            }
+            let cut = read(&record[..byte], &mut { Digest::START }, &mut |_, _| Ok(()));
+            assert!(cut.is_err(), "cut at {byte}");
+        }
+    }
+
+    #[test]
+    fn digests_depend_on_the_order() {
+        let digest = |order: &[usize]| {
+            let (mut builder, mut digest) = (Builder::new(Index(8)), Digest::START);
+            for at in order {
+                builder.push(&effects()[*at], &mut digest);
+            }
+            digest
+        };
+        assert_ne!(digest(&[0, 1]), digest(&[1, 0]));
+        assert_ne!(digest(&[0, 0]), Digest::START);
+    }
+
+    #[test]
+    fn members_survive_their_bytes() {
+        let member = Member {
+            id: MemberId(7),
+            name: "n\u{e9}".to_string(),
+            peer_urls: vec!["http://a".to_string(), String::new()],
+            client_urls: vec![],
+            disk: Some(DiskId(0)),
+        };
+        let bytes = encode_member(&member);
+        assert_eq!(decode_member(&bytes), Some(member));
+        assert!((0..bytes.len()).all(|cut| decode_member(&bytes[..cut]).is_none()));
+    }
+}

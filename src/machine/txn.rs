@@ -145,7 +145,7 @@ impl Reader<'_> {
     /// Whether every key that the compare speaks of satisfies it. No key at all is like one with zeroes everywhere and no
     /// value: a compare of values fails.
     fn holds(&self, compare: &pb::Compare) -> Result<bool, Error> {
-        let of_value = compare.target() == CompareTarget::Value && is_known(compare);
+        let of_value = compare.target() == CompareTarget::Value;
         let keys = KeyRange::new(&compare.key, &compare.range_end);
         let (mut any, mut all) = (false, true);
         let mut values = Vec::new();
@@ -160,25 +160,22 @@ impl Reader<'_> {
         if !any {
             return Ok(!of_value && fits(compare, ordering(compare, &Version::ABSENT)));
         }
+        let given = match &compare.target_union {
+            Some(TargetUnion::Value(given)) => &given[..],
+            _ => &[],
+        };
         let mut loader = Values::new(self.shared);
         for (key, found) in values {
-            let value = loader.load(&key, found)?;
-            let given = match &compare.target_union {
-                Some(TargetUnion::Value(given)) => given,
-                _ => &bytes::Bytes::new(),
-            };
-            all &= fits(compare, value.cmp(given));
+            if !fits(compare, loader.load(&key, found)?[..].cmp(given)) {
+                return Ok(false);
+            }
         }
         Ok(all)
     }
 }
 
-/// Whether the target is one of etcd's: other numbers compare equal.
-fn is_known(compare: &pb::Compare) -> bool {
-    CompareTarget::try_from(compare.target).is_ok()
-}
-
-/// How a number of the version stands to the one given; a missing or mismatched one counts as 0.
+/// How a number of the version stands to the one given; a missing or mismatched one counts as 0. Targets that are
+/// none of etcd's compare equal.
 fn ordering(compare: &pb::Compare, version: &Version) -> Ordering {
     let (found, given) = match (CompareTarget::try_from(compare.target), &compare.target_union) {
         (Ok(CompareTarget::Version), Some(TargetUnion::Version(given))) => (version.number, *given),

@@ -43,7 +43,7 @@ impl Proposals {
     /// Sequences begin in a range of this life's own: a refusal of a command of an earlier life, late, must not be taken
     /// for one of this life, which would then be submitted twice.
     pub(super) fn new(incarnation: Incarnation) -> Proposals {
-        Proposals { parked: VecDeque::new(), pending: BTreeMap::new(), sequence: incarnation.0 << 32 }
+        Proposals { parked: VecDeque::new(), pending: BTreeMap::new(), sequence: incarnation.first_number() }
     }
 
     pub(super) fn park(&mut self, command: Command) {

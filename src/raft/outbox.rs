@@ -28,4 +28,9 @@ impl Outbox {
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Envelope> + '_ {
         self.free.drain(..)
     }
+
+    /// What waits for the disk, each with its write, in the order of sending.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = (WriteSeq, &Envelope)> + '_ {
+        self.held.iter().map(|(after, envelope)| (*after, envelope))
+    }
 }

@@ -249,8 +249,8 @@ impl Raft {
             election_deadline: now + patience,
             hint: Some(Hint::default()),
             hint_spent: None,
-            campaigns: first_of_life(config.incarnation),
-            reads: FollowerReads::new(first_of_life(config.incarnation)),
+            campaigns: config.incarnation.first_number(),
+            reads: FollowerReads::new(config.incarnation.first_number()),
             incarnations: BTreeMap::new(),
             accepting: true,
             hard_dirty: false,
@@ -463,6 +463,11 @@ impl Raft {
     /// Messages that may leave.
     pub fn messages(&mut self) -> impl Iterator<Item = Envelope> + '_ {
         self.outbox.drain()
+    }
+
+    /// Messages that may not leave yet, each with the write that it waits for: for traces.
+    pub fn held_messages(&self) -> impl Iterator<Item = (WriteSeq, &Envelope)> + '_ {
+        self.outbox.waiting()
     }
 
     /// Wishes for entries that left the memory.
@@ -681,12 +686,6 @@ impl Raft {
         let t = self.config.election_timeout;
         self.rng.duration(t, t.and_a_quarter())
     }
-}
-
-/// Where the counts that peers echo begin. Each life has its own range, so an answer to a question of an earlier life is
-/// never taken for an answer to one of this life.
-fn first_of_life(incarnation: Incarnation) -> u64 {
-    incarnation.0 << 32
 }
 
 /// 1.25 T, in whole nanoseconds: no floating point below the shells.

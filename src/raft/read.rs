@@ -57,9 +57,9 @@ struct Asked {
 }
 
 impl FollowerReads {
-    /// Requests to leaders are numbered from `first`.
-    pub(super) fn new(first: u64) -> FollowerReads {
-        FollowerReads { waiting: Vec::new(), asked: None, asks: first }
+    /// Nobody reads. Requests are numbered after `asks`.
+    pub(super) fn new(asks: u64) -> FollowerReads {
+        FollowerReads { waiting: Vec::new(), asked: None, asks }
     }
 
     /// Whoever was asked is not the leader any more: ask again.

@@ -205,3 +205,92 @@ fn run_state_worker(engine: &dyn Engine, queue: &Receiver<StateWrite>, mailbox: 
     }
     engine.sync()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Index, Position, RequestId, Term, WriteSeq};
+    use crate::raft::{Entry, EntryKind, HardState};
+    use crate::server::driver::mailbox;
+    use crate::storage::memory::MemoryEngine;
+    use bytes::Bytes;
+
+    /// The write `n`, which appends entry `n`.
+    fn ready(n: u64) -> Ready {
+        let position = Position { index: Index(n), term: Term(1) };
+        Ready {
+            seq: WriteSeq(n),
+            hard_state: (n == 1).then_some(HardState { term: Term(1), vote: None }),
+            truncate_from: None,
+            entries: vec![Entry::new(position, EntryKind::Noop, RequestId::default(), Bytes::new())],
+        }
+    }
+
+    struct Log {
+        engine: MemoryEngine,
+        worker: LogWorker,
+        events: Receiver<Event>,
+        _directory: tempfile::TempDir,
+    }
+
+    fn log() -> Log {
+        let engine = MemoryEngine::new();
+        let (log, _) = LogStore::open(Arc::new(engine.clone()), 1024).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let guard = SpaceGuard::new(directory.path(), 0).unwrap();
+        let (mailbox, events) = mailbox();
+        let facts = Arc::new(DiskFacts::new(0));
+        let worker = LogWorker { log, guard, low: false, checked: instant(), facts, mailbox };
+        Log { engine, worker, events, _directory: directory }
+    }
+
+    #[test]
+    fn everything_queued_shares_one_sync_and_reads_see_it() {
+        let Log { engine, worker, events, _directory } = log();
+        let (sender, queue) = channel();
+        let read = LogRead { peer: crate::ids::MemberId(2), from: Index(2), max_bytes: 1024 };
+        sender.send(LogWork::Load(read)).unwrap();
+        for n in 1..=3 {
+            sender.send(LogWork::Persist(ready(n))).unwrap();
+        }
+        drop(sender);
+        let before = engine.syncs();
+        let facts = Arc::clone(&worker.facts);
+        worker.run(&queue);
+        assert_eq!(engine.syncs(), before + 1);
+        let Ok(Event::Input(Input::Persisted(persisted))) = events.try_recv() else { panic!("nothing was persisted") };
+        assert_eq!((persisted.seq, persisted.last.index), (WriteSeq(3), Index(3)));
+        let Ok(Event::Input(Input::Loaded { entries, .. })) = events.try_recv() else { panic!("nothing was loaded") };
+        assert_eq!(entries.len(), 2);
+        assert!(events.try_recv().is_err());
+        assert_eq!(facts.syncs.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_failed_sync_is_told_to_nobody() {
+        let Log { engine, mut worker, events, _directory } = log();
+        engine.fail_syncs_after(0);
+        assert!(worker.persist(&mut vec![ready(1)]).is_err());
+        assert!(events.try_recv().is_err(), "the node would take it for an acknowledgement");
+    }
+
+    #[test]
+    fn the_state_worker_keeps_the_order_and_speaks_once_for_all() {
+        let engine = MemoryEngine::new();
+        let (mailbox, events) = mailbox();
+        let (sender, queue) = channel();
+        let put = |value: &'static str| Op::Put(Bytes::from_static(b"k"), Bytes::from_static(value.as_bytes()));
+        let writes =
+            [(vec![put("1")], false), (vec![Op::Delete(Bytes::from_static(b"k"))], true), (vec![put("3")], false)];
+        for (id, (ops, sync)) in (1..).zip(writes) {
+            sender.send(StateWrite { id, ops, sync }).unwrap();
+        }
+        drop(sender);
+        run_state_worker(&engine, &queue, &mailbox).unwrap();
+        assert!(matches!(events.try_recv(), Ok(Event::Input(Input::StateWritten { id: 3 }))));
+        assert!(matches!(events.try_recv(), Ok(Event::Input(Input::StateSynced { id: 3 }))));
+        assert!(events.try_recv().is_err());
+        assert_eq!(engine.get(b"k").unwrap().as_deref(), Some(&b"3"[..]));
+        assert_eq!(engine.unsynced(), 0, "the last thing it does is a sync");
+    }
+}

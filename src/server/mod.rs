@@ -20,7 +20,7 @@
 //! Absent: decisions about data. They are the node's.
 
 use crate::clock::{Clock, entropy};
-use crate::ids::DiskId;
+use crate::ids::{DiskId, Term};
 use crate::node::{self, Identity, Reply, Request, RoleName, Status};
 use crate::proto::{DESCRIPTORS, etcdserverpb, quorate};
 use crate::storage::Engine;
@@ -184,7 +184,7 @@ impl Member {
     }
 }
 
-/// What was spoken of last, before the process ends: the threads that hold the disk.
+/// The node's thread and the two that hold the disk: the last to end.
 struct Threads {
     node: JoinHandle<()>,
     log: JoinHandle<()>,
@@ -250,9 +250,8 @@ async fn serve(
             .http2_keepalive_timeout(Some(config.election_timeout));
         tokio::spawn(listen(server, listener, peers.clone(), closed.clone()));
     }
-    for peer in others {
-        tokio::spawn(Dialer::new(Arc::clone(&front.transport), peer).run());
-    }
+    let dial = |peer| tokio::spawn(Dialer::new(Arc::clone(&front.transport), peer).run());
+    let dialers: Vec<_> = others.into_iter().map(dial).collect();
     let clients = client_routes(config, &front, Routes::new(health_service))?;
     let mut drained = Vec::new();
     for listener in client_ports {
@@ -263,7 +262,7 @@ async fn serve(
             .http2_keepalive_timeout(Some(config.keepalive_timeout));
         drained.push(tokio::spawn(listen(server, listener, clients.clone(), closed.clone())));
     }
-    tokio::spawn(say_when_ready(Arc::clone(&front)));
+    tokio::spawn(narrate(Arc::clone(&front)));
 
     let end = tokio::select! {
         name = stop.wait() => End::Signal(name),
@@ -277,7 +276,7 @@ async fn serve(
                 "stopping: handing over, finishing calls, syncing; a second signal ends at once"
             );
             tokio::select! {
-                outcome = finish(config, &front, &health, &closing, drained, threads) => {
+                outcome = finish(config, &front, &health, Closing { closing, drained, dialers, threads }) => {
                     drop(directory);
                     tracing::info!("stopped");
                     outcome
@@ -295,13 +294,22 @@ async fn serve(
 /// A stream from a peer may have this much on its way.
 const PEER_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 
+/// What must come to an end.
+struct Closing {
+    /// Turned to true, it closes the ports.
+    closing: watch::Sender<bool>,
+    /// The client ports: each ends when its last call has.
+    drained: Vec<tokio::task::JoinHandle<()>>,
+    dialers: Vec<tokio::task::JoinHandle<()>>,
+    threads: Threads,
+}
+
+/// Hands over, closes the ports, lets calls finish, stops the node, syncs.
 async fn finish(
     config: &Config,
     front: &Front,
     health: &tonic_health::server::HealthReporter,
-    closing: &watch::Sender<bool>,
-    drained: Vec<tokio::task::JoinHandle<()>>,
-    threads: Threads,
+    Closing { closing, drained, dialers, threads }: Closing,
 ) -> Result<(), String> {
     health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
     if front.published.borrow().role == RoleName::Leader && !front.transport.peers.is_empty() {
@@ -323,6 +331,8 @@ async fn finish(
     if tokio::time::timeout(DRAIN_TIMEOUT, drain).await.is_err() {
         tracing::debug!("connections of clients were still open");
     }
+    // Else they would see the node's links go, and dial again.
+    dialers.iter().for_each(tokio::task::JoinHandle::abort);
     front.mailbox.post(Event::Stop);
     tokio::task::spawn_blocking(|| threads.join()).await.map_err(|error| format!("stopping failed: {error}"))?
 }
@@ -418,11 +428,31 @@ fn client_routes(config: &Config, front: &Arc<Front>, routes: Routes) -> Result<
     Ok(http::client_port(services.into_axum_router(), front))
 }
 
-/// etcd's line, which scripts wait for: the port is served, and there is a leader to serve with.
-async fn say_when_ready(front: Arc<Front>) {
+/// Tells the log who leads; and once somebody does, etcd's line, which scripts wait for.
+async fn narrate(front: Arc<Front>) {
     let mut published = front.published.clone();
-    if published.wait_for(|status| status.leader.is_some()).await.is_ok() {
-        tracing::info!("ready to serve client requests");
+    let (mut ready, mut told) = (false, (None, Term(0)));
+    loop {
+        let seen = {
+            let status = published.borrow_and_update();
+            (status.leader, status.term)
+        };
+        if seen != told {
+            match seen {
+                (Some(leader), term) if leader == front.identity.member => tracing::info!(%term, "this member leads"),
+                (Some(leader), term) => tracing::info!(%leader, %term, "following a leader"),
+                (None, term) if told.0.is_some() => tracing::warn!(%term, "the leader is lost"),
+                (None, _) => {}
+            }
+            told = seen;
+        }
+        if told.0.is_some() && !ready {
+            ready = true;
+            tracing::info!("ready to serve client requests");
+        }
+        if published.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -27,11 +27,12 @@ use crate::ids::{Incarnation, MemberId};
 use crate::machine::View;
 use crate::node::{Identity, Input};
 use crate::proto::quorate as pb;
-use crate::raft::{Entry, Envelope, Message};
+use crate::raft::{self, Envelope, Message};
 use crate::storage::directory::InitialMember;
 use crate::time::Duration;
 use pb::welcome::Refusal;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -93,18 +94,23 @@ impl Link {
 
 fn size(envelope: &Envelope) -> usize {
     let body = match &envelope.message {
-        Message::Append { entries, .. } => entries.iter().map(Entry::size).sum(),
+        Message::Append { entries, .. } => entries.iter().map(raft::Entry::size).sum(),
         Message::Forward { data, .. } => data.len(),
         _ => 0,
     };
     MESSAGE_OVERHEAD + body
 }
 
+/// Ends the frames of a link when it is dropped: the connection is over, though the node's thread still has the link.
+#[derive(Debug)]
+struct Hold(#[expect(dead_code, reason = "its drop is what counts")] oneshot::Sender<()>);
+
 /// A link and the frames that come out of it, the Hello first.
-fn link(hello: pb::Hello) -> (Link, Frames) {
+fn link(hello: pb::Hello) -> (Link, Frames, Hold) {
     let (queue, messages) = mpsc::channel(QUEUE_MESSAGES);
+    let (hold, over) = oneshot::channel();
     let bytes = Arc::new(AtomicUsize::new(0));
-    (Link { queue, bytes: Arc::clone(&bytes) }, Frames { hello: Some(hello), messages, bytes })
+    (Link { queue, bytes: Arc::clone(&bytes) }, Frames { hello: Some(hello), messages, bytes, over }, Hold(hold))
 }
 
 /// What waits for a peer, as frames.
@@ -113,6 +119,7 @@ struct Frames {
     hello: Option<pb::Hello>,
     messages: mpsc::Receiver<Envelope>,
     bytes: Arc<AtomicUsize>,
+    over: oneshot::Receiver<()>,
 }
 
 impl Stream for Frames {
@@ -121,6 +128,9 @@ impl Stream for Frames {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<pb::Frame>> {
         if let Some(hello) = self.hello.take() {
             return Poll::Ready(Some(pb::Frame { hello: Some(hello), messages: Vec::new() }));
+        }
+        if Pin::new(&mut self.over).poll(cx).is_ready() {
+            return Poll::Ready(None);
         }
         let (mut messages, mut bytes) = (Vec::new(), 0);
         while bytes < FRAME_BYTES {
@@ -207,16 +217,15 @@ impl Shared {
 /// Logs a trouble when it is new, and when it was last mentioned long ago.
 #[derive(Debug, Default)]
 struct Complaint {
-    last: Option<(String, Instant)>,
+    made: BTreeMap<String, Instant>,
 }
 
 impl Complaint {
     fn make(&mut self, peer: MemberId, sentence: String) {
-        let repeated =
-            self.last.as_ref().is_some_and(|(last, at)| *last == sentence && at.elapsed() < COMPLAINT_INTERVAL);
-        if !repeated {
-            tracing::warn!(%peer, "{sentence}");
-            self.last = Some((sentence, instant()));
+        self.made.retain(|_, at| at.elapsed() < COMPLAINT_INTERVAL);
+        if let Entry::Vacant(new) = self.made.entry(sentence) {
+            tracing::warn!(%peer, "{}", new.key());
+            new.insert(instant());
         }
     }
 }
@@ -270,7 +279,7 @@ impl Dialer {
             Ok(channel) => channel,
             Err(error) => return causes(&error),
         };
-        let (link, frames) = link(self.shared.hello(self.peer.id));
+        let (link, frames, _hold) = link(self.shared.hello(self.peer.id));
         let begun = instant();
         let mut client = pb::peer_client::PeerClient::new(channel);
         let handshake = async {
@@ -310,11 +319,12 @@ impl Dialer {
             Ok(Refusal::Disk) => {
                 let sentence = format!(
                     "{}: {}. What this member once promised its cluster is not in {data_dir}, so it must not take part \
-                     under its old id. Bring its own data directory back; if that is lost, the member is",
+                     under its old id. Bring its own data directory back; if that is lost, the member is lost, and the \
+                     others go on without it",
                     self.peer.name, welcome.reason
                 );
-                let _ = self.shared.fatal.send(sentence.clone());
-                Err(sentence)
+                let _ = self.shared.fatal.send(sentence);
+                Err("it knows this member on another disk, or in a later life".to_string())
             }
             Ok(Refusal::Incarnation) => {
                 let sentence = format!(
@@ -322,8 +332,8 @@ impl Dialer {
                      on its own data directory",
                     self.peer.name, welcome.reason
                 );
-                let _ = self.shared.fatal.send(sentence.clone());
-                Err(sentence)
+                let _ = self.shared.fatal.send(sentence);
+                Err("it knows this member on another disk, or in a later life".to_string())
             }
             Ok(Refusal::Protocol | Refusal::Cluster | Refusal::NotMe | Refusal::Stranger) => {
                 Err(format!("it refuses this member: {}", welcome.reason))
@@ -431,9 +441,14 @@ impl Acceptor {
     }
 
     /// Receives until the stream ends or is replaced; `_open` keeps the answering stream open meanwhile.
-    async fn receive(self, hello: pb::Hello, mut frames: Streaming<pb::Frame>, _open: mpsc::Sender<AnyWelcome>) {
+    async fn receive(
+        self,
+        hello: pb::Hello,
+        (stream, mut replaced): (u64, oneshot::Receiver<()>),
+        mut frames: Streaming<pb::Frame>,
+        _open: mpsc::Sender<AnyWelcome>,
+    ) {
         let (from, incarnation) = (MemberId(hello.from), Incarnation(hello.incarnation));
-        let (stream, mut replaced) = self.enter(from, incarnation);
         tracing::info!(peer = %from, name = hello.name, %incarnation, "a peer connected");
         if let Some(facts) = self.shared.peers.get(&from) {
             facts.alive.notify_one();
@@ -501,8 +516,10 @@ impl pb::peer_server::Peer for Acceptor {
         let (answers, stream) = mpsc::channel(1);
         match self.check(&hello) {
             Ok(()) => {
+                // Before the Welcome: when the dialer knows, the older stream may end any moment, and in silence.
+                let place = self.enter(MemberId(hello.from), Incarnation(hello.incarnation));
                 let _ = answers.try_send(Ok(welcome));
-                tokio::spawn(self.clone().receive(hello, frames, answers));
+                tokio::spawn(self.clone().receive(hello, place, frames, answers));
             }
             Err((refusal, reason)) => {
                 tracing::debug!(?address, peer = format!("{:x}", hello.from), "refused a peer: {reason}");
@@ -513,3 +530,6 @@ impl pb::peer_server::Peer for Acceptor {
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -268,8 +268,7 @@ mod tests {
 
     fn messages() -> impl Strategy<Value = Message> {
         let n = any::<u64>;
-        let reasons =
-            prop_oneof![Just(Refusal::Busy), Just(Refusal::Transfer), Just(Refusal::Space)];
+        let reasons = prop_oneof![Just(Refusal::Busy), Just(Refusal::Transfer), Just(Refusal::Space)];
         prop_oneof![
             (n(), n(), positions()).prop_map(|(campaign, t, last)| Message::PreVote {
                 campaign,

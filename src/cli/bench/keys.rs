@@ -22,7 +22,8 @@ impl Keys {
     /// # Errors
     /// If there would be none, or if they don't fit into that size; the text says which size would do.
     pub fn new(size: usize, count: u64) -> Result<Keys, String> {
-        let last = count.checked_sub(1).ok_or("a key space of 0 keys leaves nothing to do: give --key-space 1 or more")?;
+        let last =
+            count.checked_sub(1).ok_or("a key space of 0 keys leaves nothing to do: give --key-space 1 or more")?;
         let least = PREFIX.len() + last.to_string().len();
         if size < least {
             return Err(format!("{count} keys don't fit into {size} bytes each: give --key-size {least} or more"));

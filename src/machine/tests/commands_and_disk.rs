@@ -93,6 +93,46 @@ fn a_gap_in_the_log_is_refused() {
 }
 
 #[test]
+#[should_panic(expected = "entry 2@1 does not follow 1@2")]
+fn a_term_that_decreases_is_refused() {
+    let mut store = Store::new();
+    store.machine.apply(Position { index: Index(1), term: Term(2) }, None).unwrap();
+    store.set("a", "1");
+}
+
+#[test]
+#[should_panic(expected = "run 1 can't be written")]
+fn what_was_not_sealed_can_not_be_written() {
+    let mut store = Store::new();
+    store.set("a", "1");
+    store.machine.written(1);
+}
+
+#[test]
+fn effects_of_a_txn_are_numbered_within_its_revision() {
+    let mut store = Store::new();
+    store.set("x", "1");
+    store.set("y", "1");
+    store.write();
+    store.txn(all(vec![op_put("a", "1"), op_delete("x", "z"), op_put("b", "1")])).unwrap();
+    store.write();
+    let key_of = |chunk| Family::Record.key(Index(3), chunk).encode();
+    let bytes = crate::storage::key::get_value(&store.engine, key_of).unwrap().unwrap();
+    let mut numbers = Vec::new();
+    record::read(&bytes, &mut { Digest::START }, &mut |effect, _| {
+        match effect {
+            Effect::Put(put) => numbers.push((put.key.to_vec(), put.main, put.sub)),
+            Effect::Delete { key, main, sub } => numbers.push((key.to_vec(), main, sub)),
+            _ => {}
+        }
+        Ok(())
+    })
+    .unwrap();
+    let expected = [("a", 4, 0), ("x", 4, 1), ("y", 4, 2), ("b", 4, 3)];
+    assert_eq!(numbers, expected.map(|(key, main, sub)| (key.as_bytes().to_vec(), main, sub)));
+}
+
+#[test]
 fn a_command_of_another_release_halts_the_member_before_it_changes_anything() {
     let mut store = Store::new();
     let at = Position { index: Index(1), term: Term(1) };
@@ -205,6 +245,49 @@ fn a_record_moved_to_another_index_is_refused() {
     let engine = MemoryEngine::new();
     insert(&engine, moved);
     assert!(matches!(Machine::open(Arc::new(engine), founders()), Err(OpenError::Corrupt(_))));
+}
+
+/// Opens a database of one record with these effects, as if the first entry had them; `spoil` changes its digest.
+fn open_forged(effects: &[Effect<'_>], spoil: u64) -> Result<Machine, OpenError> {
+    let (mut builder, mut digest) = (Builder::new(Index(1)), Digest::START);
+    for effect in effects {
+        builder.push(effect, &mut digest);
+    }
+    let record = builder.close(Digest(digest.0 ^ spoil));
+    let engine = MemoryEngine::new();
+    let mut ops = Vec::new();
+    put_ops(|chunk| Family::Record.key(Index(1), chunk).encode(), &record, &mut ops);
+    insert(&engine, ops);
+    Machine::open(Arc::new(engine), founders())
+}
+
+#[test]
+fn a_history_that_never_was_is_refused_whatever_its_checksums_say() {
+    let refused = |effects: &[Effect<'_>], spoil: u64, word: &str| match open_forged(effects, spoil) {
+        Err(OpenError::Corrupt(why)) => assert!(why.contains(word), "{why}"),
+        other => panic!("{other:?}"),
+    };
+    let applied = |index| Effect::Applied(Position { index: Index(index), term: Term(1) });
+    let delete = |main| Effect::Delete { key: b"k", main, sub: 0 };
+    assert!(open_forged(&[delete(2), applied(1)], 0).is_ok());
+    refused(&[delete(2), applied(1)], 1, "its head says");
+    refused(&[delete(3), applied(1)], 0, "revision 3 does not follow 1");
+    refused(&[delete(2), applied(2)], 0, "entry 2@1 does not follow 0@0");
+    refused(&[delete(2), applied(1), applied(3)], 0, "entry 3@1 does not follow 1@1");
+    refused(&[Effect::Member(b"rubbish"), applied(1)], 0, "member");
+}
+
+#[test]
+fn slots_of_a_record_that_never_became_whole_are_swept_up() {
+    let mut store = Store::new();
+    store.set("b", &"x".repeat(250_000));
+    let mut ops = Vec::new();
+    store.machine.seal(&mut ops);
+    ops.pop();
+    assert_eq!(ops.len(), 2);
+    insert(&store.engine, ops);
+    let again = Store::open(store.engine.clone());
+    assert!(again.machine.applied() == Position::default() && again.engine.is_empty());
 }
 
 #[test]

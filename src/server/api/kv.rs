@@ -12,6 +12,12 @@ use crate::proto::quorate::command::Op;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
+/// Runs a read that may take long off the threads that carry everybody's connections: a scan must not hold up a
+/// heartbeat.
+fn scan<T>(read: impl FnOnce() -> T) -> T {
+    tokio::task::block_in_place(read)
+}
+
 /// The service.
 #[derive(Clone, Debug)]
 pub struct Kv(pub Arc<Front>);
@@ -24,7 +30,9 @@ impl pb::kv_server::Kv for Kv {
         let range = request.into_inner();
         check::range(&range).map_err(|error| front.fail(&error))?;
         let term = if range.serializable { front.term() } else { front.readable().await? };
-        let mut response = front.view.range(&range).map_err(|error| front.fail(&error))?;
+        let read = || front.view.range(&range);
+        let response = if range.range_end.is_empty() { read() } else { scan(read) };
+        let mut response = response.map_err(|error| front.fail(&error))?;
         response.header = front.complete(response.header, term);
         Ok(Response::new(response))
     }
@@ -67,7 +75,7 @@ impl pb::kv_server::Kv for Kv {
         check::txn(&txn, front.max_txn_ops).map_err(|error| front.fail(&error))?;
         let (mut response, term) = if check::is_read_only(&txn) {
             let term = if check::is_serializable(&txn) { front.term() } else { front.readable().await? };
-            (front.view.txn(&txn).map_err(|error| front.fail(&error))?, term)
+            (scan(|| front.view.txn(&txn)).map_err(|error| front.fail(&error))?, term)
         } else {
             let grows = check::grows(&txn);
             match front.propose(Op::Txn(txn), grows).await? {
