@@ -15,6 +15,8 @@ use pb::kv_client::KvClient;
 use pb::maintenance_client::MaintenanceClient;
 use quorate::proto::etcdserverpb as pb;
 use script::{Call, Step};
+use std::path::Path;
+use std::process::Command;
 use support::{Cluster, etcd_bin_dir, skip};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
@@ -177,4 +179,26 @@ async fn quorate_describes_its_cluster_as_etcd_does() {
 async fn etcd_answers_as_itself() {
     let Some(etcd) = etcd_bin_dir("etcd_answers_as_itself") else { return };
     compare(Cluster::etcd(&etcd, 1).await, Cluster::etcd(&etcd, 1).await, &script::script()).await;
+}
+
+/// The crate `etcd-client`, from its own package: its build compiles etcd's proto files with protoc, ours needs none.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_etcd_client_crate_works_against_quorate() {
+    const TEST: &str = "the_etcd_client_crate_works_against_quorate";
+    if Command::new("protoc").arg("--version").output().is_err() {
+        return skip(TEST, "protoc is not installed");
+    }
+    let cluster = Cluster::quorate(3).await;
+    // Its own directory inside ours: the outer cargo holds the lock of its own.
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("etcd-client");
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/etcd-client/Cargo.toml");
+    let output = Command::new(env!("CARGO"))
+        .args(["test", "--quiet", "--manifest-path"])
+        .arg(manifest)
+        .env("CARGO_TARGET_DIR", target)
+        .env("COMPAT_ENDPOINTS", cluster.endpoints().join(","))
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert!(output.status.success(), "{text}");
 }

@@ -1,0 +1,1 @@
+//! Nothing here: see `tests/against_a_cluster.rs`.
