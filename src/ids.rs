@@ -76,6 +76,14 @@ impl WriteSeq {
     }
 }
 
+impl Incarnation {
+    /// Where the counts of this life begin. An answer to a question of an earlier life may arrive in this one, so no number
+    /// that is echoed in an answer is used by two lives.
+    pub fn first_number(self) -> u64 {
+        self.0 << 32
+    }
+}
+
 impl Term {
     /// The term after this one.
     pub fn next(self) -> Term {

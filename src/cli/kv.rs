@@ -13,7 +13,7 @@ use bytes::Bytes;
 use pb::range_request::{SortOrder, SortTarget};
 use std::ffi::OsString;
 use std::io::Read;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 
 /// `quorate put`.
 #[derive(Clone, Debug, clap::Args)]
@@ -23,8 +23,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 pub struct PutArgs {
     /// The key.
     key: OsString,
-    /// The value; several are joined by a space; none, or `-`, reads stdin.
-    value: Vec<OsString>,
+    /// The value; none, or `-`, reads stdin.
+    value: Option<OsString>,
     /// Lease to attach the key to (its id in hexadecimal).
     #[arg(long, value_parser = lease_id, default_value = "0")]
     lease: i64,
@@ -145,16 +145,13 @@ fn range(key: OsString, end: Option<OsString>, prefix: bool, from_key: bool) -> 
 impl PutArgs {
     /// The request; `stdin` is read if the value is to come from there.
     pub fn request(self, stdin: impl FnOnce() -> Result<Vec<u8>, Failure>) -> Result<pb::PutRequest, Failure> {
-        if self.ignore_value && !self.value.is_empty() {
+        if self.ignore_value && self.value.is_some() {
             return Err(bad_args("--ignore-value keeps the value: leave VALUE out"));
         }
-        let value = if self.ignore_value {
-            Vec::new()
-        } else if self.value.is_empty() || self.value == ["-"] {
-            stdin()?
-        } else {
-            let parts: Vec<&[u8]> = self.value.iter().map(|part| part.as_bytes()).collect();
-            parts.join(&b' ')
+        let value = match self.value {
+            None if self.ignore_value => Vec::new(),
+            Some(value) if value != "-" => value.into_vec(),
+            Some(_) | None => stdin()?,
         };
         Ok(pb::PutRequest {
             key: self.key.into_vec().into(),

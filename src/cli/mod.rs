@@ -13,7 +13,6 @@ use crate::client::{self, Client};
 use clap::{Parser, Subcommand};
 use exit::Failure;
 use std::ffi::OsString;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -141,7 +140,8 @@ impl Global {
                 return Err(Failure::new(exit::BAD_ARGS, text).fix("leave the flag (or its ETCDCTL_ variable) out"));
             }
         }
-        Client::new(&self.endpoints(), self.options()).map_err(|e| Failure::new(exit::BAD_ARGS, e.to_string()))
+        let client = Client::new(&self.endpoints(), self.options());
+        client.map(Client::fail_fast).map_err(|e| Failure::new(exit::BAD_ARGS, e.to_string()))
     }
 }
 
@@ -183,17 +183,17 @@ enum Command {
 
 /// Runs the command line and says how it ended.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let mut args: Vec<OsString> = args.into_iter().collect();
-    let called = args.first().map(Path::new).and_then(Path::file_name);
-    if called.is_some_and(|name| name == "etcd") {
-        args.insert(1, "serve".into());
+    let args: Vec<OsString> = args.into_iter().collect();
+    if serve::is_etcd(&args) {
+        return serve::run_as_etcd(args);
     }
-    let cli = match Cli::try_parse_from(args) {
+    let bad_args = if args.get(1).is_some_and(|arg| arg == "serve") { serve::BAD_ARGS } else { exit::BAD_ARGS };
+    let cli = match Cli::try_parse_from(serve::two_dashes(args)) {
         Ok(cli) => cli,
         Err(e) => {
             // Printing fails only if nobody reads, and then there is nobody to tell.
             _ = e.print();
-            return if e.use_stderr() { ExitCode::from(exit::BAD_ARGS) } else { ExitCode::SUCCESS };
+            return if e.use_stderr() { ExitCode::from(bad_args) } else { ExitCode::SUCCESS };
         }
     };
     let global = cli.global;

@@ -56,11 +56,7 @@ impl Printer {
         let mut out = Vec::new();
         match self.format {
             Format::Json => line(&mut out, json::text(&json::put(response))),
-            Format::Fields => {
-                let mut text = header_fields(response.header.as_ref());
-                response.prev_kv.iter().for_each(|kv| text.push_str(&kv_fields("Prev", kv)));
-                out = text.into();
-            }
+            Format::Fields => out = put_fields(response).into(),
             Format::Simple | Format::Table => self.simple_put(&mut out, response),
         }
         write(&out)
@@ -71,12 +67,7 @@ impl Printer {
         let mut out = Vec::new();
         match self.format {
             Format::Json => line(&mut out, json::text(&json::range(response))),
-            Format::Fields => {
-                let mut text = header_fields(response.header.as_ref());
-                response.kvs.iter().for_each(|kv| text.push_str(&kv_fields("", kv)));
-                _ = write!(text, "\"More\" : {}\n\"Count\" : {}\n", response.more, response.count);
-                out = text.into();
-            }
+            Format::Fields => out = range_fields(response).into(),
             Format::Simple | Format::Table if print_value_only => {
                 response.kvs.iter().for_each(|kv| self.bytes(&mut out, &kv.value));
             }
@@ -90,12 +81,7 @@ impl Printer {
         let mut out = Vec::new();
         match self.format {
             Format::Json => line(&mut out, json::text(&json::delete_range(response))),
-            Format::Fields => {
-                let mut text = header_fields(response.header.as_ref());
-                _ = writeln!(text, "\"Deleted\" : {}", response.deleted);
-                response.prev_kvs.iter().for_each(|kv| text.push_str(&kv_fields("Prev", kv)));
-                out = text.into();
-            }
+            Format::Fields => out = delete_fields(response).into(),
             Format::Simple | Format::Table => self.simple_delete(&mut out, response),
         }
         write(&out)
@@ -106,11 +92,7 @@ impl Printer {
         let mut out = Vec::new();
         match self.format {
             Format::Json => line(&mut out, json::text(&json::txn(response))),
-            Format::Fields => {
-                let mut text = header_fields(response.header.as_ref());
-                _ = writeln!(text, "\"Succeeded\" : {}", response.succeeded);
-                out = text.into();
-            }
+            Format::Fields => out = txn_fields(response).into(),
             Format::Simple | Format::Table => {
                 line(&mut out, if response.succeeded { "SUCCESS" } else { "FAILURE" });
                 for op in &response.responses {
@@ -297,6 +279,41 @@ fn header_fields(header: Option<&pb::ResponseHeader>) -> String {
         "\"ClusterID\" : {}\n\"MemberID\" : {}\n\"Revision\" : {}\n\"RaftTerm\" : {}\n",
         header.cluster_id, header.member_id, header.revision, header.raft_term
     )
+}
+
+fn put_fields(response: &pb::PutResponse) -> String {
+    let mut text = header_fields(response.header.as_ref());
+    response.prev_kv.iter().for_each(|kv| text.push_str(&kv_fields("Prev", kv)));
+    text
+}
+
+fn range_fields(response: &pb::RangeResponse) -> String {
+    let mut text = header_fields(response.header.as_ref());
+    response.kvs.iter().for_each(|kv| text.push_str(&kv_fields("", kv)));
+    _ = write!(text, "\"More\" : {}\n\"Count\" : {}\n", response.more, response.count);
+    text
+}
+
+fn delete_fields(response: &pb::DeleteRangeResponse) -> String {
+    let mut text = header_fields(response.header.as_ref());
+    _ = writeln!(text, "\"Deleted\" : {}", response.deleted);
+    response.prev_kvs.iter().for_each(|kv| text.push_str(&kv_fields("Prev", kv)));
+    text
+}
+
+fn txn_fields(response: &pb::TxnResponse) -> String {
+    let mut text = header_fields(response.header.as_ref());
+    _ = writeln!(text, "\"Succeeded\" : {}", response.succeeded);
+    for op in &response.responses {
+        text += &match &op.response {
+            Some(Response::ResponsePut(put)) => put_fields(put),
+            Some(Response::ResponseRange(range)) => range_fields(range),
+            Some(Response::ResponseDeleteRange(delete)) => delete_fields(delete),
+            Some(Response::ResponseTxn(txn)) => txn_fields(txn),
+            None => String::new(),
+        };
+    }
+    text
 }
 
 fn kv_fields(prefix: &str, kv: &mvccpb::KeyValue) -> String {

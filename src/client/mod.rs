@@ -105,13 +105,15 @@ pub struct Health {
 pub struct Client {
     endpoints: Arc<Endpoints>,
     options: Options,
+    /// Whether a call ends once no endpoint at all could be reached.
+    fail_fast: bool,
 }
 
 /// One RPC with failover: which stub, which method, read or write.
 macro_rules! call {
     ($client:expr, $kind:expr, $stub:ident::$service:ident.$method:ident, $request:expr) => {{
         let request = $request;
-        retry::run(&$client.endpoints, &$client.options, $kind, |endpoint: &Endpoint| {
+        retry::run(&$client, $kind, |endpoint: &Endpoint| {
             let mut stub = pb::$stub::$service::new(endpoint.channel()).max_decoding_message_size(usize::MAX);
             let request = request.clone();
             async move { stub.$method(request).await }
@@ -130,7 +132,7 @@ impl Client {
         let dial_timeout = options.dial_timeout.min(options.try_timeout / 2);
         let list =
             endpoints.iter().map(|name| Endpoint::parse(name, dial_timeout).map(Arc::new)).collect::<Result<_, _>>()?;
-        Ok(Client { endpoints: Arc::new(Endpoints::new(list)?), options })
+        Ok(Client { endpoints: Arc::new(Endpoints::new(list)?), options, fail_fast: false })
     }
 
     /// The endpoints, as they were given.
@@ -145,11 +147,16 @@ impl Client {
     pub fn only(&self, endpoint: &str) -> Result<Client, Error> {
         let known = self.endpoints.all().iter().find(|known| known.name() == endpoint);
         match known {
-            Some(known) => {
-                Ok(Client { endpoints: Arc::new(Endpoints::new(vec![known.clone()])?), options: self.options })
-            }
-            None => Client::new(&[endpoint.to_owned()], self.options),
+            Some(known) => Ok(Client { endpoints: Arc::new(Endpoints::new(vec![known.clone()])?), ..self.clone() }),
+            None => Ok(Client { fail_fast: self.fail_fast, ..Client::new(&[endpoint.to_owned()], self.options)? }),
         }
+    }
+
+    /// The same client with no patience where there is nobody to wait for: a call ends as soon as every endpoint was
+    /// unreachable, instead of trying again until its time is over. For people at a terminal.
+    #[must_use]
+    pub fn fail_fast(self) -> Client {
+        Client { fail_fast: true, ..self }
     }
 
     /// Stores a value.

@@ -13,7 +13,7 @@
 //! connection costs microseconds.
 
 use crate::client::endpoints::{Endpoint, Endpoints};
-use crate::client::{Error, Options};
+use crate::client::{Client, Error};
 use crate::clock;
 use crate::rng;
 use crate::time::Duration;
@@ -139,10 +139,15 @@ impl Failures {
         self.last = Some(status);
     }
 
+    fn all_unreachable(&self, endpoints: &Endpoints) -> bool {
+        self.unreachable.len() == endpoints.all().len()
+    }
+
     /// If no endpoint could be reached the sentence names them all; else the last answer speaks for itself.
     fn into_error(self, endpoints: &Endpoints) -> Error {
+        let nobody = self.all_unreachable(endpoints);
         let last = self.last.unwrap_or_else(|| Status::deadline_exceeded("the time ran out before the first try"));
-        if self.unreachable.len() < endpoints.all().len() {
+        if !nobody {
             return Error::Refused(last);
         }
         let mut causes = self.unreachable;
@@ -177,11 +182,12 @@ impl Pauses {
 }
 
 /// Runs one call: tries endpoints, from the one in use on, until one answers, the answer is final, or the time is over.
-pub(super) async fn run<R, F, Fut>(endpoints: &Endpoints, options: &Options, kind: Kind, attempt: F) -> Result<R, Error>
+pub(super) async fn run<R, F, Fut>(client: &Client, kind: Kind, attempt: F) -> Result<R, Error>
 where
     F: Fn(&Endpoint) -> Fut,
     Fut: Future<Output = Result<Response<R>, Status>>,
 {
+    let Client { endpoints, options, fail_fast } = client;
     let deadline = clock::instant() + options.command_timeout;
     let mut place = endpoints.in_use();
     let mut left = options.command_timeout;
@@ -213,7 +219,7 @@ where
             }
         }
         let pause = pauses.draw();
-        if pause >= left {
+        if pause >= left || (*fail_fast && failures.all_unreachable(endpoints)) {
             return Err(failures.into_error(endpoints));
         }
         tokio::time::sleep(pause).await;

@@ -193,6 +193,20 @@ async fn when_nobody_listens_the_error_names_every_endpoint() {
 }
 
 #[tokio::test]
+async fn a_client_without_patience_goes_once_around_when_nobody_listens() {
+    let ((_s, a), (_t, b)) = (dead(), dead());
+    // Its time never ends: the call returns because it gives up.
+    let forever = Options { command_timeout: Duration::from_secs(1 << 20), ..Default::default() };
+    let hasty = Client { options: forever, ..client(&[a, b]) }.fail_fast();
+    assert!(hasty.put(put()).await.unwrap_err().is_unreachable());
+    // One endpoint that answers is somebody to wait for.
+    let (server, c) = serve(vec![refused(); 3]).await;
+    let hasty = Client { options: forever, ..client(&[a, c]) }.fail_fast();
+    hasty.put(put()).await.unwrap();
+    assert_eq!(server.asked(), 4);
+}
+
+#[tokio::test]
 async fn one_endpoint_can_be_pinned() {
     let (first, a) = serve([unavailable()]).await;
     let (second, b) = serve([]).await;

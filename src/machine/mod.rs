@@ -4,13 +4,67 @@
 //! answers and the same digest on every member. [`Machine::apply`] is the only door in (*One-door*); [`View`] reads at a
 //! revision, from any thread, while apply goes on.
 //!
-//! (skeleton: the essay and the rooms come with the implementation)
+//! # How an entry becomes state
+//!
+//! A command is turned into effects (`record.rs`): a put with all its numbers, a tombstone, a member's entry, an alarm,
+//! and at last the entry's position. Each effect goes three ways at once: into the open record's bytes, into the rolling
+//! digest, and into the index in memory (`state.rs`). Recovery reads the records and sends their effects the same two
+//! remaining ways, so what is rebuilt is what was built, and the digest proves it.
+//!
+//! [`Machine::seal`] closes the run of entries since the last call and hands out its writes; [`Machine::written`] says that
+//! they were inserted. In between the values are read from memory. A sync is the node's affair: what a crash takes away,
+//! the replicated log applies again, entry by entry from [`Machine::applied`] on, with the same outcome.
+//!
+//! # Invariants
+//!
+//! 1. Position, revision, keys, members, alarms and digest move together: they stand in one record (*One-record*).
+//! 2. An entry is in exactly one record, and records follow each other without gaps.
+//! 3. A command makes at most one revision. Readers see it whole or not at all.
+//! 4. A caller's mistake changes the position and nothing else, on every member alike.
+//! 5. Nothing here depends on time, chance, thread timing, or on where runs are sealed.
+//! 6. Versions never change once published; only compaction will remove some.
+//!
+//! # Rooms
+//!
+//! `check` (a request's shape), `kv` and `txn` (commands), `range` (reads), `member` (members and alarms), `record` (bytes
+//! and digest), `index` (keys and versions), `state` (what writer and readers share), `view` (the readers' door).
+//!
+//! # What is left out
+//!
+//! Leases, watches, auth, compaction, snapshots, changes of membership: each will be more effects through the same door.
 
-use crate::ids::{MemberId, Position, Revision};
+use crate::ids::{Index, MemberId, Position, Revision};
 use crate::proto::etcdserverpb as pb;
+use crate::proto::etcdserverpb::request_op::Request;
+use crate::proto::etcdserverpb::response_op::Response as OpResponse;
+use crate::proto::quorate::{Command, command};
+use crate::storage::key::{Family, Unreadable, put_ops, scan_values};
 use crate::storage::{Engine, Fault, Op};
 use bytes::Bytes;
+use kv::Change;
+use prost::Message as _;
+use record::{Builder, Digest, Effect};
+use state::{Shared, State};
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::Arc;
+
+pub mod check;
+mod index;
+mod kv;
+mod member;
+mod range;
+mod record;
+mod state;
+mod txn;
+mod view;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
+
+pub use view::View;
 
 /// The machine's answer to a command. Headers carry the revision only; the API layer fills in the rest.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,12 +129,21 @@ pub struct Member {
     pub disk: Option<crate::ids::DiskId>,
 }
 
-#[allow(unused)]
-fn skeleton(_: Position, _: &dyn Engine, _: Op, _: Bytes, _: Arc<()>) {}
-
-/// The replicated state.
+/// The replicated state. See the module's essay.
 #[derive(Debug)]
-pub struct Machine {}
+pub struct Machine {
+    shared: Arc<Shared>,
+    applied: Position,
+    digest: Digest,
+    /// The record being written.
+    record: Builder,
+    /// Records of the open run that are closed already.
+    closed: Vec<(Index, Vec<u8>)>,
+    /// The number of the open run, from 1.
+    run: u64,
+    /// Runs that are sealed but not written, oldest first, and their bytes.
+    sealed: VecDeque<(u64, usize)>,
+}
 
 /// Why a state database can't be opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -93,14 +156,43 @@ pub enum OpenError {
     Corrupt(String),
 }
 
-#[allow(unused_variables, clippy::todo)]
 impl Machine {
     /// Rebuilds the machine from its database (empty: a fresh store with `members`).
     ///
     /// # Errors
     /// The disk failed, or a record is not what was written.
     pub fn open(engine: Arc<dyn Engine>, members: Vec<Member>) -> Result<Machine, OpenError> {
-        todo!()
+        let mut rebuilt =
+            Rebuilt { state: State::new(), applied: Position::default(), digest: Digest::START, revision: 1 };
+        let mut outcome = Ok(());
+        let orphans = scan_values(&*engine, Family::Record, Index(0), &mut |first, _, record| {
+            outcome = rebuilt.read(first, &record);
+            if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        outcome.map_err(OpenError::Corrupt)?;
+        for orphan in orphans.map_err(open_error)? {
+            match orphan {
+                Op::Delete(key) => engine.delete(&key)?,
+                Op::Put(key, value) => engine.put(&key, &value)?,
+            }
+        }
+        let Rebuilt { state, applied, digest, revision } = rebuilt;
+        let mut machine = Machine {
+            shared: Arc::new(Shared::new(engine, state, revision)),
+            applied,
+            digest,
+            record: Builder::new(applied.index.next()),
+            closed: Vec::new(),
+            run: 1,
+            sealed: VecDeque::new(),
+        };
+        if applied.index == Index(0) {
+            // They stand at the head of the first record, before the first entry.
+            for member in members {
+                machine.emit(&Effect::Member(&record::encode_member(&member)), Bytes::new());
+            }
+        }
+        Ok(machine)
     }
 
     /// Applies the entry at `position`, which follows the last one applied. `command` is an encoded
@@ -112,86 +204,219 @@ impl Machine {
     /// # Panics
     /// If the position does not follow.
     pub fn apply(&mut self, position: Position, command: Option<&Bytes>) -> Result<Response, Error> {
-        todo!()
+        let applied = self.applied;
+        assert!(
+            position.index == applied.index.next() && position.term >= applied.term,
+            "entry {position} does not follow {applied}"
+        );
+        let size = command.map_or(0, Bytes::len);
+        if self.record.last().is_some() && self.record.len() + size > record::RECORD_CAP {
+            self.close(position.index);
+        }
+        let outcome = match command {
+            None => Ok(Response::Done),
+            Some(command) => self.carry_out(decode(position, command)?),
+        };
+        if let Err(Error::Disk(_)) = outcome {
+            return outcome;
+        }
+        self.record.push(&Effect::Applied(position), &mut self.digest);
+        self.applied = position;
+        outcome
+    }
+
+    fn carry_out(&mut self, op: command::Op) -> Result<Response, Error> {
+        let grows = match &op {
+            command::Op::Put(_) => true,
+            command::Op::Txn(txn) => check::grows(txn),
+            _ => false,
+        };
+        if grows && !self.may_grow() {
+            return Err(Error::NoSpace);
+        }
+        match op {
+            command::Op::Put(put) => self.change(|change| change.put_alone(&put).map(Response::Put)),
+            command::Op::DeleteRange(delete) => {
+                self.change(|change| change.delete_range(&delete).map(Response::DeleteRange))
+            }
+            command::Op::Txn(txn) => self.change(|change| change.txn(&txn).map(Response::Txn)),
+            command::Op::Publish(publish) => {
+                self.publish_member(&publish);
+                Ok(Response::Done)
+            }
+            command::Op::Alarm(alarm) => {
+                self.set_alarm(&alarm);
+                Ok(Response::Done)
+            }
+        }
+    }
+
+    /// Runs a change of the store and publishes its revision.
+    fn change(&mut self, work: impl FnOnce(&mut Change<'_>) -> Result<Response, Error>) -> Result<Response, Error> {
+        let mut change = Change::begin(self);
+        let response = work(&mut change)?;
+        let now = change.now();
+        self.shared.publish(now);
+        Ok(response)
+    }
+
+    /// Makes an effect: record, digest, state. `value` is a put's value, kept in memory until it is written.
+    fn emit(&mut self, effect: &Effect<'_>, value: Bytes) {
+        let ordinal = self.record.push(effect, &mut self.digest);
+        let mut state = self.shared.write();
+        if let Effect::Put(_) = effect {
+            state.tail.push(self.record.first(), self.run, value);
+        }
+        let taken = state.take(effect, self.record.first(), ordinal);
+        assert_eq!(taken, Ok(()), "an effect made here makes sense: {effect:?}");
+    }
+
+    /// Closes the open record and begins one whose first entry is `next`.
+    fn close(&mut self, next: Index) {
+        let record = std::mem::replace(&mut self.record, Builder::new(next));
+        self.closed.push((record.first(), record.close(self.digest)));
     }
 
     /// Closes the run of entries applied since the last call, and appends its writes to `ops`. The data stay readable from
     /// memory until [`Machine::written`] says that they were inserted. Returns a number for `written`, or `None` if
     /// nothing was applied.
     pub fn seal(&mut self, ops: &mut Vec<Op>) -> Option<u64> {
-        todo!()
+        if self.record.last().is_some() {
+            self.close(self.applied.index.next());
+        }
+        if self.closed.is_empty() {
+            return None;
+        }
+        let mut bytes = 0;
+        for (first, record) in self.closed.drain(..) {
+            put_ops(|chunk| Family::Record.key(first, chunk).encode(), &record, ops);
+            bytes += record.len();
+        }
+        let run = self.run;
+        self.sealed.push_back((run, bytes));
+        self.run += 1;
+        Some(run)
     }
 
     /// The runs up to the one that [`Machine::seal`] numbered `run` are in the engine: memory may let go of them.
+    ///
+    /// # Panics
+    /// If that run was not sealed yet.
     pub fn written(&mut self, run: u64) {
-        todo!()
+        assert!(run < self.run, "run {run} can't be written: {} is still open", self.run);
+        while self.sealed.front().is_some_and(|(sealed, _)| *sealed <= run) {
+            self.sealed.pop_front();
+        }
+        let values = self.shared.write().tail.let_go(run);
+        drop(values); // not under the lock
     }
 
     /// Bytes applied but not yet inserted: the node holds back applying while this is too much.
     pub fn pending_bytes(&self) -> usize {
-        todo!()
+        let sealed: usize = self.sealed.iter().map(|(_, bytes)| bytes).sum();
+        let closed: usize = self.closed.iter().map(|(_, record)| record.len()).sum();
+        sealed + closed + self.record.len()
     }
 
     /// The last entry applied.
     pub fn applied(&self) -> Position {
-        todo!()
+        self.applied
     }
 
     /// The rolling digest of everything applied so far: equal on all members at equal `applied`.
     pub fn digest(&self) -> u64 {
-        todo!()
+        self.digest.0
     }
 
     /// The members.
     pub fn members(&self) -> Vec<Member> {
-        todo!()
+        self.view().members()
     }
 
     /// A reader for any thread.
     pub fn view(&self) -> View {
-        todo!()
+        View(self.shared.clone())
     }
 }
 
-/// Reads the machine's state from any thread, while apply goes on. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct View {}
-
-#[allow(unused_variables, clippy::todo)]
-impl View {
-    /// A range read.
-    ///
-    /// # Errors
-    /// Compacted or future revision, empty key, disk.
-    pub fn range(&self, request: &pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
-        todo!()
+impl Change<'_> {
+    /// A transaction.
+    fn txn(&mut self, request: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
+        let mut path = txn::Path::new();
+        txn::decide(self.reader(), request, &mut path)?;
+        txn::check(self.reader(), request, &path)?;
+        let mut response = txn::run(request, &mut path.iter(), &mut |op| match op {
+            Request::RequestRange(range) => self.reader().range(range).map(OpResponse::ResponseRange),
+            Request::RequestPut(put) => self.put(put).map(OpResponse::ResponsePut),
+            Request::RequestDeleteRange(delete) => self.delete_range(delete).map(OpResponse::ResponseDeleteRange),
+            Request::RequestTxn(_) => unreachable!("txns are run by txn::run"),
+        })?;
+        response.header = header(self.now());
+        Ok(response)
     }
+}
 
-    /// A transaction that only reads, whole at one revision.
-    ///
-    /// # Errors
-    /// As [`View::range`].
-    pub fn txn(&self, request: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
-        todo!()
-    }
+/// What a scan of the records has rebuilt so far.
+struct Rebuilt {
+    state: State,
+    applied: Position,
+    digest: Digest,
+    revision: i64,
+}
 
-    /// The store's revision.
-    pub fn revision(&self) -> Revision {
-        todo!()
+impl Rebuilt {
+    /// Takes in the next record.
+    fn read(&mut self, first: Index, record: &Bytes) -> Result<(), String> {
+        let wrong = |why: String| {
+            format!("state record {first} is not what was written: {why}; the state must be rebuilt from the peers")
+        };
+        if first != self.applied.index.next() {
+            return Err(wrong(format!("it should follow entry {}", self.applied.index)));
+        }
+        let Rebuilt { state, applied, digest, revision } = self;
+        let header = record::read(record, digest, &mut |effect, ordinal| {
+            match effect {
+                Effect::Applied(position)
+                    if position.index == applied.index.next() && position.term >= applied.term =>
+                {
+                    *applied = position;
+                }
+                Effect::Applied(position) => return Err(format!("entry {position} does not follow {applied}")),
+                Effect::Put(record::Put { main, .. }) | Effect::Delete { main, .. } => {
+                    if main != *revision && main != *revision + 1 {
+                        return Err(format!("revision {main} does not follow {revision}"));
+                    }
+                    *revision = main;
+                }
+                Effect::Member(_) | Effect::Alarm { .. } => {}
+            }
+            state.take(&effect, first, ordinal)
+        })
+        .map_err(wrong)?;
+        if header.first != first || header.last != self.applied || header.digest != self.digest {
+            let found = (self.applied, self.digest);
+            return Err(wrong(format!("its head says {header:?}, its effects say {found:x?}")));
+        }
+        Ok(())
     }
+}
 
-    /// The members.
-    pub fn members(&self) -> Vec<Member> {
-        todo!()
+fn open_error(unreadable: Unreadable) -> OpenError {
+    match unreadable {
+        Unreadable::Fault(fault) => OpenError::Fault(fault),
+        rot @ Unreadable::Rot { .. } => OpenError::Corrupt(Fault::from(rot).to_string()),
     }
+}
 
-    /// Alarms that are up, by member.
-    pub fn alarms(&self) -> Vec<(MemberId, pb::AlarmType)> {
-        todo!()
-    }
+/// Reads a command. One that can't be read was written by a newer release, or by a bug: to skip it would make this member's
+/// state another one than its peers', so the member halts.
+fn decode(position: Position, bytes: &Bytes) -> Result<command::Op, Error> {
+    let fault = |why: String| Error::Disk(Fault { what: format!("reading the command of entry {position}"), why });
+    let command = Command::decode(bytes.clone()).map_err(|error| fault(error.to_string()))?;
+    command.op.ok_or_else(|| fault("this release does not know the command".to_string()))
+}
 
-    /// Bytes that live keys and values take.
-    pub fn live_bytes(&self) -> u64 {
-        todo!()
-    }
+/// A response's header, as far as the machine knows it.
+fn header(revision: i64) -> Option<pb::ResponseHeader> {
+    Some(pb::ResponseHeader { revision, ..Default::default() })
 }

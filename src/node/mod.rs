@@ -1,19 +1,42 @@
 //! One member, as a value.
 //!
-//! (skeleton: the essay comes with the implementation)
+//! [`Node`] is the whole member but for its threads, sockets, disks, clock and dice: the Raft core, the machine, the
+//! requests on their way. [`Input`]s and a time go in, [`Effect`]s come out; a shell (the server's driver thread, a
+//! simulator) carries them and decides nothing. So the node that serves is, byte for byte, the node that is tested.
+//!
+//! - `node.rs` is the turn: what happens in which order.
+//! - `open.rs` is birth: from two databases to a node, the only constructor, in production and simulation alike.
+//! - `proposals.rs` and `reads.rs` keep what clients wait for. Each slot is answered exactly once.
+//! - `elections.rs` remembers changes of leader, for people.
+//!
+//! # Invariants
+//!
+//! 1. What may have been appended is never submitted again.
+//! 2. The machine never runs ahead of the member's own durable log, so the log can always replay it.
+//! 3. The log is never cut below the acked mark before a lower mark is durable.
+//! 4. The node never waits: for a sync, a peer or a client. The one disk wait it may meet is a value that apply reads.
+//!
+//! It may not know tokio, sockets, threads, locks, and what time it is but for the argument. Left out until they are built:
+//! leases, watches, snapshots, changes of membership, quarantine after a digest that differs.
 
 use crate::ids::{ClusterId, DiskId, Incarnation, Index, MemberId, Term};
-use crate::machine::View;
-use crate::rng::Seed;
-use crate::storage::Engine;
-use crate::storage::directory::Meta;
-use crate::storage::log::LogStore;
+use crate::raft;
 use crate::time::{Duration, Time};
-use std::sync::Arc;
 
+mod elections;
 pub mod input;
+#[expect(clippy::module_inception, reason = "the file of the room's one value, named after it")]
+mod node;
+mod open;
+mod proposals;
+mod reads;
+#[cfg(test)]
+mod tests;
 
+pub use elections::{Cause, Election};
 pub use input::{Effect, Input, Refused, Reply, Request, Slot, StateWrite, Uncertain};
+pub use node::Node;
+pub use open::{Opened, Opening, open};
 
 /// What a member is told at birth. Times as etcd's flags name them.
 #[derive(Clone, Debug)]
@@ -34,40 +57,6 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Halt(pub String);
-
-/// One member. See the module's essay.
-#[derive(Debug)]
-pub struct Node {}
-
-/// What there is to open.
-pub struct Opening {
-    /// Who this is.
-    pub meta: Meta,
-    /// The database of term, vote and log.
-    pub raft: Arc<dyn Engine>,
-    /// The database of applied state.
-    pub state: Arc<dyn Engine>,
-    /// How to behave.
-    pub config: Config,
-    /// The node's dice.
-    pub seed: Seed,
-    /// When it is.
-    pub now: Time,
-}
-
-/// An opened member: the node, and the log store for its disk worker.
-pub struct Opened {
-    /// The node.
-    pub node: Node,
-    /// Executes the node's `Persist` and `Load` effects.
-    pub log: LogStore,
-}
-
-/// Opens what a member left on its disk: the only constructor of a [`Node`], in production and simulation alike.
-#[allow(clippy::todo, missing_docs)]
-pub fn open(_opening: Opening) -> Result<Opened, Halt> {
-    todo!()
-}
 
 /// What can be told about a node from outside, copied out after a turn.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -110,6 +99,17 @@ pub enum RoleName {
     Leader,
 }
 
+impl From<raft::Role> for RoleName {
+    fn from(role: raft::Role) -> RoleName {
+        match role {
+            raft::Role::Follower => RoleName::Follower,
+            raft::Role::PreCandidate => RoleName::PreCandidate,
+            raft::Role::Candidate => RoleName::Candidate,
+            raft::Role::Leader => RoleName::Leader,
+        }
+    }
+}
+
 /// A peer, seen from the leader.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerStatus {
@@ -119,80 +119,6 @@ pub struct PeerStatus {
     pub flow: &'static str,
     /// Durable there.
     pub matched: Index,
-}
-
-/// One change of leader, as this member saw it; times on its own clock, `None` where a step did not happen here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Election {
-    /// The term won.
-    pub term: Term,
-    /// Who won.
-    pub winner: MemberId,
-    /// Why the previous leader was given up.
-    pub cause: Cause,
-    /// When the loss was noticed.
-    pub detected: Option<Time>,
-    /// When this member first asked for (pre-)votes.
-    pub campaigned: Option<Time>,
-    /// When the winner became known.
-    pub elected: Time,
-    /// When the first entry of the term was known to be committed.
-    pub committed: Option<Time>,
-}
-
-/// Why an election took place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// No leader yet.
-    Start,
-    /// Nothing was heard of the leader for an election timeout.
-    Timeout,
-    /// The connection from the leader broke.
-    ConnectionLost,
-    /// The leader handed over.
-    Transfer,
-    /// Another member's campaign came first.
-    Other,
-}
-
-#[allow(unused_variables, clippy::todo)]
-impl Node {
-    /// Takes one input. Cheap; what it leads to is collected until [`Node::advance`].
-    ///
-    /// # Errors
-    /// The node can't go on: see [`Halt`].
-    pub fn handle(&mut self, now: Time, input: Input) -> Result<(), Halt> {
-        todo!()
-    }
-
-    /// Closes a turn: everything that follows from the inputs since the last call and from the time, as effects, in the
-    /// order in which they must be started.
-    ///
-    /// # Errors
-    /// The node can't go on: see [`Halt`].
-    pub fn advance(&mut self, now: Time, effects: &mut Vec<Effect>) -> Result<(), Halt> {
-        todo!()
-    }
-
-    /// When [`Node::advance`] must be called even if nothing happens.
-    pub fn deadline(&self) -> Time {
-        todo!()
-    }
-
-    /// Reads, from any thread.
-    pub fn view(&self) -> View {
-        todo!()
-    }
-
-    /// What there is to tell.
-    pub fn status(&self) -> Status {
-        todo!()
-    }
-
-    /// Who this is.
-    pub fn identity(&self) -> Identity {
-        todo!()
-    }
 }
 
 /// Who a node is, for headers and for the peers' handshake.
@@ -206,4 +132,13 @@ pub struct Identity {
     pub disk: DiskId,
     /// Which life.
     pub incarnation: Incarnation,
+}
+
+/// The sentence for a disk that is not the one the cluster knows.
+pub fn foreign_disk(member: MemberId, known: DiskId, found: DiskId) -> String {
+    format!(
+        "member {member} is known to live on disk {known}, but this data directory is disk {found}: it was emptied or \
+         copied. A member that lost its log must not vote under its old name. Put the original data directory back; if \
+         it is gone, keep this member stopped: the others go on as long as they are a quorum."
+    )
 }

@@ -79,11 +79,12 @@ impl Entry {
     }
 }
 
-/// Why a forwarded command was surely not appended.
+/// Why a leader surely did not append a command.
+///
+/// There is no "I don't lead": a member that does not lead any more can't know whether it appended the same command while
+/// it did, so it says nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The member does not lead (any more).
-    NotLeader,
     /// Too many uncommitted bytes: try again later.
     Busy,
     /// Leadership is being handed over: try again at once, elsewhere.
@@ -213,6 +214,8 @@ pub enum Message {
         id: RequestId,
         /// The command.
         data: Bytes,
+        /// Whether it may make the store larger: declined when the leader's disk is low on space.
+        grows: bool,
     },
     /// A forwarded command was surely not appended.
     ForwardRefused {

@@ -39,9 +39,22 @@
 
 use crate::ids::{Index, MemberId, Position, Term, WriteSeq};
 
+mod election;
+pub mod log;
 pub mod message;
+mod outbox;
+pub mod progress;
+pub mod quorum;
+#[expect(clippy::module_inception, reason = "the file of the room's one value, named after it")]
+mod raft;
+mod read;
+mod replication;
+#[cfg(test)]
+mod tests;
 
+pub use election::TransferError;
 pub use message::{Entry, EntryKind, Envelope, Message, Refusal};
+pub use raft::{Config, Event, LossCause, Raft, ReadState, Role, Status};
 
 /// What a member must never forget (Raft fig. 2, "persistent state"), apart from the log. The commit index is not in it:
 /// after a crash, commit starts again at what was applied until a leader says more.

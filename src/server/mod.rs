@@ -1,1 +1,483 @@
-//! Shell one: the server. (skeleton)
+//! Shell one: the server.
+//!
+//! It runs one node against the real world: threads, disks, sockets, signals. Who does what:
+//!
+//! - the **node's thread** (`driver.rs`) owns the node, and never waits for anything but its mailbox;
+//! - the **log worker** and the **state worker** (`disk.rs`) are the only ones that wait for the disk;
+//! - the **tokio runtime** carries the connections: clients (`api/`, `http.rs`) and peers (`transport.rs`, `wire.rs`).
+//!
+//! `flags.rs` and `config.rs` say what the operator wants, `logging.rs` how it is told what happens. [`run`] is the story
+//! of one life, from the first bound port to the last sync.
+//!
+//! # Invariants
+//!
+//! 1. Ports are bound before the data directory is touched, and the directory is locked before it is read: a start that
+//!    fails has changed nothing.
+//! 2. The process ends by itself in three ways only: in order (exit code 0, after a signal), with a sentence (exit code
+//!    1: a bad start, a halted node, a disk that is not this member's), or by abort (a failed sync, a panic).
+//! 3. Whoever can't go on says so on one channel, `fatal`; only [`run`] ends the process in order.
+//!
+//! Absent: decisions about data. They are the node's.
+
+use crate::clock::{Clock, entropy};
+use crate::ids::{DiskId, Term};
+use crate::node::{self, Identity, Reply, Request, RoleName, Status};
+use crate::proto::{DESCRIPTORS, etcdserverpb, quorate};
+use crate::storage::Engine;
+use crate::storage::directory::{Directory, Expected, InitialMember};
+use crate::storage::sled::{Options, install_panic_hook};
+use crate::storage::space::{self, SpaceGuard};
+use crate::time::Duration;
+use api::{Front, StateEngine};
+use config::{Config, GRPC_OVERHEAD_BYTES, LogOutput, Url};
+use disk::DiskFacts;
+use driver::{Driver, Event};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use transport::{Acceptor, Dialer, PeerFacts};
+
+pub mod api;
+pub mod config;
+pub mod disk;
+pub mod driver;
+pub mod flags;
+pub mod http;
+pub mod logging;
+pub mod transport;
+pub mod wire;
+
+/// How long calls in flight may take to finish once the member stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// etcd's proposal timeout is this, and two election timeouts.
+const REQUEST_TIMEOUT_BASE: Duration = Duration::from_secs(5);
+
+/// sled's cache for the log: it is appended to and rarely read back.
+const RAFT_CACHE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// sled's cache for the state: values are read from it.
+const STATE_CACHE_BYTES: u64 = 128 * 1024 * 1024;
+
+/// Runs a member until a signal, or until it can't go on.
+pub fn run(config: &Config) -> ExitCode {
+    if let Err(sentence) = logging::install(&config.log) {
+        eprintln!("quorate: {sentence}");
+        return ExitCode::FAILURE;
+    }
+    install_panic_hook();
+    match live(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => {
+            tracing::error!("{sentence}");
+            if !config.log.outputs.contains(&LogOutput::Stderr) {
+                eprintln!("quorate: {sentence}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One life.
+fn live(config: &Config) -> Result<(), String> {
+    for notice in &config.notices {
+        tracing::warn!("{notice}");
+    }
+    let peer_ports = bind_all(&config.listen_peer, "--listen-peer-urls")?;
+    let client_ports = bind_all(&config.listen_client, "--listen-client-urls")?;
+    let member = Member::open(config)?;
+    announce(config, &member);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| format!("can't start threads: {e}"))?;
+    let outcome = runtime.block_on(serve(config, member, peer_ports, client_ports));
+    // Streams to peers have no end of their own.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn bind_all(urls: &[Url], flag: &str) -> Result<Vec<TcpListener>, String> {
+    urls.iter().map(|url| bind(url).map_err(|error| unbound(url, flag, &error))).collect()
+}
+
+fn bind(url: &Url) -> std::io::Result<TcpListener> {
+    let ip = url.host.parse().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let listener = TcpListener::bind(SocketAddr::new(ip, url.port))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn unbound(url: &Url, flag: &str, error: &std::io::Error) -> String {
+    let advice = match error.kind() {
+        std::io::ErrorKind::AddrInUse => format!(
+            "another process listens there (see it with: ss -ltnp 'sport = :{}'); stop it, or choose another port with {flag}",
+            url.port
+        ),
+        std::io::ErrorKind::AddrNotAvailable => {
+            format!("this host has no such address; choose one of its own with {flag}")
+        }
+        std::io::ErrorKind::PermissionDenied => format!("ports below 1024 need privileges; choose another with {flag}"),
+        _ => format!("check {flag}"),
+    };
+    format!("can't listen on {url}: {error}: {advice}")
+}
+
+/// A member, opened and about to live.
+struct Member {
+    opened: node::Opened,
+    identity: Identity,
+    peers: Vec<InitialMember>,
+    state: Arc<dyn Engine>,
+    guard: SpaceGuard,
+    clock: Clock,
+    /// Holds the lock until the last thread has ended.
+    directory: Directory,
+}
+
+impl Member {
+    /// Locks the data directory, makes it if there is none, and opens what is in it.
+    fn open(config: &Config) -> Result<Member, String> {
+        let made = config.data_dir.join("META").exists();
+        // As in etcd, the flags about the first cluster say nothing about a member that exists; but if they are given and
+        // speak of another one, the directory is the wrong one.
+        let expected = if made && (config.existing || config.initial_cluster.is_none()) {
+            None
+        } else {
+            let founding = config.bootstrap().map_err(|error| error.to_string())?;
+            Some(Expected { cluster: founding.cluster, member: founding.member, members: founding.members })
+        };
+        let said = |refusal: &dyn std::fmt::Display| refusal.to_string();
+        let mut directory =
+            Directory::open(&config.data_dir, expected.as_ref(), DiskId(entropy().0)).map_err(|e| said(&e))?;
+        let guard = SpaceGuard::new(directory.path(), space::FLOOR)
+            .map_err(|error| format!("can't tell how much room {} has: {error}", config.data_dir.display()))?;
+        let databases = directory
+            .databases(Options::new(RAFT_CACHE_BYTES), Options::new(STATE_CACHE_BYTES))
+            .map_err(|refusal| said(&refusal))?;
+        let meta = directory.meta().clone();
+        let clock = Clock::new();
+        let peers = meta.members.iter().filter(|member| member.id != meta.member).cloned().collect();
+        let opened = node::open(node::Opening {
+            meta,
+            raft: databases.raft,
+            state: Arc::clone(&databases.state),
+            config: node::Config {
+                heartbeat_interval: config.heartbeat_interval,
+                election_timeout: config.election_timeout,
+                request_timeout: REQUEST_TIMEOUT_BASE + 2 * config.election_timeout,
+                name: config.name.clone(),
+                client_urls: config.advertise_client.iter().map(Url::to_string).collect(),
+            },
+            seed: entropy(),
+            now: clock.now(),
+        })
+        .map_err(|halt| halt.0)?;
+        let identity = opened.node.identity();
+        Ok(Member { opened, identity, peers, state: databases.state, guard, clock, directory })
+    }
+}
+
+/// The node's thread and the two that hold the disk: the last to end.
+struct Threads {
+    node: JoinHandle<()>,
+    log: JoinHandle<()>,
+    state: JoinHandle<()>,
+}
+
+impl Threads {
+    /// Waits for the node, and then for the disk workers, which end when everything queued is durable.
+    fn join(self) -> Result<(), String> {
+        for (name, thread) in [("node", self.node), ("log", self.log), ("state", self.state)] {
+            thread.join().map_err(|_| format!("the thread {name} panicked"))?;
+        }
+        Ok(())
+    }
+}
+
+/// The signals that end a member.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> std::io::Result<Stop> {
+        Ok(Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn wait(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// What happened first.
+enum End {
+    Signal(&'static str),
+    Fatal(String),
+}
+
+async fn serve(
+    config: &Config,
+    member: Member,
+    peer_ports: Vec<TcpListener>,
+    client_ports: Vec<TcpListener>,
+) -> Result<(), String> {
+    let mut stop = Stop::new().map_err(|error| format!("can't listen to signals: {error}"))?;
+    let (fatal, mut fatalities) = mpsc::unbounded_channel();
+    let others = member.peers.clone();
+    let (front, threads, directory) = start(config, member, fatal).map_err(|error| format!("can't start: {error}"))?;
+    let (closing, closed) = watch::channel(false);
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_service_status("", tonic_health::ServingStatus::Serving).await;
+
+    let peers = peer_routes(config, &front);
+    for listener in peer_ports {
+        let server = Server::builder()
+            .accept_http1(true)
+            .initial_stream_window_size(PEER_WINDOW_BYTES)
+            .initial_connection_window_size(PEER_WINDOW_BYTES)
+            .http2_keepalive_interval(Some(front.transport.ping_interval()))
+            .http2_keepalive_timeout(Some(config.election_timeout));
+        tokio::spawn(listen(server, listener, peers.clone(), closed.clone()));
+    }
+    let dial = |peer| tokio::spawn(Dialer::new(Arc::clone(&front.transport), peer).run());
+    let dialers: Vec<_> = others.into_iter().map(dial).collect();
+    let clients = client_routes(config, &front, Routes::new(health_service))?;
+    let mut drained = Vec::new();
+    for listener in client_ports {
+        let server = Server::builder()
+            .accept_http1(true)
+            .max_concurrent_streams(config.max_concurrent_streams)
+            .http2_keepalive_interval(config.keepalive_interval)
+            .http2_keepalive_timeout(Some(config.keepalive_timeout));
+        drained.push(tokio::spawn(listen(server, listener, clients.clone(), closed.clone())));
+    }
+    tokio::spawn(narrate(Arc::clone(&front)));
+
+    let end = tokio::select! {
+        name = stop.wait() => End::Signal(name),
+        Some(sentence) = fatalities.recv() => End::Fatal(sentence),
+    };
+    match end {
+        End::Fatal(sentence) => Err(sentence),
+        End::Signal(name) => {
+            tracing::info!(
+                signal = name,
+                "stopping: handing over, finishing calls, syncing; a second signal ends at once"
+            );
+            tokio::select! {
+                outcome = finish(config, &front, &health, Closing { closing, drained, dialers, threads }) => {
+                    drop(directory);
+                    tracing::info!("stopped");
+                    outcome
+                }
+                name = stop.wait() => {
+                    tracing::warn!(signal = name, "a second signal: ending at once; what was acknowledged is durable");
+                    std::process::exit(1);
+                }
+                Some(sentence) = fatalities.recv() => Err(sentence),
+            }
+        }
+    }
+}
+
+/// A stream from a peer may have this much on its way.
+const PEER_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+
+/// What must come to an end.
+struct Closing {
+    /// Turned to true, it closes the ports.
+    closing: watch::Sender<bool>,
+    /// The client ports: each ends when its last call has.
+    drained: Vec<tokio::task::JoinHandle<()>>,
+    dialers: Vec<tokio::task::JoinHandle<()>>,
+    threads: Threads,
+}
+
+/// Hands over, closes the ports, lets calls finish, stops the node, syncs.
+async fn finish(
+    config: &Config,
+    front: &Front,
+    health: &tonic_health::server::HealthReporter,
+    Closing { closing, drained, dialers, threads }: Closing,
+) -> Result<(), String> {
+    health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+    if front.published.borrow().role == RoleName::Leader && !front.transport.peers.is_empty() {
+        let handover = front.mailbox.ask(Request::Transfer(None));
+        match tokio::time::timeout(config.election_timeout, handover).await {
+            Ok(Reply::Transferred) => tracing::info!("leadership was handed over"),
+            Ok(reply) => {
+                tracing::warn!(?reply, "leadership was not handed over: the others elect a leader by themselves")
+            }
+            Err(_) => tracing::warn!("leadership was not handed over in time: the others elect a leader by themselves"),
+        }
+    }
+    let _ = closing.send(true);
+    let drain = async {
+        for server in drained {
+            let _ = server.await;
+        }
+    };
+    if tokio::time::timeout(DRAIN_TIMEOUT, drain).await.is_err() {
+        tracing::debug!("connections of clients were still open");
+    }
+    // Else they would see the node's links go, and dial again.
+    dialers.iter().for_each(tokio::task::JoinHandle::abort);
+    front.mailbox.post(Event::Stop);
+    tokio::task::spawn_blocking(|| threads.join()).await.map_err(|error| format!("stopping failed: {error}"))?
+}
+
+/// Starts the three threads, and makes what the services share.
+fn start(
+    config: &Config,
+    member: Member,
+    fatal: mpsc::UnboundedSender<String>,
+) -> std::io::Result<(Arc<Front>, Threads, Directory)> {
+    let Member { opened, identity, peers, state, guard, clock, directory } = member;
+    let (mailbox, events) = driver::mailbox();
+    let view = opened.node.view();
+    let disk = Arc::new(DiskFacts::new(opened.log.size_on_disk()));
+    let (log, log_thread) = disk::start_log_worker(opened.log, guard, Arc::clone(&disk), mailbox.clone())?;
+    let (writes, state_thread) = disk::start_state_worker(Arc::clone(&state), mailbox.clone())?;
+    let (status, published) = watch::channel(Arc::new(Status::default()));
+    let data_dir = config.data_dir.display().to_string();
+    let transport = Arc::new(transport::Shared {
+        identity,
+        name: config.name.clone(),
+        view: view.clone(),
+        mailbox: mailbox.clone(),
+        fatal: fatal.clone(),
+        data_dir: data_dir.clone(),
+        heartbeat_interval: config.heartbeat_interval,
+        election_timeout: config.election_timeout,
+        peers: peers.iter().map(|peer| (peer.id, PeerFacts::default())).collect(),
+    });
+    let driver = Driver { node: opened.node, clock, events, log, state: writes, status, fatal: fatal.clone() };
+    let node_thread = driver.start()?;
+    let front = Arc::new(Front {
+        identity,
+        name: config.name.clone(),
+        data_dir,
+        view,
+        mailbox,
+        published,
+        clock,
+        max_request_bytes: config.max_request_bytes,
+        max_txn_ops: config.max_txn_ops,
+        disk,
+        state: StateEngine(state),
+        transport,
+        fatal,
+    });
+    Ok((front, Threads { node: node_thread, log: log_thread, state: state_thread }, directory))
+}
+
+/// Serves one port until `closed` turns true.
+async fn listen(mut server: Server, listener: TcpListener, routes: axum::Router, mut closed: watch::Receiver<bool>) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "a bound port can't be listened to"),
+    };
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let shutdown = async move {
+        let _ = closed.wait_for(|closed| *closed).await;
+    };
+    let router = server.add_routes(Routes::from(routes));
+    if let Err(error) = router.serve_with_incoming_shutdown(incoming, shutdown).await {
+        tracing::error!(%error, "a port is not served any more");
+    }
+}
+
+fn peer_routes(config: &Config, front: &Arc<Front>) -> axum::Router {
+    let acceptor = Acceptor::new(Arc::clone(&front.transport));
+    let service = quorate::peer_server::PeerServer::new(acceptor)
+        .max_decoding_message_size(transport::frame_limit(config.max_request_bytes));
+    http::peer_port(Routes::new(service).into_axum_router(), front)
+}
+
+/// Every service of the client port beside the given ones.
+fn client_routes(config: &Config, front: &Arc<Front>, routes: Routes) -> Result<axum::Router, String> {
+    use etcdserverpb::cluster_server::ClusterServer;
+    use etcdserverpb::kv_server::KvServer;
+    use etcdserverpb::maintenance_server::MaintenanceServer;
+    use quorate::node_server::NodeServer;
+    let largest = config.max_request_bytes + GRPC_OVERHEAD_BYTES;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let broken = |error: tonic_reflection::server::Error| format!("the built-in descriptors are broken: {error}");
+    let services = routes
+        .add_service(KvServer::new(api::kv::Kv(Arc::clone(front))).max_decoding_message_size(largest))
+        .add_service(ClusterServer::new(api::cluster::Cluster(Arc::clone(front))))
+        .add_service(MaintenanceServer::new(api::maintenance::Maintenance(Arc::clone(front))))
+        .add_service(NodeServer::new(api::node::NodeService(Arc::clone(front))))
+        .add_service(reflection().build_v1().map_err(broken)?)
+        .add_service(reflection().build_v1alpha().map_err(broken)?);
+    Ok(http::client_port(services.into_axum_router(), front))
+}
+
+/// Tells the log who leads; and once somebody does, etcd's line, which scripts wait for.
+async fn narrate(front: Arc<Front>) {
+    let mut published = front.published.clone();
+    let (mut ready, mut told) = (false, (None, Term(0)));
+    loop {
+        let seen = {
+            let status = published.borrow_and_update();
+            (status.leader, status.term)
+        };
+        if seen != told {
+            match seen {
+                (Some(leader), term) if leader == front.identity.member => tracing::info!(%term, "this member leads"),
+                (Some(leader), term) => tracing::info!(%leader, %term, "following a leader"),
+                (None, term) if told.0.is_some() => tracing::warn!(%term, "the leader is lost"),
+                (None, _) => {}
+            }
+            told = seen;
+        }
+        if told.0.is_some() && !ready {
+            ready = true;
+            tracing::info!("ready to serve client requests");
+        }
+        if published.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The first lines of the log: who this is and where it is found.
+fn announce(config: &Config, member: &Member) {
+    let join = |urls: &[Url]| urls.iter().map(Url::to_string).collect::<Vec<_>>().join(",");
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        etcd_version = api::ETCD_VERSION,
+        name = config.name,
+        member_id = %member.identity.member,
+        cluster_id = %member.identity.cluster,
+        incarnation = member.identity.incarnation.0,
+        pid = std::process::id(),
+        "starting a member of quorate"
+    );
+    tracing::info!(
+        clients = join(&config.advertise_client),
+        peers = join(&config.advertise_peer),
+        listen_clients = join(&config.listen_client),
+        listen_peers = join(&config.listen_peer),
+        data_dir = %config.data_dir.display(),
+        heartbeat = ?config.heartbeat_interval,
+        election = ?config.election_timeout,
+        members = member.peers.len() + 1,
+        "where it lives"
+    );
+}

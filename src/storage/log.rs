@@ -1,13 +1,93 @@
-//! The replicated log on an engine. (skeleton: the essay comes with the implementation)
+//! The replicated log on an engine.
+//!
+//! [`LogStore`] executes what the Raft core wants durable. It is built on the durability law alone (see [`super`]): writes
+//! are ordered and atomic per key, nothing more. So every point at which power can fail leaves a state that the member was
+//! in, or could lawfully have been in, after some prefix of what it was told to write:
+//!
+//! - a [`Ready`]'s hard state is written before its entries: an entry of term *t* is on the disk only if a term ≥ *t* is
+//!   (Raft's invariant 3);
+//! - entries are removed from the highest record down, so a torn truncation is a shorter log;
+//! - then everything of the batch shares one sync, and only then it is acknowledged.
+//!
+//! # Records
+//!
+//! Entries are packed: what a batch appends becomes as few records as fit the cap of [`MAX_VALUE`], because an insert
+//! costs sled the same for one entry as for hundreds. An entry above the cap has a record of its own, in several slots
+//! (`key.rs`). A record's key is its first index. Its value, all little-endian:
+//!
+//! ```text
+//! version u8 = 1
+//! count u32, prev_term u64                  how many entries; the term of the entry before the first one
+//! count ×  term u64, kind u8 (0 no-op, 1 command),
+//!          origin u64, incarnation u64, sequence u64    the request
+//!          checksum u32                     the entry's own, made by the leader
+//!          len u32, data
+//! ```
+//!
+//! The slot's checksums (`key.rs`) cover all of it, the first index too. A map of where records begin is kept in memory.
+//!
+//! # Invariants
+//!
+//! 1. Records are contiguous, from index 1 on; terms never decrease, and none is above the hard state's.
+//! 2. A record of several slots holds one entry, so it is removed, never cut.
+//! 3. After a fault nothing is written any more, and every call says the same fault.
+//!
+//! [`LogStore::open`] verifies 1 and every checksum, and refuses what is not so with a sentence: a log that has lost what
+//! was acknowledged must not vote. What it can't see is a lost *tail*, for a shorter log is a lawful one; the acked mark in
+//! `state/` is for that.
+//!
+//! May not know: what is committed, what commands mean. Absent: compaction (the log begins at 1), a cache (the core keeps
+//! the newest entries).
 
-use super::{Engine, Fault};
-use crate::ids::{Incarnation, Index, Position, Term};
-use crate::raft::{Entry, HardState, Persisted, Ready};
+use super::key::{Family, Key, MAX_VALUE, Unreadable, delete_ops, get_value, put_ops, scan_values, slots};
+use super::{Engine, Fault, Op};
+use crate::ids::{Incarnation, Index, MemberId, Position, RequestId, Term};
+use crate::raft::{Entry, EntryKind, HardState, Persisted, Ready};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
+/// The version of a record's layout.
+const VERSION: u8 = 1;
+
+/// Bytes of a record before its first entry.
+const RECORD_HEADER: usize = 13;
+
+/// Bytes of an entry in a record beside its data: its index is not stored.
+const ENTRY_HEADER: usize = Entry::OVERHEAD - 8;
+
+/// What a person can do about a damaged log.
+const REMEDY: &str = "Nothing was changed. This member must not vote from this log: keep the data directory aside for a \
+                      look, and bring the member back under a new id, with an empty directory; the other members have the \
+                      data";
+
 /// Executes what the Raft core wants durable. Owned by one thread.
-#[derive(Debug)]
-pub struct LogStore {}
+pub struct LogStore {
+    engine: Arc<dyn Engine>,
+    hard_state: HardState,
+    /// Where each record begins, and how many slots it takes.
+    records: BTreeMap<Index, u16>,
+    /// The terms of the whole log, as runs.
+    terms: Vec<(Index, Term)>,
+    last: Position,
+    failed: Option<Fault>,
+    /// Reused from call to call.
+    ops: Vec<Op>,
+    packing: Packing,
+}
+
+impl fmt::Debug for LogStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogStore")
+            .field("hard_state", &self.hard_state)
+            .field("last", &self.last)
+            .field("records", &self.records.len())
+            .field("failed", &self.failed)
+            .finish_non_exhaustive()
+    }
+}
 
 /// What a log store found when it was opened.
 #[derive(Debug)]
@@ -35,7 +115,27 @@ pub enum OpenError {
     Corrupt(String),
 }
 
-#[allow(unused_variables, clippy::todo)]
+impl From<Unreadable> for OpenError {
+    fn from(unreadable: Unreadable) -> OpenError {
+        match unreadable {
+            Unreadable::Fault(fault) => OpenError::Fault(fault),
+            Unreadable::Rot { key: Some(Key::Log { first, .. }), why } => corrupt(first, why),
+            Unreadable::Rot { key, why } => {
+                let what = key.map_or("a key".into(), |key| format!("{key:?}"));
+                OpenError::Corrupt(format!("the raft database is damaged at {what}: {why}. {REMEDY}"))
+            }
+        }
+    }
+}
+
+fn corrupt(index: Index, why: impl fmt::Display) -> OpenError {
+    OpenError::Corrupt(format!("the raft log is damaged at index {index}: {why}. {REMEDY}"))
+}
+
+fn log_key(first: Index) -> impl Fn(u16) -> Bytes {
+    move |chunk| Family::Log.key(first, chunk).encode()
+}
+
 impl LogStore {
     /// Opens the log on `engine`: verifies every record (checksum, contiguity, terms that don't decrease, nothing above the
     /// hard state's term), counts up the incarnation and syncs it.
@@ -43,15 +143,146 @@ impl LogStore {
     /// # Errors
     /// The disk failed, or the log is not one.
     pub fn open(engine: Arc<dyn Engine>, tail_bytes: usize) -> Result<(LogStore, Recovered), OpenError> {
-        todo!()
+        let hard_state = get_value(&*engine, |_| Key::HardState.encode())?;
+        let incarnation = get_value(&*engine, |_| Key::Incarnation.encode())?;
+        let known = hard_state.is_some();
+        let hard_state = hard_state.map_or(Ok(HardState::default()), decode_hard_state)?;
+        let lives = incarnation.clone().map_or(Ok(0), |mut value| value.try_get_u64_le()).map_err(|_| {
+            OpenError::Corrupt(format!("the raft database is damaged at Incarnation: it is no number. {REMEDY}"))
+        })?;
+
+        let mut scan = Scan { hard_state, tail_bytes, ..Scan::default() };
+        let mut outcome = Ok(());
+        let orphans = scan_values(&*engine, Family::Log, Index(0), &mut |first, slots, value| {
+            outcome = scan.take(first, slots, value);
+            if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        outcome?;
+        if known && incarnation.is_none() {
+            return Err(OpenError::Corrupt(format!("the raft database has lost the member's incarnation. {REMEDY}")));
+        }
+
+        let incarnation = Incarnation(lives + 1);
+        let mut store = LogStore {
+            engine,
+            hard_state,
+            records: scan.records,
+            terms: scan.terms,
+            last: scan.last,
+            failed: None,
+            ops: orphans,
+            packing: Packing::default(),
+        };
+        put_ops(|_| Key::Incarnation.encode(), &incarnation.0.to_le_bytes(), &mut store.ops);
+        store.execute()?;
+        store.engine.sync()?;
+        let (terms, last) = (store.terms.clone(), store.last);
+        let tail = scan.tail.into_iter().flatten().collect();
+        Ok((store, Recovered { hard_state, incarnation, terms, last, tail }))
     }
 
     /// Executes all of `batch` in order and syncs once (group commit).
     ///
     /// # Errors
     /// Final: nothing of the batch may be acknowledged.
+    ///
+    /// # Panics
+    /// If the core's word breaks a log's invariants: entries that don't follow, or of a term that was never made durable.
     pub fn persist(&mut self, batch: &[Ready]) -> Result<Option<Persisted>, Fault> {
-        todo!()
+        let Some(newest) = batch.last() else { return Ok(None) };
+        if let Some(fault) = &self.failed {
+            return Err(fault.clone());
+        }
+        let outcome = self.write(batch).and_then(|()| self.engine.sync());
+        self.failed = outcome.clone().err();
+        outcome.map(|()| Some(Persisted { seq: newest.seq, last: self.last }))
+    }
+
+    fn write(&mut self, batch: &[Ready]) -> Result<(), Fault> {
+        for ready in batch {
+            if let Some(hard_state) = ready.hard_state {
+                self.close_record()?;
+                let old = self.hard_state;
+                let same_vote = hard_state.term == old.term && (old.vote.is_none() || hard_state.vote == old.vote);
+                assert!(hard_state.term > old.term || same_vote, "{hard_state:?} after {old:?}");
+                self.hard_state = hard_state;
+                put_ops(|_| Key::HardState.encode(), &encode_hard_state(hard_state), &mut self.ops);
+            }
+            if let Some(from) = ready.truncate_from {
+                self.close_record()?;
+                self.truncate(from)?;
+            }
+            for entry in &ready.entries {
+                self.append(entry)?;
+            }
+        }
+        self.close_record()
+    }
+
+    fn append(&mut self, entry: &Entry) -> Result<(), Fault> {
+        let Position { index, term } = entry.position;
+        assert!(index == self.last.index.next(), "entry {} does not follow {}", entry.position, self.last);
+        assert!(
+            Term(0) < term && self.last.term <= term && term <= self.hard_state.term,
+            "entry {} after {} under {:?}",
+            entry.position,
+            self.last,
+            self.hard_state
+        );
+        if self.packing.count > 0 && self.packing.bytes.len() + ENTRY_HEADER + entry.data.len() > MAX_VALUE {
+            self.close_record()?;
+        }
+        if self.packing.count == 0 {
+            self.packing.begin(index, self.last.term);
+        }
+        self.packing.push(entry);
+        if self.last.term != term {
+            self.terms.push((index, term));
+        }
+        self.last = entry.position;
+        Ok(())
+    }
+
+    /// Writes the record that is being packed, and whatever waits before it.
+    fn close_record(&mut self) -> Result<(), Fault> {
+        if self.packing.count > 0 {
+            let (first, value) = self.packing.finish();
+            self.records.insert(first, slots(value.len()));
+            put_ops(log_key(first), value, &mut self.ops);
+            self.packing.clear();
+        }
+        self.execute()
+    }
+
+    fn truncate(&mut self, from: Index) -> Result<(), Fault> {
+        assert!(Index(0) < from && from <= self.last.index.next(), "truncating from {from} a log up to {}", self.last);
+        while let Some(record) = self.records.last_entry()
+            && *record.key() >= from
+        {
+            delete_ops(log_key(*record.key()), record.remove(), &mut self.ops);
+        }
+        while self.terms.last().is_some_and(|(first, _)| *first >= from) {
+            self.terms.pop();
+        }
+        if from <= self.last.index {
+            self.last = Position { index: from.prev(), term: self.terms.last().map_or(Term(0), |(_, term)| *term) };
+        }
+        let Some((&first, &slots)) = self.records.last_key_value() else { return self.execute() };
+        let record = self.load(first)?;
+        let keep = usize::try_from(from.0 - first.0).unwrap_or(usize::MAX);
+        if keep < record.entries.len() {
+            assert!(slots == 1, "the record of {first} has {slots} slots and {} entries", record.entries.len());
+            self.packing.begin(first, record.prev_term);
+            record.entries[..keep].iter().for_each(|entry| self.packing.push(entry));
+        }
+        self.close_record()
+    }
+
+    fn execute(&mut self) -> Result<(), Fault> {
+        self.ops.drain(..).try_for_each(|op| match op {
+            Op::Put(key, value) => self.engine.put(&key, &value),
+            Op::Delete(key) => self.engine.delete(&key),
+        })
     }
 
     /// Entries from `from` on, contiguous and sound, cut at `max_bytes` but at least one; empty if `from` is past the end
@@ -59,12 +290,222 @@ impl LogStore {
     ///
     /// # Errors
     /// The disk failed, or a record is not what was written.
+    ///
+    /// # Panics
+    /// If `from` is 0, which is no entry.
     pub fn read(&self, from: Index, max_bytes: usize) -> Result<Vec<Entry>, Fault> {
-        todo!()
+        assert!(from > Index(0), "a read from index 0");
+        if let Some(fault) = &self.failed {
+            return Err(fault.clone());
+        }
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        let Some((&start, _)) = self.records.range(..=from).next_back() else { return Ok(found) };
+        for &first in self.records.range(start..).map(|(first, _)| first) {
+            for entry in self.load(first)?.entries {
+                if entry.position.index < from {
+                    continue;
+                }
+                bytes += entry.size();
+                if bytes > max_bytes && !found.is_empty() {
+                    return Ok(found);
+                }
+                found.push(entry);
+            }
+            if bytes >= max_bytes && !found.is_empty() {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    fn load(&self, first: Index) -> Result<Record, Fault> {
+        let rotten = |why: &str| Fault {
+            what: format!("reading the raft log's record at index {first}"),
+            why: format!("{why}. {REMEDY}"),
+        };
+        match get_value(&*self.engine, log_key(first)) {
+            Ok(Some(value)) => Record::decode(first, value).map_err(|why| rotten(&why)),
+            Ok(None) => Err(rotten("it is gone")),
+            Err(Unreadable::Rot { why, .. }) => Err(rotten(why)),
+            Err(Unreadable::Fault(fault)) => Err(fault),
+        }
     }
 
     /// Bytes on the disk.
     pub fn size_on_disk(&self) -> u64 {
-        todo!()
+        self.engine.size_on_disk()
     }
 }
+
+/// The scan at open: invariant 1, record by record.
+#[derive(Default)]
+struct Scan {
+    hard_state: HardState,
+    tail_bytes: usize,
+    records: BTreeMap<Index, u16>,
+    terms: Vec<(Index, Term)>,
+    last: Position,
+    tail: VecDeque<Vec<Entry>>,
+    bytes_in_tail: usize,
+}
+
+impl Scan {
+    fn take(&mut self, first: Index, slots: u16, value: Bytes) -> Result<(), OpenError> {
+        let expected = self.last.index.next();
+        if first != expected {
+            return Err(corrupt(expected, format_args!("the next record begins at {first}")));
+        }
+        let record = Record::decode(first, value).map_err(|why| corrupt(first, why))?;
+        if record.prev_term != self.last.term {
+            let why = format!("it was written after term {}, but follows {}", record.prev_term, self.last);
+            return Err(corrupt(first, why));
+        }
+        for Entry { position, .. } in &record.entries {
+            if position.term < self.last.term || position.term == Term(0) {
+                return Err(corrupt(position.index, format_args!("{position} follows {}", self.last)));
+            }
+            if position.term > self.hard_state.term {
+                let (term, known) = (position.term, self.hard_state.term);
+                let why = format!("its term is {term}, the newest term known is {known}: term and vote were lost");
+                return Err(corrupt(position.index, why));
+            }
+            if position.term != self.last.term {
+                self.terms.push((position.index, position.term));
+            }
+            self.last = *position;
+        }
+        self.records.insert(first, slots);
+        self.bytes_in_tail += size(&record.entries);
+        self.tail.push_back(record.entries);
+        while let Some(oldest) = self.tail.front()
+            && self.bytes_in_tail - size(oldest) >= self.tail_bytes
+        {
+            self.bytes_in_tail -= size(oldest);
+            self.tail.pop_front();
+        }
+        Ok(())
+    }
+}
+
+fn size(entries: &[Entry]) -> usize {
+    entries.iter().map(Entry::size).sum()
+}
+
+fn encode_hard_state(hard_state: HardState) -> [u8; 16] {
+    let vote = hard_state.vote.unwrap_or_default();
+    assert!(hard_state.vote != Some(MemberId(0)), "a vote for nobody");
+    let mut out = [0; 16];
+    out[..8].copy_from_slice(&hard_state.term.0.to_le_bytes());
+    out[8..].copy_from_slice(&vote.0.to_le_bytes());
+    out
+}
+
+fn decode_hard_state(mut value: Bytes) -> Result<HardState, OpenError> {
+    let term = value.try_get_u64_le();
+    let vote = value.try_get_u64_le();
+    match (term, vote, value.is_empty()) {
+        (Ok(term), Ok(vote), true) => Ok(HardState { term: Term(term), vote: (vote != 0).then_some(MemberId(vote)) }),
+        _ => Err(OpenError::Corrupt(format!("the raft database is damaged at HardState: not 16 bytes. {REMEDY}"))),
+    }
+}
+
+/// A record being written.
+#[derive(Default)]
+struct Packing {
+    first: Index,
+    count: u32,
+    bytes: BytesMut,
+}
+
+impl Packing {
+    fn begin(&mut self, first: Index, prev_term: Term) {
+        self.first = first;
+        self.bytes.put_u8(VERSION);
+        self.bytes.put_u32_le(0);
+        self.bytes.put_u64_le(prev_term.0);
+    }
+
+    fn push(&mut self, entry: &Entry) {
+        self.count += 1;
+        self.bytes.put_u64_le(entry.position.term.0);
+        self.bytes.put_u8(match entry.kind {
+            EntryKind::Noop => 0,
+            EntryKind::Command => 1,
+        });
+        self.bytes.put_u64_le(entry.id.origin.0);
+        self.bytes.put_u64_le(entry.id.incarnation.0);
+        self.bytes.put_u64_le(entry.id.sequence);
+        self.bytes.put_u32_le(entry.checksum);
+        let len = u32::try_from(entry.data.len()).expect("limits on requests keep an entry far below 4 GiB");
+        self.bytes.put_u32_le(len);
+        self.bytes.put_slice(&entry.data);
+    }
+
+    fn finish(&mut self) -> (Index, &[u8]) {
+        self.bytes[1..5].copy_from_slice(&self.count.to_le_bytes());
+        (self.first, &self.bytes)
+    }
+
+    /// Ready for the next record; keeps the buffer unless an entry above the cap blew it up.
+    fn clear(&mut self) {
+        self.count = 0;
+        self.bytes.clear();
+        if self.bytes.capacity() > 2 * MAX_VALUE {
+            self.bytes = BytesMut::new();
+        }
+    }
+}
+
+/// A record read back.
+struct Record {
+    prev_term: Term,
+    entries: Vec<Entry>,
+}
+
+impl Record {
+    fn decode(first: Index, mut value: Bytes) -> Result<Record, String> {
+        if value.first() != Some(&VERSION) {
+            return Err(format!("its layout is version {:?}, this program reads {VERSION}", value.first()));
+        }
+        if value.len() < RECORD_HEADER {
+            return Err("it is shorter than its header".into());
+        }
+        value.advance(1);
+        let (count, prev_term) = (value.get_u32_le(), Term(value.get_u64_le()));
+        let mut entries = Vec::new();
+        for index in first.0..first.0 + u64::from(count) {
+            if value.len() < ENTRY_HEADER {
+                return Err(format!("entry {index} is cut off"));
+            }
+            let term = Term(value.get_u64_le());
+            let kind = match value.get_u8() {
+                0 => EntryKind::Noop,
+                1 => EntryKind::Command,
+                kind => return Err(format!("entry {index} is of unknown kind {kind}")),
+            };
+            let id = RequestId {
+                origin: MemberId(value.get_u64_le()),
+                incarnation: Incarnation(value.get_u64_le()),
+                sequence: value.get_u64_le(),
+            };
+            let checksum = value.get_u32_le();
+            let len = value.get_u32_le() as usize;
+            if value.len() < len {
+                return Err(format!("the data of entry {index} is cut off"));
+            }
+            let position = Position { index: Index(index), term };
+            let entry = Entry { position, kind, id, data: value.split_to(len), checksum };
+            if !entry.is_sound() {
+                return Err(format!("entry {position} is not what its leader made: its checksum is wrong"));
+            }
+            entries.push(entry);
+        }
+        if entries.is_empty() || !value.is_empty() {
+            return Err(format!("{count} entries and {} bytes after them", value.len()));
+        }
+        Ok(Record { prev_term, entries })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,9 @@
 //! The trait has two implementations from the start: `sled` (production) and `memory` (a durable image plus a list of
 //! unsynced writes, any suffix of which a crash may lose). It may not know what the bytes mean.
 //!
+//! On top of the engine: `key` (every persisted key, values in checksummed slots) and `log` (the replicated log). Beside
+//! it: `directory` (is this the right disk, and whole?) and `space` (is there room?).
+//!
 //! Absent: batches and transactions (sled's take a process-wide lock), iterators that live across writes, snapshots.
 
 use bytes::Bytes;
@@ -28,6 +31,7 @@ pub mod key;
 pub mod log;
 pub mod memory;
 pub mod sled;
+pub mod space;
 
 /// Why the disk can't be trusted any more. Not to be retried: the process ends with the sentence, a restart recovers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,0 +1,215 @@
+//! The key index: where every version of every key lies, in memory.
+//!
+//! An ordered map from key to history. A version holds what compares, sorts and filters need, and where its value lies; the
+//! value itself stays in its record. A history is in the order of application; a deletion stands in it as a tombstone, so a
+//! generation of a key is what lies between two tombstones. Almost every key of a large store has one version, which
+//! therefore needs no allocation of its own.
+//!
+//! Invariants: within a history revisions never decrease (they may be equal: a txn can put a key and delete it by a range
+//! that is open to the end; the later one counts). Keys are copies: a slice of a request would pin its frame for ever.
+//!
+//! May not know: values, the disk, the current revision. Left out: compaction.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+/// One version of a key, or its deletion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// The revision that wrote it.
+    pub modified: i64,
+    /// The revision in which the key came to be.
+    pub created: i64,
+    /// Puts since then, this one included; 0 is a deletion.
+    pub number: i64,
+    /// Its lease, or 0.
+    pub lease: i64,
+    /// The record that holds it: the first entry of its run.
+    pub record: u64,
+    /// Which of the record's puts it is.
+    pub ordinal: u32,
+    /// Length of its value in bytes.
+    pub value_len: u32,
+}
+
+impl Version {
+    /// What compares see of a key that is not there.
+    pub const ABSENT: Version =
+        Version { modified: 0, created: 0, number: 0, lease: 0, record: 0, ordinal: 0, value_len: 0 };
+
+    fn is_live(&self) -> bool {
+        self.number > 0
+    }
+}
+
+/// The versions of one key, oldest first.
+#[derive(Clone, Debug)]
+pub enum History {
+    /// The common case, in place.
+    One(Version),
+    /// Two or more.
+    Many(Vec<Version>),
+}
+
+impl History {
+    fn versions(&self) -> &[Version] {
+        match self {
+            History::One(version) => std::slice::from_ref(version),
+            History::Many(versions) => versions,
+        }
+    }
+
+    /// The version that a reader at `revision` sees; `None` if the key is not there then.
+    pub fn at(&self, revision: i64) -> Option<&Version> {
+        let versions = self.versions();
+        let newest = versions.last().filter(|newest| newest.modified <= revision);
+        let seen =
+            newest.or_else(|| versions[..versions.partition_point(|version| version.modified <= revision)].last());
+        seen.filter(|version| version.is_live())
+    }
+
+    fn push(&mut self, version: Version) {
+        match self {
+            History::One(first) => *self = History::Many(vec![*first, version]),
+            History::Many(versions) => versions.push(version),
+        }
+    }
+}
+
+/// The keys that a request speaks of, as etcd spells them: a single key, `[key, range_end)`, or everything from a key on
+/// (`range_end` is one zero byte).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyRange<'a> {
+    /// One key.
+    One(&'a [u8]),
+    /// This key and all above.
+    From(&'a [u8]),
+    /// From the first up to but not including the second; empty if they are in the wrong order.
+    Between(&'a [u8], &'a [u8]),
+}
+
+type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
+impl<'a> KeyRange<'a> {
+    /// From a request's fields.
+    pub fn new(key: &'a [u8], range_end: &'a [u8]) -> KeyRange<'a> {
+        match range_end {
+            [] => KeyRange::One(key),
+            [0] => KeyRange::From(key),
+            end => KeyRange::Between(key, end),
+        }
+    }
+
+    /// As bounds of the part above `after`; `None` if nothing is left.
+    fn bounds(self, after: Option<&'a [u8]>) -> Option<Bounds<'a>> {
+        let (low, high) = match self {
+            KeyRange::One(key) => (key, Bound::Included(key)),
+            KeyRange::From(key) => (key, Bound::Unbounded),
+            KeyRange::Between(key, end) => (key, Bound::Excluded(end)),
+        };
+        let low = after.map_or(Bound::Included(low), Bound::Excluded);
+        // What `BTreeMap::range` would panic at, and nothing that it would find something in.
+        let empty = match (low, high) {
+            (Bound::Included(low), Bound::Included(high)) => low > high,
+            (Bound::Included(low) | Bound::Excluded(low), Bound::Included(high) | Bound::Excluded(high)) => low >= high,
+            _ => false,
+        };
+        (!empty).then_some((low, high))
+    }
+}
+
+/// See the module's essay.
+#[derive(Debug, Default)]
+pub struct Index {
+    keys: BTreeMap<Box<[u8]>, History>,
+    live_bytes: u64,
+}
+
+impl Index {
+    /// The version of `key` that a reader at `revision` sees.
+    pub fn get(&self, key: &[u8], revision: i64) -> Option<&Version> {
+        self.keys.get(key)?.at(revision)
+    }
+
+    /// The histories of the keys in `range` above `after`, ascending.
+    pub fn histories<'a>(
+        &'a self,
+        range: KeyRange<'a>,
+        after: Option<&'a [u8]>,
+    ) -> impl Iterator<Item = (&'a [u8], &'a History)> {
+        let bounds = range.bounds(after);
+        bounds.into_iter().flat_map(|bounds| self.keys.range::<[u8], _>(bounds)).map(|(key, history)| (&**key, history))
+    }
+
+    /// Appends a version (or a deletion: `number` is 0) to the history of `key`.
+    ///
+    /// # Panics
+    /// If it is older than the newest one: the order of the log is lost.
+    pub fn push(&mut self, key: &[u8], version: Version) {
+        if version.is_live() {
+            self.live_bytes += size(key, &version);
+        }
+        match self.keys.get_mut(key) {
+            None => {
+                self.keys.insert(key.into(), History::One(version));
+            }
+            Some(history) => {
+                if let Some(newest) = history.versions().last() {
+                    assert!(newest.modified <= version.modified, "{version:?} does not follow {newest:?}");
+                    self.live_bytes -= if newest.is_live() { size(key, newest) } else { 0 };
+                }
+                history.push(version);
+            }
+        }
+    }
+
+    /// Bytes of the keys and values that are there now.
+    pub fn live_bytes(&self) -> u64 {
+        self.live_bytes
+    }
+}
+
+fn size(key: &[u8], version: &Version) -> u64 {
+    key.len() as u64 + u64::from(version.value_len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_one_version_is_small() {
+        // A node of the tree has 11 places and is at least half full: 132 bytes at worst, and the key's own.
+        assert_eq!(size_of::<(Box<[u8]>, History)>(), 72);
+    }
+
+    #[test]
+    fn the_rest_of_a_range_after_a_key() {
+        let mut index = Index::default();
+        for key in ["a", "b", "c"] {
+            index.push(key.as_bytes(), Version { modified: 2, created: 2, number: 1, ..Version::ABSENT });
+        }
+        let rest = |range, after: &'static str| {
+            let keys = index.histories(range, Some(after.as_bytes()));
+            keys.map(|(key, _)| String::from_utf8(key.to_vec()).unwrap()).collect::<String>()
+        };
+        assert_eq!(rest(KeyRange::From(b"a"), "a"), "bc");
+        assert_eq!(rest(KeyRange::Between(b"a", b"c"), "a"), "b");
+        for (range, after) in [
+            (KeyRange::One(b"a"), "a"),
+            (KeyRange::Between(b"a", b"b"), "b"),
+            (KeyRange::Between(b"a", b"b"), "c"),
+            (KeyRange::From(b"a"), "c"),
+        ] {
+            assert_eq!(rest(range, after), "");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "does not follow")]
+    fn a_version_older_than_the_newest_is_refused() {
+        let mut index = Index::default();
+        index.push(b"a", Version { modified: 3, number: 1, ..Version::ABSENT });
+        index.push(b"a", Version { modified: 2, number: 2, ..Version::ABSENT });
+    }
+}

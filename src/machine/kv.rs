@@ -1,0 +1,117 @@
+//! Changes: Put and DeleteRange, alone or inside a txn.
+//!
+//! A [`Change`] is one command at work. It makes one revision at most, whatever it does: the first effect takes the next
+//! revision, later ones share it, and a change without an effect takes none. Its own reads see its own effects; readers
+//! elsewhere see nothing of it until the machine publishes the revision.
+//!
+//! Left out: leases. Until there are any, none exists, so a put that names one is refused.
+
+use super::index::KeyRange;
+use super::range::Reader;
+use super::record::{Effect, Put};
+use super::{Error, Machine, header};
+use crate::proto::etcdserverpb as pb;
+use bytes::Bytes;
+
+/// One command at work.
+#[derive(Debug)]
+pub struct Change<'m> {
+    machine: &'m mut Machine,
+    before: i64,
+    effects: u32,
+}
+
+impl<'m> Change<'m> {
+    /// Nothing changed yet.
+    pub fn begin(machine: &'m mut Machine) -> Change<'m> {
+        let before = machine.shared.revision();
+        Change { machine, before, effects: 0 }
+    }
+
+    /// The revision as this change sees it.
+    pub fn now(&self) -> i64 {
+        self.before + i64::from(self.effects > 0)
+    }
+
+    /// A reader that sees the changes made so far.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader { shared: &self.machine.shared, now: self.now() }
+    }
+
+    /// A put outside of txns, with the checks that a txn makes before its first effect.
+    ///
+    /// # Errors
+    /// No such lease or key; the disk.
+    pub fn put_alone(&mut self, request: &pb::PutRequest) -> Result<pb::PutResponse, Error> {
+        if !lease_exists(request.lease) {
+            return Err(Error::LeaseNotFound);
+        }
+        self.reader().check_ignores(request)?;
+        self.put(request)
+    }
+
+    /// A put whose checks are done.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn put(&mut self, request: &pb::PutRequest) -> Result<pb::PutResponse, Error> {
+        let reader = self.reader();
+        let mut previous = None;
+        let old = if request.prev_kv || request.ignore_value {
+            previous = reader.get(&request.key, reader.now, false)?;
+            previous.as_ref().map(|kv| (kv.create_revision, kv.version, kv.lease))
+        } else {
+            let old = reader.version(&request.key, reader.now);
+            old.map(|version| (version.created, version.number, version.lease))
+        };
+        let main = self.before + 1;
+        let (created, version, old_lease) = old.unwrap_or((main, 0, 0));
+        let kept = previous.as_ref().filter(|_| request.ignore_value).map(|kv| kv.value.clone());
+        let value = kept.unwrap_or_else(|| request.value.clone());
+        let lease = if request.ignore_lease { old_lease } else { request.lease };
+        let (sub, version, key) = (self.effects, version + 1, &request.key);
+        let put = Put { main, sub, created, version, lease, key, value: &value };
+        self.machine.emit(&Effect::Put(put), value.clone());
+        self.effects += 1;
+        Ok(pb::PutResponse { header: header(self.now()), prev_kv: previous.filter(|_| request.prev_kv) })
+    }
+
+    /// A delete.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn delete_range(&mut self, request: &pb::DeleteRangeRequest) -> Result<pb::DeleteRangeResponse, Error> {
+        let range = KeyRange::new(&request.key, &request.range_end);
+        let mut prev_kvs = Vec::new();
+        let mut keys: Vec<Box<[u8]>> = Vec::new();
+        let reader = self.reader();
+        if request.prev_kv {
+            prev_kvs = reader.pairs(range)?;
+            keys.extend(prev_kvs.iter().map(|kv| Box::from(&*kv.key)));
+        } else {
+            reader.shared.walk(range, reader.now, |_, key, _| keys.push(Box::from(key)));
+        }
+        for key in &keys {
+            let gone = Effect::Delete { key, main: self.before + 1, sub: self.effects };
+            self.machine.emit(&gone, Bytes::new());
+            self.effects += 1;
+        }
+        Ok(pb::DeleteRangeResponse { header: header(self.now()), deleted: keys.len() as i64, prev_kvs })
+    }
+}
+
+impl Reader<'_> {
+    /// Whether what the put wants to keep is there.
+    ///
+    /// # Errors
+    /// It isn't.
+    pub fn check_ignores(&self, request: &pb::PutRequest) -> Result<(), Error> {
+        let needed = request.ignore_value || request.ignore_lease;
+        if needed && self.version(&request.key, self.now).is_none() { Err(Error::KeyNotFound) } else { Ok(()) }
+    }
+}
+
+/// Whether a put may name this lease: 0 is none.
+pub fn lease_exists(lease: i64) -> bool {
+    lease == 0
+}

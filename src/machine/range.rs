@@ -1,0 +1,195 @@
+//! Reads at a pinned revision: ranges, with every option of etcd's, and single keys.
+//!
+//! A [`Reader`] stands at the revision that is *now* for it: the last published one for a view, the one being made for a
+//! command that reads its own changes. It first collects what it sees under the lock, then reads values without it.
+//!
+//! May not know: who asks. Left out: nothing of Range.
+
+use super::index::{KeyRange, Version};
+use super::state::{Found, Shared, Values};
+use super::{Error, header};
+use crate::ids::Revision;
+use crate::proto::etcdserverpb as pb;
+use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
+use crate::proto::mvccpb::KeyValue;
+use bytes::Bytes;
+use std::cmp::Ordering;
+
+/// Reads the state as of revision `now`.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader<'a> {
+    /// Where to read.
+    pub shared: &'a Shared,
+    /// The newest revision that is visible.
+    pub now: i64,
+}
+
+/// A key that a range found.
+struct Hit {
+    key: Bytes,
+    found: Found,
+}
+
+impl Reader<'_> {
+    /// Answers a range request.
+    ///
+    /// # Errors
+    /// The revision is compacted or in the future; the disk.
+    pub fn range(&self, request: &pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
+        let at = self.readable(request.revision)?;
+        let mut response = pb::RangeResponse { header: header(self.now), ..Default::default() };
+        if request.range_end.is_empty() && !request.count_only && !is_filtered(request) {
+            response.kvs.extend(self.get(&request.key, at, request.keys_only)?);
+            response.count = response.kvs.len() as i64;
+            return Ok(response);
+        }
+        let keys = KeyRange::new(&request.key, &request.range_end);
+        if request.count_only {
+            self.shared.walk(keys, at, |_, _, _| response.count += 1);
+            return Ok(response);
+        }
+        let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
+        let sorting = sorting(request);
+        let enough = match sorting {
+            None => limit,
+            // etcd's way: a target without an order sorts what the limit and one more let through, in key order.
+            Some((_, SortOrder::None)) if !is_filtered(request) => limit.saturating_add(1),
+            Some(_) => usize::MAX,
+        };
+        let mut hits = Vec::new();
+        self.shared.walk(keys, at, |state, key, version| {
+            response.count += 1;
+            let passes = passes(request, version);
+            if passes && hits.len() < enough {
+                hits.push(Hit { key: Bytes::copy_from_slice(key), found: Found::new(state, version) });
+            } else {
+                response.more |= passes;
+            }
+        });
+        if let Some((target, order)) = sorting {
+            self.sort(&mut hits, target, order)?;
+            response.more |= hits.len() > limit;
+            hits.truncate(limit);
+        }
+        response.kvs = self.load(hits, request.keys_only)?;
+        Ok(response)
+    }
+
+    /// One key at revision `at`, without its value if `key_only`.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn get(&self, key: &Bytes, at: i64, key_only: bool) -> Result<Option<KeyValue>, Error> {
+        let Some(found) = self.find(key, at) else { return Ok(None) };
+        let version = found.version;
+        let value = if key_only { Bytes::new() } else { Values::new(self.shared).load(key, found)? };
+        Ok(Some(key_value(key.clone(), &version, value)))
+    }
+
+    /// The numbers of one key at revision `at`.
+    pub fn version(&self, key: &[u8], at: i64) -> Option<Version> {
+        self.shared.read().index.get(key, at).copied()
+    }
+
+    fn find(&self, key: &[u8], at: i64) -> Option<Found> {
+        let state = self.shared.read();
+        state.index.get(key, at).map(|version| Found::new(&state, version))
+    }
+
+    /// All pairs in `keys`, now.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn pairs(&self, keys: KeyRange<'_>) -> Result<Vec<KeyValue>, Error> {
+        let mut hits = Vec::new();
+        self.shared.walk(keys, self.now, |state, key, version| {
+            hits.push(Hit { key: Bytes::copy_from_slice(key), found: Found::new(state, version) });
+        });
+        self.load(hits, false)
+    }
+
+    /// The revision that a request reads at: its own, or now if it names none.
+    ///
+    /// # Errors
+    /// It is compacted or in the future.
+    pub fn readable(&self, revision: i64) -> Result<i64, Error> {
+        if revision <= 0 {
+            return Ok(self.now);
+        }
+        if revision > self.now {
+            return Err(Error::FutureRevision);
+        }
+        let compacted = self.shared.read().compacted;
+        if revision < compacted {
+            return Err(Error::Compacted { compacted: Revision(compacted) });
+        }
+        Ok(revision)
+    }
+
+    fn load(&self, hits: Vec<Hit>, keys_only: bool) -> Result<Vec<KeyValue>, Error> {
+        let mut values = Values::new(self.shared);
+        let pair = |Hit { key, found }| {
+            let version = found.version;
+            let value = if keys_only { Bytes::new() } else { values.load(&key, found)? };
+            Ok(key_value(key, &version, value))
+        };
+        hits.into_iter().map(pair).collect()
+    }
+
+    /// Sorts by `target`; ties stay in key order (etcd leaves them unspecified).
+    fn sort(&self, hits: &mut [Hit], target: SortTarget, order: SortOrder) -> Result<(), Error> {
+        if target == SortTarget::Value {
+            let mut values = Values::new(self.shared);
+            for hit in hits.iter_mut() {
+                hit.found.value = Some(values.load(&hit.key, hit.found.clone())?);
+            }
+        }
+        let compare = |a: &Hit, b: &Hit| -> Ordering {
+            let (left, right) = (&a.found.version, &b.found.version);
+            match target {
+                SortTarget::Key => a.key.cmp(&b.key),
+                SortTarget::Version => left.number.cmp(&right.number),
+                SortTarget::Create => left.created.cmp(&right.created),
+                SortTarget::Mod => left.modified.cmp(&right.modified),
+                SortTarget::Value => a.found.value.cmp(&b.found.value),
+            }
+        };
+        match order {
+            SortOrder::Descend => hits.sort_by(|a, b| compare(b, a)),
+            SortOrder::Ascend | SortOrder::None => hits.sort_by(compare),
+        }
+        Ok(())
+    }
+}
+
+/// How the answer must be sorted; `None` if it comes in the right order. A target without an order means ascending. Numbers
+/// that etcd's enums don't have ask for nothing.
+fn sorting(request: &pb::RangeRequest) -> Option<(SortTarget, SortOrder)> {
+    let target = SortTarget::try_from(request.sort_target).unwrap_or_default();
+    match (target, SortOrder::try_from(request.sort_order).ok()?) {
+        (SortTarget::Key, SortOrder::None | SortOrder::Ascend) => None,
+        sorting => Some(sorting),
+    }
+}
+
+fn is_filtered(request: &pb::RangeRequest) -> bool {
+    (request.min_mod_revision | request.max_mod_revision | request.min_create_revision | request.max_create_revision)
+        != 0
+}
+
+fn passes(request: &pb::RangeRequest, version: &Version) -> bool {
+    let within = |revision, min, max| (min == 0 || revision >= min) && (max == 0 || revision <= max);
+    within(version.modified, request.min_mod_revision, request.max_mod_revision)
+        && within(version.created, request.min_create_revision, request.max_create_revision)
+}
+
+fn key_value(key: Bytes, version: &Version, value: Bytes) -> KeyValue {
+    KeyValue {
+        key,
+        value,
+        create_revision: version.created,
+        mod_revision: version.modified,
+        version: version.number,
+        lease: version.lease,
+    }
+}

@@ -1,0 +1,500 @@
+//! What is written: effects, packed into records.
+//!
+//! An [`Effect`] is one change of the replicated state, or the mark that ends an entry. Its bytes are frozen: they are what
+//! lies on the disk, what its checksum covers and what the [`Digest`] chains over, so equal digests mean equal bytes.
+//!
+//! A record holds all effects of a run of whole entries, and stands at the first index of the run (`storage::key`, which
+//! cuts long ones into slots and sums every byte). Byte for byte, little endian:
+//!
+//! ```text
+//! 0  magic      u32
+//! 4  puts       u32   entries of the table
+//! 8  first      u64   the first entry of the run
+//! 16 last       u64   the last one
+//! 24 term       u64   its term
+//! 32 digest     u64   of the state after it
+//! 40 frames           length u32, crc u32, effect
+//! …  table            the offset of each put's frame, u32: (record, ordinal) is found in one step
+//! ```
+//!
+//! A frame's checksum covers its effect alone; it is checked at every read of a value from the engine.
+//!
+//! Records are closed at about [`RECORD_CAP`]. An entry is never split, so one with much to say makes a record as long as it
+//! needs.
+//!
+//! May not know: what an effect means to the index. Left out: compression.
+
+use super::Member;
+use crate::checksum::crc;
+use crate::ids::{DiskId, Index, MemberId, Position, Term};
+use crate::rng::mix;
+use bytes::Bytes;
+
+/// Where a record is closed, in bytes. A sled leaf holds 16 records and is loaded whole on a read miss, and is rewritten
+/// whole every ten updates: small records read fast, large ones write fast, and this is the middle.
+pub const RECORD_CAP: usize = 8 << 10;
+
+const HEADER: usize = 40;
+const FRAME: usize = 8;
+const MAGIC: u32 = u32::from_le_bytes(*b"QSR1");
+
+/// One change of the replicated state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect<'a> {
+    /// A key got a value.
+    Put(Put<'a>),
+    /// A key was deleted.
+    Delete {
+        /// Which.
+        key: &'a [u8],
+        /// In which revision.
+        main: i64,
+        /// Its place within the revision.
+        sub: u32,
+    },
+    /// A member's entry is now this: see [`encode_member`].
+    Member(&'a [u8]),
+    /// An alarm went up or down.
+    Alarm {
+        /// Whose.
+        member: MemberId,
+        /// etcd's number of it.
+        alarm: i32,
+        /// Up.
+        active: bool,
+    },
+    /// The entry at this position ends here.
+    Applied(Position),
+}
+
+/// A key's new value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Put<'a> {
+    /// In which revision.
+    pub main: i64,
+    /// Its place within the revision.
+    pub sub: u32,
+    /// The revision in which the key came to be.
+    pub created: i64,
+    /// Puts since then, this one included.
+    pub version: i64,
+    /// Its lease, or 0.
+    pub lease: i64,
+    /// The key.
+    pub key: &'a [u8],
+    /// The value.
+    pub value: &'a [u8],
+}
+
+/// A 64-bit chain over every effect since the beginning: order-dependent, the same in every build and on every machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest(pub u64);
+
+impl Digest {
+    /// Of nothing.
+    pub const START: Digest = Digest(0x7175_6f72_6174_6531);
+
+    fn absorb(&mut self, effect_len: u32, effect_crc: u32) {
+        let word = u64::from(effect_len) << 32 | u64::from(effect_crc);
+        self.0 = mix(self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ word);
+    }
+}
+
+/// A record being written.
+#[derive(Debug)]
+pub struct Builder {
+    first: Index,
+    last: Option<Position>,
+    bytes: Vec<u8>,
+    offsets: Vec<u32>,
+}
+
+impl Builder {
+    /// An empty record whose first entry is `first`.
+    pub fn new(first: Index) -> Builder {
+        let mut bytes = Vec::with_capacity(RECORD_CAP);
+        bytes.resize(HEADER, 0);
+        Builder { first, last: None, bytes, offsets: Vec::new() }
+    }
+
+    /// The record's key.
+    pub fn first(&self) -> Index {
+        self.first
+    }
+
+    /// The last whole entry in it; `None` if there is none yet.
+    pub fn last(&self) -> Option<Position> {
+        self.last
+    }
+
+    /// How long it would be if it were closed now, in bytes.
+    pub fn len(&self) -> usize {
+        self.bytes.len() + 4 * self.offsets.len()
+    }
+
+    /// Adds an effect and chains it into `digest`. Returns the ordinal of a put; 0 for everything else.
+    pub fn push(&mut self, effect: &Effect<'_>, digest: &mut Digest) -> u32 {
+        let start = self.bytes.len();
+        let mut ordinal = 0;
+        if let Effect::Put(_) = effect {
+            ordinal = to_u32(self.offsets.len());
+            self.offsets.push(to_u32(start));
+        }
+        if let Effect::Applied(position) = effect {
+            self.last = Some(*position);
+        }
+        self.bytes.resize(start + FRAME, 0);
+        effect.encode(&mut self.bytes);
+        let body = &self.bytes[start + FRAME..];
+        let (length, checksum) = (to_u32(body.len()), crc(body));
+        self.bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
+        self.bytes[start + 4..start + 8].copy_from_slice(&checksum.to_le_bytes());
+        digest.absorb(length, checksum);
+        ordinal
+    }
+
+    /// Closes the record: the state after its last entry has `digest`.
+    ///
+    /// # Panics
+    /// If no entry ended in it.
+    pub fn close(mut self, digest: Digest) -> Vec<u8> {
+        let last = self.last.expect("a record is closed after an entry");
+        for offset in &self.offsets {
+            self.bytes.extend_from_slice(&offset.to_le_bytes());
+        }
+        let puts = to_u32(self.offsets.len());
+        self.bytes[0..4].copy_from_slice(&MAGIC.to_le_bytes());
+        self.bytes[4..8].copy_from_slice(&puts.to_le_bytes());
+        self.bytes[8..16].copy_from_slice(&self.first.0.to_le_bytes());
+        self.bytes[16..24].copy_from_slice(&last.index.0.to_le_bytes());
+        self.bytes[24..32].copy_from_slice(&last.term.0.to_le_bytes());
+        self.bytes[32..40].copy_from_slice(&digest.0.to_le_bytes());
+        self.bytes
+    }
+}
+
+fn to_u32(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or_else(|_| panic!("a state record of more than 4 GiB: {n}"))
+}
+
+impl<'a> Effect<'a> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match *self {
+            Effect::Put(put) => {
+                out.push(1);
+                for number in [put.main, put.created, put.version, put.lease] {
+                    out.extend_from_slice(&number.to_le_bytes());
+                }
+                out.extend_from_slice(&put.sub.to_le_bytes());
+                out.extend_from_slice(&to_u32(put.key.len()).to_le_bytes());
+                out.extend_from_slice(put.key);
+                out.extend_from_slice(put.value);
+            }
+            Effect::Delete { key, main, sub } => {
+                out.push(2);
+                out.extend_from_slice(&main.to_le_bytes());
+                out.extend_from_slice(&sub.to_le_bytes());
+                out.extend_from_slice(key);
+            }
+            Effect::Member(member) => {
+                out.push(3);
+                out.extend_from_slice(member);
+            }
+            Effect::Alarm { member, alarm, active } => {
+                out.push(4);
+                out.extend_from_slice(&member.0.to_le_bytes());
+                out.extend_from_slice(&alarm.to_le_bytes());
+                out.push(u8::from(active));
+            }
+            Effect::Applied(position) => {
+                out.push(5);
+                out.extend_from_slice(&position.index.0.to_le_bytes());
+                out.extend_from_slice(&position.term.0.to_le_bytes());
+            }
+        }
+    }
+
+    /// Reads an effect back; `None` if the bytes are none.
+    fn decode(bytes: &'a [u8]) -> Option<Effect<'a>> {
+        let mut input = Cursor(bytes);
+        let effect = match input.u8()? {
+            1 => {
+                let (main, created, version, lease) = (input.i64()?, input.i64()?, input.i64()?, input.i64()?);
+                let sub = input.u32()?;
+                let key_len = input.u32()?;
+                let key = input.take(key_len as usize)?;
+                Effect::Put(Put { main, sub, created, version, lease, key, value: input.rest() })
+            }
+            2 => Effect::Delete { main: input.i64()?, sub: input.u32()?, key: input.rest() },
+            3 => Effect::Member(input.rest()),
+            4 => Effect::Alarm {
+                member: MemberId(input.u64()?),
+                alarm: i32::from_le_bytes(input.array()?),
+                active: input.u8()? != 0,
+            },
+            5 => Effect::Applied(Position { index: Index(input.u64()?), term: Term(input.u64()?) }),
+            _ => return None,
+        };
+        input.0.is_empty().then_some(effect)
+    }
+}
+
+/// A member's entry as bytes.
+pub fn encode_member(member: &Member) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.extend_from_slice(&member.id.0.to_le_bytes());
+    out.push(u8::from(member.disk.is_some()));
+    out.extend_from_slice(&member.disk.unwrap_or_default().0.to_le_bytes());
+    let mut text = |s: &str| {
+        out.extend_from_slice(&to_u32(s.len()).to_le_bytes());
+        out.extend_from_slice(s.as_bytes());
+    };
+    text(&member.name);
+    for urls in [&member.peer_urls, &member.client_urls] {
+        text(&urls.len().to_string());
+        urls.iter().for_each(|url| text(url));
+    }
+    out
+}
+
+/// A member's entry from its bytes; `None` if they are none.
+pub fn decode_member(bytes: &[u8]) -> Option<Member> {
+    let mut input = Cursor(bytes);
+    let id = MemberId(input.u64()?);
+    let seen = input.u8()? != 0;
+    let disk = DiskId(input.u64()?);
+    let name = input.text()?;
+    let mut urls = || (0..input.text()?.parse::<u32>().ok()?).map(|_| input.text()).collect::<Option<Vec<_>>>();
+    let (peer_urls, client_urls) = (urls()?, urls()?);
+    input.0.is_empty().then_some(Member { id, name, peer_urls, client_urls, disk: seen.then_some(disk) })
+}
+
+struct Cursor<'a>(&'a [u8]);
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(n)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.array().map(u8::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn i64(&mut self) -> Option<i64> {
+        self.array().map(i64::from_le_bytes)
+    }
+
+    fn text(&mut self) -> Option<String> {
+        let n = self.u32()?;
+        String::from_utf8(self.take(n as usize)?.to_vec()).ok()
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
+}
+
+/// The frame at `at`: its effect's bytes, checked, and where the next frame starts.
+fn frame(record: &[u8], at: usize) -> Option<(&[u8], u32, usize)> {
+    let length = u32_at(record, at)? as usize;
+    let checksum = u32_at(record, at + 4)?;
+    let end = (at + FRAME).checked_add(length)?;
+    let body = record.get(at + FRAME..end)?;
+    (crc(body) == checksum).then_some((body, checksum, end))
+}
+
+/// What stands at the head of a whole record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The first entry of the run.
+    pub first: Index,
+    /// The last one.
+    pub last: Position,
+    /// The digest after it.
+    pub digest: Digest,
+}
+
+/// Where the table of a whole record begins; `None` if it has none.
+fn table(record: &[u8]) -> Option<usize> {
+    let puts = u32_at(record, 4)? as usize;
+    record.len().checked_sub(4 * puts).filter(|table| *table >= HEADER && u32_at(record, 0) == Some(MAGIC))
+}
+
+/// Reads a whole record: calls `visit` for each effect in order, with its ordinal, and chains them into `digest`.
+///
+/// # Errors
+/// A sentence, if the record is not what was written or `visit` did not like it.
+pub fn read(
+    record: &[u8],
+    digest: &mut Digest,
+    visit: &mut dyn FnMut(Effect<'_>, u32) -> Result<(), String>,
+) -> Result<Header, String> {
+    let malformed = || "it is malformed".to_string();
+    let table = table(record).ok_or_else(malformed)?;
+    let field = |at| u64_at(record, at).ok_or_else(malformed);
+    let header = Header {
+        first: Index(field(8)?),
+        last: Position { index: Index(field(16)?), term: Term(field(24)?) },
+        digest: Digest(field(32)?),
+    };
+    let (mut at, mut ordinal) = (HEADER, 0);
+    while at < table {
+        let (body, checksum, end) =
+            frame(&record[..table], at).ok_or_else(|| format!("the checksum of the effect at byte {at} is wrong"))?;
+        let effect = Effect::decode(body).ok_or_else(|| format!("the effect at byte {at} is malformed"))?;
+        digest.absorb(to_u32(body.len()), checksum);
+        visit(effect, ordinal)?;
+        if let Effect::Put(_) = effect {
+            if u32_at(record, table + 4 * ordinal as usize) != Some(to_u32(at)) {
+                return Err(format!("its table does not lead to the put at byte {at}"));
+            }
+            ordinal += 1;
+        }
+        at = end;
+    }
+    if table + 4 * ordinal as usize == record.len() { Ok(header) } else { Err(malformed()) }
+}
+
+/// The value of the put with `ordinal` in a whole record, as a slice of it, if it is the value of `key` at `revision` and
+/// its checksum is right.
+///
+/// # Errors
+/// A sentence, if it is not.
+pub fn value(record: &Bytes, ordinal: u32, key: &[u8], revision: i64) -> Result<Bytes, String> {
+    let offset = table(record)
+        .and_then(|table| u32_at(record, table + 4 * ordinal as usize))
+        .ok_or_else(|| format!("it has no put {ordinal}"))? as usize;
+    let (body, _, end) = frame(record, offset).ok_or_else(|| format!("the checksum of put {ordinal} is wrong"))?;
+    match Effect::decode(body) {
+        Some(Effect::Put(put)) if put.key == key && put.main == revision => {
+            Ok(record.slice(end - put.value.len()..end))
+        }
+        other => Err(format!("put {ordinal} is of another key or revision: {other:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(key: &'static [u8], main: i64) -> Put<'static> {
+        Put { main, sub: 3, created: -4, version: 5, lease: i64::MIN, key, value: b"value" }
+    }
+
+    fn effects() -> Vec<Effect<'static>> {
+        vec![
+            Effect::Put(put(b"", 2)),
+            Effect::Member(b"bytes"),
+            Effect::Delete { key: b"k", main: 7, sub: 1 },
+            Effect::Put(put(b"key", i64::MAX)),
+            Effect::Alarm { member: MemberId(u64::MAX), alarm: -1, active: true },
+            Effect::Applied(Position { index: Index(9), term: Term(4) }),
+        ]
+    }
+
+    fn record() -> (Bytes, Digest) {
+        let (mut builder, mut digest) = (Builder::new(Index(8)), Digest::START);
+        let ordinals: Vec<u32> = effects().iter().map(|effect| builder.push(effect, &mut digest)).collect();
+        assert_eq!(ordinals, [0, 0, 0, 1, 0, 0]);
+        (Bytes::from(builder.close(digest)), digest)
+    }
+
+    #[test]
+    fn what_is_read_is_what_was_written() {
+        let (record, digest) = record();
+        let (mut again, mut found) = (Digest::START, effects().into_iter());
+        let header = read(&record, &mut again, &mut |effect, _| {
+            assert_eq!(Some(effect), found.next());
+            Ok(())
+        });
+        let last = Position { index: Index(9), term: Term(4) };
+        assert_eq!(header, Ok(Header { first: Index(8), last, digest }));
+        assert_eq!((again, found.next()), (digest, None));
+    }
+
+    #[test]
+    fn a_value_is_found_by_its_ordinal_and_only_for_its_key_and_revision() {
+        let (record, _) = record();
+        assert_eq!(value(&record, 1, b"key", i64::MAX), Ok(Bytes::from_static(b"value")));
+        assert!(value(&record, 1, b"kex", i64::MAX).is_err());
+        assert!(value(&record, 1, b"key", 2).is_err());
+        assert!(value(&record, 2, b"key", i64::MAX).is_err(), "there are two");
+    }
+
+    #[test]
+    fn a_flipped_bit_in_a_put_is_seen_by_its_own_checksum() {
+        let (record, _) = record();
+        let at = record.windows(8).position(|bytes| bytes == b"keyvalue").unwrap();
+        for byte in at - 40..at + 8 {
+            let mut rotten = record.to_vec();
+            rotten[byte] ^= 0x04;
+            assert!(value(&Bytes::from(rotten), 1, b"key", i64::MAX).is_err(), "byte {byte}");
+        }
+    }
+
+    #[test]
+    fn no_bytes_panic_the_reader() {
+        let (record, _) = record();
+        for byte in 0..record.len() {
+            for mask in [0x01, 0x80, 0xff] {
+                let mut rotten = record.to_vec();
+                rotten[byte] ^= mask;
+                let in_head = (8..HEADER).contains(&byte);
+                let outcome = read(&rotten, &mut { Digest::START }, &mut |_, _| Ok(()));
+                assert!(in_head || outcome.is_err(), "byte {byte}");
+                let _ = value(&Bytes::from(rotten), 1, b"key", i64::MAX);
+            }
+            let cut = read(&record[..byte], &mut { Digest::START }, &mut |_, _| Ok(()));
+            assert!(cut.is_err(), "cut at {byte}");
+        }
+    }
+
+    #[test]
+    fn digests_depend_on_the_order() {
+        let digest = |order: &[usize]| {
+            let (mut builder, mut digest) = (Builder::new(Index(8)), Digest::START);
+            for at in order {
+                builder.push(&effects()[*at], &mut digest);
+            }
+            digest
+        };
+        assert_ne!(digest(&[0, 1]), digest(&[1, 0]));
+        assert_ne!(digest(&[0, 0]), Digest::START);
+    }
+
+    #[test]
+    fn members_survive_their_bytes() {
+        let member = Member {
+            id: MemberId(7),
+            name: "n\u{e9}".to_string(),
+            peer_urls: vec!["http://a".to_string(), String::new()],
+            client_urls: vec![],
+            disk: Some(DiskId(0)),
+        };
+        let bytes = encode_member(&member);
+        assert_eq!(decode_member(&bytes), Some(member));
+        assert!((0..bytes.len()).all(|cut| decode_member(&bytes[..cut]).is_none()));
+    }
+}

@@ -1,0 +1,247 @@
+//! The replicated state in memory, shared by the one writer and its readers.
+//!
+//! One read-write lock guards the index, the tail of values that are not in the engine yet, members and alarms. The writer
+//! holds it for one effect at a time, readers for a slice of keys; nobody touches the engine under it. The current revision
+//! stands beside the lock: the writer publishes it after the last effect of a command, so a reader that takes the
+//! revision first and pins it sees whole commands only, whatever is being applied meanwhile.
+//!
+//! The tail holds the values of every put whose record is open, sealed or being inserted. It lets go of a record only when
+//! the insert has returned, so a value that is not in the tail *under the lock* is in the engine.
+
+use super::index::{Index, KeyRange, Version};
+use super::record::{self, Effect};
+use super::{Error, Member};
+use crate::ids::{Index as LogIndex, MemberId};
+use crate::storage::key::{Family, get_value};
+use crate::storage::{Engine, Fault};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Keys that a walk visits before it lets the writer in.
+const SLICE: usize = 1024;
+
+/// What the machine and its views hold together.
+pub struct Shared {
+    engine: Arc<dyn Engine>,
+    state: RwLock<State>,
+    revision: AtomicI64,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("revision", &self.revision()).finish_non_exhaustive()
+    }
+}
+
+/// What the lock guards.
+#[derive(Debug)]
+pub struct State {
+    /// The keys.
+    pub index: Index,
+    /// Values that are not in the engine yet.
+    pub tail: Tail,
+    /// The members, by id.
+    pub members: BTreeMap<MemberId, Member>,
+    /// The alarms that are up: whose, and etcd's number.
+    pub alarms: BTreeSet<(MemberId, i32)>,
+    /// The oldest readable revision; -1 as long as nothing was compacted, as in etcd.
+    pub compacted: i64,
+}
+
+impl State {
+    /// Of a store without members.
+    pub fn new() -> State {
+        State {
+            index: Index::default(),
+            tail: Tail::default(),
+            members: BTreeMap::new(),
+            alarms: BTreeSet::new(),
+            compacted: -1,
+        }
+    }
+
+    /// Makes `effect`, which stands in `record` at `ordinal`, part of the state: the same way when it is applied and when it
+    /// is read back.
+    ///
+    /// # Errors
+    /// A sentence, if the effect makes no sense (possible only for one that was read back).
+    pub fn take(&mut self, effect: &Effect<'_>, record: LogIndex, ordinal: u32) -> Result<(), String> {
+        match *effect {
+            Effect::Put(put) => {
+                let value_len = u32::try_from(put.value.len()).map_err(|_| "a value of more than 4 GiB".to_string())?;
+                let (modified, created, number, lease) = (put.main, put.created, put.version, put.lease);
+                let version = Version { modified, created, number, lease, record: record.0, ordinal, value_len };
+                self.index.push(put.key, version);
+            }
+            Effect::Delete { key, main, .. } => {
+                let record = record.0;
+                self.index.push(key, Version { modified: main, record, ..Version::ABSENT });
+            }
+            Effect::Member(bytes) => {
+                let member = record::decode_member(bytes).ok_or_else(|| "a member's entry is malformed".to_string())?;
+                self.members.insert(member.id, member);
+            }
+            Effect::Alarm { member, alarm, active: true } => {
+                self.alarms.insert((member, alarm));
+            }
+            Effect::Alarm { member, alarm, active: false } => {
+                self.alarms.remove(&(member, alarm));
+            }
+            Effect::Applied(_) => {}
+        }
+        Ok(())
+    }
+}
+
+/// The values of records that are not in the engine yet, oldest first.
+#[derive(Debug, Default)]
+pub struct Tail(VecDeque<TailRecord>);
+
+#[derive(Debug)]
+struct TailRecord {
+    first: u64,
+    run: u64,
+    values: Vec<Bytes>,
+}
+
+impl Tail {
+    /// Adds the value of the next put of the newest record, which belongs to `run`.
+    pub fn push(&mut self, record: LogIndex, run: u64, value: Bytes) {
+        match self.0.back_mut() {
+            Some(newest) if newest.first == record.0 => newest.values.push(value),
+            _ => self.0.push_back(TailRecord { first: record.0, run, values: vec![value] }),
+        }
+    }
+
+    /// A value, if its record is here.
+    fn get(&self, version: &Version) -> Option<&Bytes> {
+        if version.record < self.0.front()?.first {
+            return None;
+        }
+        let at = self.0.binary_search_by_key(&version.record, |record| record.first).ok()?;
+        self.0[at].values.get(version.ordinal as usize)
+    }
+
+    /// Whether nothing waits for the engine.
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes out the records of the runs up to `run`.
+    pub fn let_go(&mut self, run: u64) -> Vec<Vec<Bytes>> {
+        let done = self.0.partition_point(|record| record.run <= run);
+        self.0.drain(..done).map(|record| record.values).collect()
+    }
+}
+
+/// A version that a reader found, with its value if that was in memory.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The version.
+    pub version: Version,
+    /// Its value, if the tail had it.
+    pub value: Option<Bytes>,
+}
+
+impl Found {
+    /// Copies a version out of the state.
+    pub fn new(state: &State, version: &Version) -> Found {
+        Found { version: *version, value: state.tail.get(version).cloned() }
+    }
+}
+
+impl Shared {
+    /// A state at `revision`.
+    pub fn new(engine: Arc<dyn Engine>, state: State, revision: i64) -> Shared {
+        Shared { engine, state: RwLock::new(state), revision: AtomicI64::new(revision) }
+    }
+
+    /// The state, to read. Not to be held across a read from the engine.
+    ///
+    /// # Panics
+    /// If the writer panicked half-way through a change.
+    pub fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().expect("the machine panicked in the middle of a change")
+    }
+
+    /// The state, to change.
+    ///
+    /// # Panics
+    /// As [`Shared::read`].
+    pub fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().expect("the machine panicked in the middle of a change")
+    }
+
+    /// The revision of the last whole command.
+    pub fn revision(&self) -> i64 {
+        self.revision.load(Ordering::Acquire)
+    }
+
+    /// Lets readers see everything up to `revision`: release pairs with the acquire above, and the effects went in before.
+    pub fn publish(&self, revision: i64) {
+        self.revision.store(revision, Ordering::Release);
+    }
+
+    /// Visits what a reader at `revision` sees of `range`, ascending, in slices: the lock is free between two of them, which
+    /// is sound because versions at or below a pinned revision never change.
+    pub fn walk(&self, range: KeyRange<'_>, revision: i64, mut visit: impl FnMut(&State, &[u8], &Version)) {
+        let mut after: Option<Box<[u8]>> = None;
+        loop {
+            let state = self.read();
+            let mut walked = 0;
+            let mut stopped_at = None;
+            for (key, history) in state.index.histories(range, after.as_deref()) {
+                if let Some(version) = history.at(revision) {
+                    visit(&state, key, version);
+                }
+                walked += 1;
+                if walked == SLICE {
+                    stopped_at = Some(Box::from(key));
+                    break;
+                }
+            }
+            if stopped_at.is_none() {
+                return;
+            }
+            after = stopped_at;
+        }
+    }
+}
+
+/// Reads values, and keeps the last record read: neighbours are often written together.
+pub struct Values<'a> {
+    shared: &'a Shared,
+    record: Option<(u64, Bytes)>,
+}
+
+impl<'a> Values<'a> {
+    /// A reader of values.
+    pub fn new(shared: &'a Shared) -> Values<'a> {
+        Values { shared, record: None }
+    }
+
+    /// The value of `key` that was found, verified if it comes from the engine.
+    ///
+    /// # Errors
+    /// The disk failed, or holds something else.
+    pub fn load(&mut self, key: &[u8], found: Found) -> Result<Bytes, Error> {
+        if let Some(value) = found.value {
+            return Ok(value);
+        }
+        let version = found.version;
+        let fault = |why: String| {
+            let what = format!("reading a value of revision {} from state record {}", version.modified, version.record);
+            Error::Disk(Fault { what, why })
+        };
+        if self.record.as_ref().is_none_or(|(first, _)| *first != version.record) {
+            let key_of = |chunk| Family::Record.key(LogIndex(version.record), chunk).encode();
+            let record = get_value(&*self.shared.engine, key_of).map_err(|error| Error::Disk(error.into()))?;
+            self.record = Some((version.record, record.ok_or_else(|| fault("the record is not there".to_string()))?));
+        }
+        let (_, record) = self.record.as_ref().ok_or_else(|| fault("the record is not there".to_string()))?;
+        record::value(record, version.ordinal, key, version.modified).map_err(fault)
+    }
+}

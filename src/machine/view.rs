@@ -1,0 +1,66 @@
+//! Reading from any thread.
+
+use super::range::Reader;
+use super::state::Shared;
+use super::{Error, Member, txn};
+use crate::ids::{MemberId, Revision};
+use crate::proto::etcdserverpb as pb;
+use std::sync::Arc;
+
+/// Reads the machine's state from any thread, while apply goes on. Cheap to clone.
+///
+/// Each call takes the newest published revision once and sees whole commands up to it, nothing of later ones. The shape
+/// of requests is checked before (`check.rs`).
+#[derive(Clone, Debug)]
+pub struct View(pub(super) Arc<Shared>);
+
+impl View {
+    fn reader(&self) -> Reader<'_> {
+        Reader { shared: &self.0, now: self.0.revision() }
+    }
+
+    /// A range read.
+    ///
+    /// # Errors
+    /// Compacted or future revision, disk.
+    pub fn range(&self, request: &pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
+        self.reader().range(request)
+    }
+
+    /// A transaction that only reads, whole at one revision.
+    ///
+    /// # Errors
+    /// As [`View::range`].
+    ///
+    /// # Panics
+    /// If the txn does not only read (`check::is_read_only`).
+    pub fn txn(&self, request: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
+        txn::read_only(self.reader(), request)
+    }
+
+    /// The store's revision.
+    pub fn revision(&self) -> Revision {
+        Revision(self.0.revision())
+    }
+
+    /// The oldest readable revision; below 1 as long as nothing was compacted.
+    pub fn compacted(&self) -> Revision {
+        Revision(self.0.read().compacted)
+    }
+
+    /// The members, by id.
+    pub fn members(&self) -> Vec<Member> {
+        self.0.read().members.values().cloned().collect()
+    }
+
+    /// Alarms that are up, by member.
+    pub fn alarms(&self) -> Vec<(MemberId, pb::AlarmType)> {
+        let alarms = &self.0.read().alarms;
+        alarms.iter().filter_map(|(id, alarm)| Some((*id, pb::AlarmType::try_from(*alarm).ok()?))).collect()
+    }
+
+    /// Bytes that live keys and values take.
+    pub fn live_bytes(&self) -> u64 {
+        self.0.read().index.live_bytes()
+    }
+}

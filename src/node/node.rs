@@ -1,0 +1,447 @@
+//! The node's turn: inputs in, one closing [`Node::advance`], effects out.
+//!
+//! ```text
+//!   handle(input) …  ──►  tick timers ──► submit what was parked ──► flush appends, heartbeats, read rounds
+//!                         ──► write for the log's disk ──► messages ──► apply ──► write for the state's disk ──► replies
+//! ```
+//!
+//! Writes and messages leave before apply begins, so the disk and the peers work meanwhile.
+
+use super::elections::Elections;
+use super::input::{Effect, Input, Refused, Reply, Request, Slot, StateWrite, Uncertain};
+use super::proposals::{Command, Proposals};
+use super::reads::Reads;
+use super::{Config, Halt, Identity, PeerStatus, Status};
+use crate::ids::{Index, MemberId, Position, RequestId, Term};
+use crate::machine::{self, Machine, View};
+use crate::proto::quorate as own;
+use crate::raft::{Entry, EntryKind, Raft, Refusal, TransferError};
+use crate::storage::key::{self, Key};
+use crate::storage::{Engine, Fault, Op};
+use crate::time::{Duration, Time};
+use prost::Message as _;
+use std::collections::VecDeque;
+
+/// Applied in one turn at most: a turn stays short, so that heartbeats are not late behind a long catch-up.
+const APPLY_BYTES_PER_TURN: usize = 4 << 20;
+/// Applied but not yet inserted into the state database at most: beyond it, applying waits for the disk.
+const UNWRITTEN_STATE_BYTES_MAX: usize = 64 << 20;
+/// The state database is synced after so many bytes or so much time: the log can replay what is not, so this bounds the
+/// work of a restart only.
+const STATE_SYNC_BYTES: usize = 32 << 20;
+const STATE_SYNC_INTERVAL: Duration = Duration::from_secs(5);
+
+/// One member. See the room's essay.
+#[derive(Debug)]
+pub struct Node {
+    pub(super) identity: Identity,
+    pub(super) config: Config,
+    pub(super) raft: Raft,
+    pub(super) machine: Machine,
+    pub(super) state: StateWrites,
+    proposals: Proposals,
+    reads: Reads,
+    transfers: Vec<(Slot, MemberId, Time)>,
+    elections: Elections,
+    /// The leadership under which commands were last submitted.
+    leadership: Option<(Term, MemberId)>,
+    /// The sequence of this member's own announcement on its way, and whether the replicated state has it.
+    publishing: Option<u64>,
+    published: bool,
+    space_low: bool,
+    replies: Vec<(Slot, Reply)>,
+}
+
+/// The writes to the state database.
+#[derive(Debug, Default)]
+pub(super) struct StateWrites {
+    next_id: u64,
+    /// Writes not yet inserted, with the machine's run that each one ends.
+    inserting: VecDeque<(u64, u64)>,
+    /// Bytes written since the last sync was asked for, and when the first of them was.
+    unsynced_bytes: usize,
+    unsynced_since: Option<Time>,
+    /// The highest acked mark that may be on the disk: how far the log's disk has ever been known to reach.
+    pub(super) mark: Position,
+    /// The log may not be truncated before this write, which lowers the mark, is durable.
+    lowering: Option<u64>,
+}
+
+impl Node {
+    pub(super) fn new(identity: Identity, config: Config, raft: Raft, machine: Machine, mark: Position) -> Node {
+        Node {
+            identity,
+            config,
+            raft,
+            machine,
+            state: StateWrites { mark, ..StateWrites::default() },
+            proposals: Proposals::new(identity.incarnation),
+            reads: Reads::default(),
+            transfers: Vec::new(),
+            elections: Elections::default(),
+            leadership: None,
+            publishing: None,
+            published: false,
+            space_low: false,
+            replies: Vec::new(),
+        }
+    }
+
+    /// Takes one input. Cheap; what it leads to is collected until [`Node::advance`].
+    ///
+    /// # Errors
+    /// The node can't go on: see [`Halt`].
+    pub fn handle(&mut self, now: Time, input: Input) -> Result<(), Halt> {
+        match input {
+            Input::Peer(envelope) => self.raft.step(now, envelope),
+            Input::PeerLost { peer, incarnation } => self.raft.peer_lost(now, peer, incarnation),
+            Input::PeerUnreachable(peer) => self.raft.peer_unreachable(peer),
+            Input::Persisted(done) => self.raft.persisted(now, done),
+            Input::Loaded { read, entries } => self.raft.loaded(read, entries),
+            Input::StateWritten { id } => self.state_written(id),
+            Input::StateSynced { id } => {
+                if self.state.lowering.is_some_and(|lowering| lowering <= id) {
+                    self.state.lowering = None;
+                }
+            }
+            Input::Space { low } => {
+                self.space_low = low;
+                self.raft.set_accepting(!low);
+            }
+            Input::Request(slot, request) => self.request(now, slot, request),
+            Input::Cancel(slot) => self.cancel(slot),
+        }
+        Ok(())
+    }
+
+    /// Closes a turn: everything that follows from the inputs since the last call and from the time, as effects, in the
+    /// order in which they must be started.
+    ///
+    /// # Errors
+    /// The node can't go on: see [`Halt`].
+    pub fn advance(&mut self, now: Time, effects: &mut Vec<Effect>) -> Result<(), Halt> {
+        self.raft.tick(now);
+        self.note_leadership();
+        for (sequence, reason) in self.raft.take_refusals() {
+            if let Some(command) = self.proposals.take(sequence) {
+                self.not_appended(command, reason);
+            }
+        }
+        if self.raft.leader().is_some() {
+            for command in self.proposals.unpark() {
+                self.submit(command);
+            }
+            self.publish(now)?;
+        }
+        self.raft.flush(now);
+        for event in self.raft.take_events() {
+            self.elections.note(now, event);
+        }
+        self.persist(now, effects);
+        effects.extend(self.raft.messages().map(Effect::Send));
+        effects.extend(self.raft.take_loads().into_iter().map(Effect::Load));
+        self.apply(now, effects)?;
+        for state in self.raft.take_reads() {
+            self.reads.indexed(state);
+        }
+        self.reads.release(self.machine.applied().index, self.raft.term(), &mut self.replies);
+        self.answer_transfers(now);
+        self.expire(now);
+        effects.extend(self.replies.drain(..).map(|(slot, reply)| Effect::Reply(slot, reply)));
+        Ok(())
+    }
+
+    /// When [`Node::advance`] must be called even if nothing happens.
+    pub fn deadline(&self) -> Time {
+        let (submitted, parked) = self.proposals.oldest();
+        let own = [
+            submitted.map(|since| since + self.config.request_timeout),
+            parked.map(|since| since + self.leaderless_patience()),
+            self.reads.oldest().map(|since| since + self.read_patience()),
+            self.transfers.iter().map(|(_, _, deadline)| *deadline).min(),
+            self.state.unsynced_since.map(|since| since + STATE_SYNC_INTERVAL),
+        ];
+        own.into_iter().flatten().fold(self.raft.deadline(), Time::min)
+    }
+
+    /// Reads, from any thread.
+    pub fn view(&self) -> View {
+        self.machine.view()
+    }
+
+    /// Who this is.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// The last entry applied.
+    pub fn applied(&self) -> Position {
+        self.machine.applied()
+    }
+
+    /// What there is to tell.
+    pub fn status(&self) -> Status {
+        let raft = self.raft.status();
+        Status {
+            role: raft.role.into(),
+            term: raft.term,
+            leader: raft.leader,
+            leader_since: self.elections.leader_since(),
+            last: raft.last.index,
+            persisted: raft.persisted,
+            commit: raft.commit,
+            applied: self.machine.applied().index,
+            digest: self.machine.digest(),
+            peers: self.raft.flows().into_iter().map(|(id, flow, matched)| PeerStatus { id, flow, matched }).collect(),
+            elections: self.elections.list(),
+        }
+    }
+
+    // ---- requests
+
+    fn request(&mut self, now: Time, slot: Slot, request: Request) {
+        match request {
+            Request::Propose { grows: true, .. } if self.space_low => {
+                self.replies.push((slot, Reply::Refused(Refused::Space)));
+            }
+            Request::Propose { command, grows } => {
+                let command = Command { slot: Some(slot), bytes: command, grows, since: now };
+                match self.raft.leader() {
+                    Some(_) => self.submit(command),
+                    None => self.proposals.park(command),
+                }
+            }
+            Request::Read => {
+                let mark = self.reads.ask(slot, now);
+                self.raft.read(mark);
+            }
+            Request::Transfer(target) => match self.raft.transfer(now, target) {
+                Ok(target) if target == self.identity.member => self.replies.push((slot, Reply::Transferred)),
+                Ok(target) => self.transfers.push((slot, target, now + self.config.election_timeout * 2)),
+                Err(TransferError::NotLeader) => self.replies.push((slot, Reply::Refused(Refused::NotLeader))),
+                Err(TransferError::BadTarget) => self.replies.push((slot, Reply::Refused(Refused::BadTransferee))),
+            },
+        }
+    }
+
+    fn cancel(&mut self, slot: Slot) {
+        self.proposals.cancel(slot);
+        if let Some(mark) = self.reads.cancel(slot) {
+            self.raft.forget_read(mark);
+        }
+    }
+
+    /// Gives a command to the leader, wherever it is.
+    fn submit(&mut self, command: Command) {
+        let Some(leader) = self.raft.leader() else { return self.proposals.park(command) };
+        let sequence = self.proposals.next_sequence();
+        let id = RequestId { origin: self.identity.member, incarnation: self.identity.incarnation, sequence };
+        let data = command.bytes.clone();
+        if self.raft.is_leader() {
+            if let Err(reason) = self.raft.propose(id, data, command.grows) {
+                return self.not_appended(command, reason);
+            }
+        } else if !self.raft.forward(id, data, command.grows) {
+            return self.proposals.park(command);
+        }
+        if command.slot.is_none() {
+            self.publishing = Some(sequence);
+        }
+        self.proposals.submitted(sequence, command, self.raft.term(), leader);
+    }
+
+    fn not_appended(&mut self, command: Command, reason: Refusal) {
+        // The node's own command is made again when it is due.
+        let Some(slot) = command.slot else { return };
+        match reason {
+            Refusal::Transfer => self.proposals.park(command),
+            Refusal::Busy => self.replies.push((slot, Reply::Refused(Refused::Busy))),
+            Refusal::Space => self.replies.push((slot, Reply::Refused(Refused::Space))),
+        }
+    }
+
+    /// Answers what was submitted under a leadership that is over.
+    fn note_leadership(&mut self) {
+        let Some(leader) = self.raft.leader() else { return };
+        let leadership = (self.raft.term(), leader);
+        if self.leadership != Some(leadership) {
+            self.leadership = Some(leadership);
+            self.proposals.leader_changed(leadership.0, leadership.1, &mut self.replies);
+        }
+    }
+
+    /// Tells the cluster this member's name, client URLs and disk, until the replicated state has them.
+    fn publish(&mut self, now: Time) -> Result<(), Halt> {
+        if self.published || self.publishing.is_some_and(|sequence| self.proposals.is_pending(sequence)) {
+            return Ok(());
+        }
+        let id = self.identity;
+        let Some(known) = self.machine.members().into_iter().find(|m| m.id == id.member) else {
+            return Err(Halt(format!("member {} is not part of cluster {} any more", id.member, id.cluster)));
+        };
+        if known.disk.is_some_and(|disk| disk != id.disk) {
+            return Err(Halt(super::foreign_disk(id.member, known.disk.unwrap_or_default(), id.disk)));
+        }
+        self.published =
+            known.disk.is_some() && known.name == self.config.name && known.client_urls == self.config.client_urls;
+        if self.published {
+            return Ok(());
+        }
+        let publish = own::PublishMember {
+            member_id: id.member.0,
+            name: self.config.name.clone(),
+            client_urls: self.config.client_urls.clone(),
+            disk_id: id.disk.0,
+        };
+        let op = Some(own::command::Op::Publish(publish));
+        let bytes = own::Command { op }.encode_to_vec().into();
+        self.submit(Command { slot: None, bytes, grows: false, since: now });
+        Ok(())
+    }
+
+    fn answer_transfers(&mut self, now: Time) {
+        let leader = self.raft.leader();
+        let own = self.identity.member;
+        for (slot, target, deadline) in std::mem::take(&mut self.transfers) {
+            match leader {
+                Some(leader) if leader == target => self.replies.push((slot, Reply::Transferred)),
+                Some(leader) if leader != own => self.replies.push((slot, Reply::Refused(Refused::LeaderChanged))),
+                _ if now >= deadline => self.replies.push((slot, Reply::Uncertain(Uncertain::TimedOut))),
+                _ => self.transfers.push((slot, target, deadline)),
+            }
+        }
+    }
+
+    fn expire(&mut self, now: Time) {
+        // A moment is past when the deadline is reached, not only after it: else a shell that sleeps until the deadline spins.
+        let before = |patience: Duration| now - patience + Duration::from_nanos(1);
+        let (submitted, parked) = (before(self.config.request_timeout), before(self.leaderless_patience()));
+        self.proposals.expire(submitted, parked, &mut self.replies);
+        let leader_known = self.raft.leader().is_some();
+        for mark in self.reads.expire(before(self.read_patience()), leader_known, &mut self.replies) {
+            self.raft.forget_read(mark);
+        }
+    }
+
+    /// How long a request may wait for a leader to be found: an election, and another one if the first is split.
+    fn leaderless_patience(&self) -> Duration {
+        (self.config.election_timeout * 3).min(self.config.request_timeout)
+    }
+
+    fn read_patience(&self) -> Duration {
+        match self.raft.leader() {
+            Some(_) => self.config.request_timeout,
+            None => self.leaderless_patience(),
+        }
+    }
+
+    // ---- the two disks
+
+    /// Hands the log's next write to its disk. A truncation below the acked mark first waits until the mark is lowered on
+    /// the state's disk: a log that is shorter than the mark says would be taken for one that lost what it acknowledged.
+    fn persist(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        if self.state.lowering.is_some() {
+            return;
+        }
+        if let Some(from) = self.raft.pending_truncation()
+            && from <= self.state.mark.index
+        {
+            self.state.mark = self.raft.position_before(from);
+            let mut ops = Vec::new();
+            put_mark(self.state.mark, &mut ops);
+            let write = self.state_write(ops, true);
+            self.state.lowering = Some(write.id);
+            effects.push(Effect::WriteState(write));
+            return;
+        }
+        if let Some(ready) = self.raft.ready(now) {
+            effects.push(Effect::Persist(ready));
+        }
+    }
+
+    fn state_write(&mut self, ops: Vec<Op>, sync: bool) -> StateWrite {
+        self.state.next_id += 1;
+        StateWrite { id: self.state.next_id, ops, sync }
+    }
+
+    fn state_written(&mut self, id: u64) {
+        while let Some((_, run)) = self.state.inserting.pop_front_if(|(write, _)| *write <= id) {
+            self.machine.written(run);
+        }
+    }
+
+    /// Applies what is committed and durable, and hands what it did to the state's disk.
+    fn apply(&mut self, now: Time, effects: &mut Vec<Effect>) -> Result<(), Halt> {
+        if self.machine.pending_bytes() <= UNWRITTEN_STATE_BYTES_MAX {
+            for entry in self.raft.take_committed(APPLY_BYTES_PER_TURN) {
+                self.apply_entry(entry)?;
+            }
+        }
+        let mut ops = Vec::new();
+        let run = self.machine.seal(&mut ops);
+        self.state.unsynced_bytes += ops.iter().map(op_size).sum::<usize>();
+        if run.is_some() {
+            self.state.unsynced_since = self.state.unsynced_since.or(Some(now));
+        }
+        let sync_due = self.state.unsynced_bytes >= STATE_SYNC_BYTES
+            || self.state.unsynced_since.is_some_and(|since| now >= since + STATE_SYNC_INTERVAL);
+        if sync_due && self.state.lowering.is_none() {
+            self.state.unsynced_bytes = 0;
+            self.state.unsynced_since = None;
+            self.state.mark = self.raft.persisted_position();
+            put_mark(self.state.mark, &mut ops);
+        }
+        if !ops.is_empty() {
+            let write = self.state_write(ops, sync_due);
+            if let Some(run) = run {
+                self.state.inserting.push_back((write.id, run));
+            }
+            effects.push(Effect::WriteState(write));
+        }
+        Ok(())
+    }
+
+    fn apply_entry(&mut self, entry: Entry) -> Result<(), Halt> {
+        if !entry.is_sound() {
+            return Err(Halt(format!("entry {} is not what was appended: a bit of it was flipped", entry.position)));
+        }
+        let command = match entry.kind {
+            EntryKind::Noop => None,
+            EntryKind::Command => Some(&entry.data),
+        };
+        let outcome = self.machine.apply(entry.position, command);
+        if let Err(machine::Error::Disk(fault)) = &outcome {
+            return Err(Halt(format!("the state database failed while entry {} was applied: {fault}", entry.position)));
+        }
+        let ours = entry.id.origin == self.identity.member && entry.id.incarnation == self.identity.incarnation;
+        if ours && let Some(Command { slot: Some(slot), .. }) = self.proposals.take(entry.id.sequence) {
+            self.replies.push((slot, Reply::Applied { outcome, term: entry.position.term }));
+        }
+        Ok(())
+    }
+}
+
+fn op_size(op: &Op) -> usize {
+    match op {
+        Op::Put(key, value) => key.len() + value.len(),
+        Op::Delete(key) => key.len(),
+    }
+}
+
+/// Appends the write of the acked mark.
+fn put_mark(mark: Position, ops: &mut Vec<Op>) {
+    let mut value = [0; 16];
+    value[..8].copy_from_slice(&mark.index.0.to_le_bytes());
+    value[8..].copy_from_slice(&mark.term.0.to_le_bytes());
+    key::put_ops(|_| Key::AckedMark.encode(), &value, ops);
+}
+
+/// The acked mark as last synced; the default where none was written yet.
+pub(super) fn read_mark(engine: &dyn Engine) -> Result<Position, Fault> {
+    let Some(value) = key::get_value(engine, |_| Key::AckedMark.encode())? else { return Ok(Position::default()) };
+    let number = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes);
+    match (number(&value[..value.len().min(8)]), number(value.get(8..).unwrap_or_default())) {
+        (Ok(index), Ok(term)) => Ok(Position { index: Index(index), term: Term(term) }),
+        _ => Err(Fault { what: "reading the acked mark".into(), why: format!("it has {} bytes", value.len()) }),
+    }
+}

@@ -1,0 +1,141 @@
+//! Birth: from what a disk holds to a node.
+//!
+//! The only constructor of a [`Node`], in production and in simulation. It is the whole story of a crash: read top to
+//! bottom, every combination of what the two databases may hold is either repaired here or refused with a sentence.
+//!
+//! | log | state | then |
+//! |---|---|---|
+//! | empty | empty | a newborn: follower in term 0 |
+//! | ends at or after what was applied, same term there | any prefix | the state is replayed from the log as the leader commits |
+//! | ends before the acked mark | applied within the log | it lost what it acknowledged: the mark stands in for its end in votes, and it does not campaign until the leader has filled it up |
+//! | ends before what was applied, or disagrees with it | | refused: the log's database was lost or replaced |
+//! | a record that is not what was written | | refused, with the record |
+//! | | a record that is not what was written | refused, with the record |
+//!
+//! Commit is not stored: it starts again at what was applied, until a leader says more. The member is a follower, whatever
+//! it was before.
+
+use super::node::{Node, read_mark};
+use super::{Config, Halt, Identity};
+use crate::ids::{Index, Position};
+use crate::machine::{Machine, Member};
+use crate::raft::{self, Raft, log::Log, quorum::Configuration};
+use crate::rng::Seed;
+use crate::storage::Engine;
+use crate::storage::directory::Meta;
+use crate::storage::log::{LogStore, Recovered};
+use crate::time::Time;
+use std::sync::Arc;
+
+/// How much of the log's end is read into memory at birth, for followers that lag a little.
+const TAIL_BYTES: usize = 4 << 20;
+
+/// What there is to open.
+pub struct Opening {
+    /// Who this is.
+    pub meta: Meta,
+    /// The database of term, vote and log.
+    pub raft: Arc<dyn Engine>,
+    /// The database of applied state.
+    pub state: Arc<dyn Engine>,
+    /// How to behave.
+    pub config: Config,
+    /// The node's dice.
+    pub seed: Seed,
+    /// When it is.
+    pub now: Time,
+}
+
+/// An opened member: the node, and the log store for its disk worker.
+#[derive(Debug)]
+pub struct Opened {
+    /// The node.
+    pub node: Node,
+    /// Executes the node's `Persist` and `Load` effects.
+    pub log: LogStore,
+}
+
+/// Opens what a member left on its disk.
+///
+/// # Errors
+/// The disks failed, or hold what can't be: the sentence says what, and what to do.
+pub fn open(opening: Opening) -> Result<Opened, Halt> {
+    let Opening { meta, raft: raft_engine, state: state_engine, config, seed, now } = opening;
+    let members = meta.members.iter().map(initial_member).collect();
+    let machine = Machine::open(state_engine.clone(), members).map_err(|e| Halt(format!("the state database: {e}")))?;
+    let mark = read_mark(&*state_engine).map_err(|e| Halt(format!("the state database: {e}")))?;
+    let (log, recovered) =
+        LogStore::open(raft_engine, TAIL_BYTES).map_err(|e| Halt(format!("the log database: {e}")))?;
+    let applied = machine.applied();
+    let tail = unapplied_tail(&log, &recovered, applied.index)?;
+    let entries = Log::restore(recovered.terms, recovered.last, tail);
+    check_applied(&entries, applied)?;
+    let floor = lost_mark(&entries, mark)?;
+    if let Some(floor) = floor {
+        tracing::error!(
+            log_ends = %recovered.last, acknowledged = %floor,
+            "the log lost entries that this member had acknowledged; it does not campaign until the leader has sent them again"
+        );
+    }
+
+    let voters = meta.members.iter().map(|m| m.id);
+    let mut raft_config = raft::Config::new(meta.member, recovered.incarnation, Configuration::new(voters), seed);
+    raft_config.heartbeat_interval = config.heartbeat_interval;
+    raft_config.election_timeout = config.election_timeout;
+    raft_config.floor = floor;
+    let raft = Raft::new(raft_config, recovered.hard_state, entries, applied.index, now);
+    let identity =
+        Identity { cluster: meta.cluster, member: meta.member, disk: meta.disk, incarnation: recovered.incarnation };
+    Ok(Opened { node: Node::new(identity, config, raft, machine, mark), log })
+}
+
+fn initial_member(member: &crate::storage::directory::InitialMember) -> Member {
+    Member {
+        id: member.id,
+        name: member.name.clone(),
+        peer_urls: member.peer_urls.clone(),
+        client_urls: Vec::new(),
+        disk: None,
+    }
+}
+
+/// The log's newest entries, back to the first that is not applied: what may be applied or truncated is held in memory.
+fn unapplied_tail(log: &LogStore, recovered: &Recovered, applied: Index) -> Result<Vec<raft::Entry>, Halt> {
+    let held = recovered.tail.first().map_or(recovered.last.index.next(), |e| e.position.index);
+    let mut tail = Vec::new();
+    let mut next = applied.next();
+    while next < held {
+        let more = log.read(next, usize::MAX).map_err(|e| Halt(format!("the log database: {e}")))?;
+        let Some(last) = more.last() else { break };
+        next = last.position.index.next();
+        tail.extend(more.into_iter().filter(|e| e.position.index < held));
+    }
+    tail.extend(recovered.tail.iter().cloned());
+    Ok(tail)
+}
+
+/// The state never runs ahead of the log, so a log that lacks what was applied is not the one the state was made from.
+fn check_applied(log: &Log, applied: Position) -> Result<(), Halt> {
+    match log.term_at(applied.index) {
+        Some(term) if term == applied.term => Ok(()),
+        found => Err(Halt(format!(
+            "the state was made from entry {applied}, but the log ends at {} and has term {} there: the directory `raft` \
+             was lost or replaced. This member's votes and acknowledgements are gone with it; it must not go on under its \
+             old name. Put the original `raft` directory back.",
+            log.last(),
+            found.map_or("none".into(), |term| term.to_string()),
+        ))),
+    }
+}
+
+/// The acked mark, if the log does not reach it.
+fn lost_mark(log: &Log, mark: Position) -> Result<Option<Position>, Halt> {
+    match log.term_at(mark.index) {
+        Some(term) if term == mark.term => Ok(None),
+        None => Ok(Some(mark)),
+        Some(term) => Err(Halt(format!(
+            "this member acknowledged {mark}, but its log has term {term} there: the directories `raft` and `state` are not \
+             of the same member. Put both back as they were."
+        ))),
+    }
+}

@@ -1,0 +1,233 @@
+//! What a member holds of the replicated log.
+//!
+//! The newest entries are in memory; the whole log is on the disk. The *terms* of the whole log are in memory too, as runs
+//! (a term covers thousands of entries), so that every question of the protocol about "which term stands at index i" is
+//! answered at once, and only the payload for a follower far behind must be fetched.
+//!
+//! ```text
+//!   base        memory_first              last
+//!    |  on disk only  |  in memory and on disk  |
+//! ---+----------------+-------------------------+
+//! ```
+//!
+//! # Invariants
+//!
+//! 1. Entries are contiguous from `base + 1` to `last`; terms never decrease.
+//! 2. What is in memory is a suffix.
+//! 3. Only entries that were applied leave the memory, so whatever may still be truncated or applied is there.
+//!
+//! It may not know what is durable (`raft.rs` keeps that) nor what is committed.
+
+use super::message::Entry;
+use crate::ids::{Index, Position, Term};
+use std::collections::VecDeque;
+
+/// What is asked of the log by index may be in memory, on the disk only, or not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Slice {
+    /// Contiguous from the index asked for; not empty.
+    Entries(Vec<Entry>),
+    /// The first entry asked for has left the memory.
+    OnDisk,
+    /// Past the end.
+    Past,
+}
+
+/// The log. See the module's essay.
+#[derive(Clone, Debug)]
+pub struct Log {
+    base: Position,
+    runs: Vec<(Index, Term)>,
+    last: Index,
+    memory: VecDeque<Entry>,
+    memory_bytes: usize,
+}
+
+impl Log {
+    /// A log with nothing in it.
+    pub fn empty() -> Log {
+        Log { base: Position::default(), runs: Vec::new(), last: Index(0), memory: VecDeque::new(), memory_bytes: 0 }
+    }
+
+    /// A log as found on the disk: the runs of its terms, its end, and its newest entries.
+    ///
+    /// # Panics
+    /// If the parts contradict each other: the log store has verified them.
+    pub fn restore(runs: Vec<(Index, Term)>, last: Position, tail: Vec<Entry>) -> Log {
+        assert_eq!(runs.last().map_or(Term(0), |run| run.1), last.term, "the last run is not of the last term");
+        assert_eq!(tail.last().map_or(last, |e| e.position), last, "the tail does not end where the log ends");
+        let memory_bytes = tail.iter().map(Entry::size).sum();
+        Log { base: Position::default(), runs, last: last.index, memory: tail.into(), memory_bytes }
+    }
+
+    /// Where the log ends.
+    pub fn last(&self) -> Position {
+        Position { index: self.last, term: self.runs.last().map_or(self.base.term, |run| run.1) }
+    }
+
+    /// The term at `index`; `None` past the end or before the base.
+    pub fn term_at(&self, index: Index) -> Option<Term> {
+        if index == self.base.index {
+            return Some(self.base.term);
+        }
+        if index < self.base.index || index > self.last {
+            return None;
+        }
+        let run = self.runs.partition_point(|(first, _)| *first <= index);
+        Some(self.runs[run - 1].1)
+    }
+
+    /// The position at `index`.
+    pub fn position_at(&self, index: Index) -> Option<Position> {
+        self.term_at(index).map(|term| Position { index, term })
+    }
+
+    /// Appends an entry.
+    ///
+    /// # Panics
+    /// If it does not follow the last one.
+    pub fn append(&mut self, entry: Entry) {
+        let last = self.last();
+        assert_eq!(entry.position.index, last.index.next(), "an entry that does not follow {last}");
+        assert!(entry.position.term >= last.term, "{} after {last}: a term that decreases", entry.position);
+        if entry.position.term > last.term || self.runs.is_empty() {
+            self.runs.push((entry.position.index, entry.position.term));
+        }
+        self.last = entry.position.index;
+        self.memory_bytes += entry.size();
+        self.memory.push_back(entry);
+    }
+
+    /// Removes the entry at `from` and all that follow.
+    pub fn truncate_from(&mut self, from: Index) {
+        assert!(from > self.base.index, "truncation at {from} reaches below the base {}", self.base);
+        while self.memory.back().is_some_and(|e| e.position.index >= from) {
+            let entry = self.memory.pop_back().expect("just seen");
+            self.memory_bytes -= entry.size();
+        }
+        self.runs.retain(|(first, _)| *first < from);
+        self.last = self.last.min(from.prev());
+    }
+
+    /// Entries from `from` on, cut at `max_bytes`, but one at least.
+    pub fn slice(&self, from: Index, max_bytes: usize) -> Slice {
+        if from > self.last {
+            return Slice::Past;
+        }
+        let Some(first) = self.memory.front().map(|e| e.position.index).filter(|first| from >= *first) else {
+            return Slice::OnDisk;
+        };
+        let start = usize::try_from(from.0 - first.0).expect("a log in memory fits in memory");
+        let mut bytes = 0;
+        let entries: Vec<Entry> = self
+            .memory
+            .range(start..)
+            .take_while(|entry| {
+                let fits = bytes == 0 || bytes + entry.size() <= max_bytes;
+                bytes += entry.size();
+                fits
+            })
+            .cloned()
+            .collect();
+        Slice::Entries(entries)
+    }
+
+    /// Lets go of the oldest entries in memory, none after `applied`, while they take more than `budget` bytes.
+    pub fn evict(&mut self, applied: Index, budget: usize) {
+        while self.memory_bytes > budget && self.memory.front().is_some_and(|e| e.position.index <= applied) {
+            let entry = self.memory.pop_front().expect("just seen");
+            self.memory_bytes -= entry.size();
+        }
+    }
+
+    /// The last position at or before `index` whose term is not above `term`: where a log that has `term` at `index` could
+    /// still agree with this one. Skips whole terms (Raft §5.3, "the optimisation").
+    pub fn last_not_above(&self, index: Index, term: Term) -> Position {
+        let index = index.min(self.last);
+        let run = self.runs.partition_point(|(first, t)| *first <= index && *t <= term);
+        let end = self.runs.get(run).map_or(index, |(first, _)| first.prev().min(index));
+        self.position_at(end.max(self.base.index)).expect("within the log")
+    }
+
+    /// Bytes of the entries after `index`, as far as they are in memory.
+    pub fn bytes_after(&self, index: Index) -> usize {
+        self.memory.iter().rev().take_while(|e| e.position.index > index).map(Entry::size).sum()
+    }
+
+    /// Bytes that the entries in memory take.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::RequestId;
+    use crate::raft::EntryKind;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    fn entry(index: u64, term: u64) -> Entry {
+        let position = Position { index: Index(index), term: Term(term) };
+        Entry::new(position, EntryKind::Command, RequestId::default(), Bytes::from_static(b"x"))
+    }
+
+    fn log_of(terms: &[u64]) -> Log {
+        let mut log = Log::empty();
+        for (i, term) in terms.iter().enumerate() {
+            log.append(entry(i as u64 + 1, *term));
+        }
+        log
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_plain_vector(
+            mut terms in proptest::collection::vec(1u64..6, 0..30),
+            cut in 1u64..30,
+            more in proptest::collection::vec(6u64..8, 0..5),
+            applied in 0u64..30,
+        ) {
+            terms.sort_unstable();
+            let mut log = log_of(&terms);
+            log.truncate_from(Index(cut));
+            terms.truncate(cut as usize - 1);
+            for term in more {
+                let term = term.max(terms.last().copied().unwrap_or(0));
+                terms.push(term);
+                log.append(entry(terms.len() as u64, term));
+            }
+            log.evict(Index(applied), 0);
+            let at = |i: u64| if i == 0 { Some(0) } else { terms.get(i as usize - 1).copied() };
+            prop_assert_eq!(log.last().index.0, terms.len() as u64);
+            for i in 0..35 {
+                prop_assert_eq!(log.term_at(Index(i)).map(|t| t.0), at(i));
+                for term in 0..9 {
+                    let expected = (0..=i.min(terms.len() as u64)).rev().find(|j| at(*j).unwrap() <= term).unwrap();
+                    prop_assert_eq!(log.last_not_above(Index(i), Term(term)).index.0, expected);
+                }
+                let slice = log.slice(Index(i.max(1)), usize::MAX);
+                if i.max(1) > terms.len() as u64 {
+                    prop_assert_eq!(slice, Slice::Past);
+                } else if i.max(1) <= applied {
+                    prop_assert_eq!(slice, Slice::OnDisk);
+                } else {
+                    let Slice::Entries(entries) = slice else { panic!("{slice:?}") };
+                    prop_assert_eq!(entries.len() as u64, terms.len() as u64 - i.max(1) + 1);
+                    prop_assert_eq!(entries[0].position.index.0, i.max(1));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_slice_is_cut_at_its_bytes_but_never_empty() {
+        let log = log_of(&[1, 1, 1]);
+        let size = entry(1, 1).size();
+        for (max, count) in [(0, 1), (size, 1), (2 * size, 2), (3 * size - 1, 2), (usize::MAX, 3)] {
+            let Slice::Entries(entries) = log.slice(Index(1), max) else { panic!() };
+            assert_eq!(entries.len(), count, "at {max} bytes");
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What a leader knows of one follower.
+//!
+//! A follower is **probed** until the place is found where its log and the leader's part (one append at a time), and then
+//! **replicated** to: appends go out without waiting, as far as the window allows, and `next` runs ahead of what is
+//! acknowledged. Any sign of loss brings back the probe.
+//!
+//! A *session* is a fresh start with a follower: at the beginning of a term, and whenever its process turns out to be a new
+//! one. Answers carry the session's number; those of older sessions move nothing (openraft's #1500, #1960 and kin were all
+//! late answers that did).
+//!
+//! # Invariants
+//!
+//! matched < next; within a session `matched` never decreases; the window is within its limits, save that a single append
+//! may exceed the byte limit when it is alone.
+
+use crate::ids::{Incarnation, Index};
+use crate::time::Time;
+use std::collections::VecDeque;
+
+/// How appends flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// One append at a time, to find where the logs part.
+    Probe {
+        /// One is out and unanswered.
+        outstanding: bool,
+    },
+    /// Appends run ahead, as far as the window allows.
+    Replicate {
+        /// Unacknowledged appends: their last index and their bytes.
+        window: VecDeque<(Index, usize)>,
+        /// The sum of those bytes.
+        bytes: usize,
+    },
+}
+
+/// What a leader knows of one follower. See the module's essay.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// Durable there.
+    pub matched: Index,
+    /// The next entry to send.
+    pub next: Index,
+    /// How appends flow.
+    pub flow: Flow,
+    /// Counts fresh starts.
+    pub session: u64,
+    /// Counts the session's appends.
+    pub sequence: u64,
+    /// The commit index last told.
+    pub told_commit: Index,
+    /// When it was last heard of in this term.
+    pub contact: Time,
+    /// The newest read round it confirmed.
+    pub confirmed: u64,
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// Entries from here are being read from the disk for it.
+    pub loading: Option<Index>,
+}
+
+impl Progress {
+    /// A fresh start, at the end of the leader's log.
+    pub fn new(next: Index, incarnation: Incarnation, now: Time) -> Progress {
+        Progress {
+            matched: Index(0),
+            next,
+            flow: Flow::Probe { outstanding: false },
+            session: 1,
+            sequence: 0,
+            told_commit: Index(0),
+            contact: now,
+            confirmed: 0,
+            incarnation,
+            loading: None,
+        }
+    }
+
+    /// Another process of this follower: what the former one acknowledged is not taken for granted.
+    pub fn restart(&mut self, incarnation: Incarnation) {
+        let session = self.session + 1;
+        let (contact, confirmed) = (self.contact, self.confirmed);
+        *self = Progress::new(self.matched.next(), incarnation, contact);
+        (self.session, self.confirmed) = (session, confirmed);
+    }
+
+    /// Something was lost: start again from what is acknowledged.
+    pub fn probe(&mut self) {
+        self.next = self.matched.next();
+        self.flow = Flow::Probe { outstanding: false };
+        self.loading = None;
+    }
+
+    /// Whether one more append with entries may leave.
+    pub fn has_room(&self, max_messages: usize, max_bytes: usize) -> bool {
+        match &self.flow {
+            Flow::Probe { outstanding } => !outstanding,
+            Flow::Replicate { window, bytes } => window.len() < max_messages && *bytes < max_bytes,
+        }
+    }
+
+    /// An append with entries up to `last` (or none: `last` = `next - 1`) of `size` bytes leaves.
+    pub fn sent(&mut self, last: Index, size: usize) {
+        self.sequence += 1;
+        match &mut self.flow {
+            Flow::Probe { outstanding } => *outstanding = true,
+            Flow::Replicate { window, bytes } => {
+                if last >= self.next {
+                    window.push_back((last, size));
+                    *bytes += size;
+                    self.next = last.next();
+                }
+            }
+        }
+    }
+
+    /// The follower has everything up to `matched`. Says whether that is news.
+    pub fn acknowledged(&mut self, matched: Index) -> bool {
+        let news = matched > self.matched;
+        self.matched = self.matched.max(matched);
+        match &mut self.flow {
+            // An older acknowledgement says nothing of the place being probed.
+            Flow::Probe { .. } if !news && matched.next() < self.next => {}
+            Flow::Probe { .. } => {
+                self.next = self.matched.next();
+                self.flow = Flow::Replicate { window: VecDeque::new(), bytes: 0 };
+            }
+            Flow::Replicate { window, bytes } => {
+                while window.front().is_some_and(|(last, _)| *last <= matched) {
+                    *bytes -= window.pop_front().expect("just seen").1;
+                }
+                self.next = self.next.max(self.matched.next());
+            }
+        }
+        assert!(self.matched < self.next, "matched {} must stay below next {}", self.matched, self.next);
+        news
+    }
+
+    /// The follower's log differs at `prev`, and could agree at `at` at the latest.
+    pub fn conflicted(&mut self, prev: Index, at: Index) {
+        let current = match self.flow {
+            Flow::Probe { .. } => prev.next() == self.next,
+            Flow::Replicate { .. } => prev > self.matched,
+        };
+        if current && prev > self.matched {
+            assert!(at < prev, "a conflict at {prev} must lead further back than {at}");
+            self.next = at.max(self.matched).next();
+            self.flow = Flow::Probe { outstanding: false };
+            self.loading = None;
+        }
+    }
+
+    /// A name for people.
+    pub fn flow_name(&self) -> &'static str {
+        match self.flow {
+            Flow::Probe { .. } => "probe",
+            Flow::Replicate { .. } => "replicate",
+        }
+    }
+}

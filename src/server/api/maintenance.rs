@@ -1,0 +1,117 @@
+//! etcd's Maintenance service: how a member is doing, alarms, and moving the leader.
+//!
+//! Absent: defragmentation, hashes, snapshots, downgrades.
+
+use super::{ETCD_VERSION, Front, astray, status};
+use crate::ids::MemberId;
+use crate::node::{Refused, Reply, Request as Ask};
+use crate::proto::etcdserverpb as pb;
+use crate::proto::quorate::{SetAlarm, command::Op};
+use pb::alarm_request::AlarmAction;
+use std::sync::Arc;
+use tokio_stream::Empty;
+use tonic::{Request, Response, Status};
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct Maintenance(pub Arc<Front>);
+
+impl Maintenance {
+    /// Alarms of `wanted` (0: of any member) and of its kind (`None`: of any).
+    fn alarms(&self, wanted: &pb::AlarmRequest) -> Vec<pb::AlarmMember> {
+        let fits = |member: MemberId, alarm: pb::AlarmType| {
+            (wanted.member_id == 0 || wanted.member_id == member.0)
+                && (wanted.alarm == i32::from(pb::AlarmType::None) || wanted.alarm == i32::from(alarm))
+        };
+        let alarms = self.0.view.alarms().into_iter().filter(|(member, alarm)| fits(*member, *alarm));
+        alarms.map(|(member, alarm)| pb::AlarmMember { member_id: member.0, alarm: alarm.into() }).collect()
+    }
+}
+
+/// What is wrong with this member, in etcd's words.
+fn errors(front: &Front, has_leader: bool) -> Vec<String> {
+    let alarms = front.view.alarms().into_iter();
+    let alarms = alarms.map(|(member, alarm)| format!("memberID:{} alarm:{} ", member.0, alarm.as_str_name()));
+    (!has_leader).then(|| "etcdserver: no leader".to_string()).into_iter().chain(alarms).collect()
+}
+
+#[tonic::async_trait]
+impl pb::maintenance_server::Maintenance for Maintenance {
+    async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
+        let front = &self.0;
+        let now = front.mailbox.status().await.ok_or_else(|| status::of_refused(Refused::Stopping))?;
+        let db_size = i64::try_from(front.state.0.size_on_disk()).unwrap_or(i64::MAX).max(1);
+        let in_use = i64::try_from(front.view.live_bytes()).unwrap_or(i64::MAX);
+        Ok(Response::new(pb::StatusResponse {
+            header: front.header(front.view.revision(), now.term),
+            version: ETCD_VERSION.to_string(),
+            db_size,
+            leader: now.leader.map_or(0, |leader| leader.0),
+            raft_index: now.commit.0,
+            raft_term: now.term.0,
+            raft_applied_index: now.applied.0,
+            errors: errors(front, now.leader.is_some()),
+            db_size_in_use: in_use.clamp(1, db_size),
+            ..pb::StatusResponse::default()
+        }))
+    }
+
+    async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
+        let front = &self.0;
+        front.check_leader(request.metadata())?;
+        let alarm = request.into_inner();
+        let (term, alarms) = match alarm.action() {
+            AlarmAction::Get => (front.readable().await?, self.alarms(&alarm)),
+            action @ (AlarmAction::Activate | AlarmAction::Deactivate) => {
+                let active = action == AlarmAction::Activate;
+                let changed = if active {
+                    vec![pb::AlarmMember { member_id: alarm.member_id, alarm: alarm.alarm }]
+                } else {
+                    front.readable().await?;
+                    self.alarms(&alarm)
+                };
+                let op = SetAlarm { member_id: alarm.member_id, alarm: alarm.alarm, active };
+                let (_, term) = front.propose(Op::Alarm(op), false).await?;
+                (term, changed)
+            }
+        };
+        let header = front.header(front.view.revision(), term);
+        Ok(Response::new(pb::AlarmResponse { header, alarms }))
+    }
+
+    async fn move_leader(
+        &self,
+        request: Request<pb::MoveLeaderRequest>,
+    ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
+        let target = MemberId(request.get_ref().target_id);
+        match self.0.mailbox.ask(Ask::Transfer(Some(target))).await {
+            // etcd answers without a header.
+            Reply::Transferred => Ok(Response::new(pb::MoveLeaderResponse { header: None })),
+            Reply::Refused(reason) => Err(status::of_refused(reason)),
+            Reply::Uncertain(reason) => Err(status::of_uncertain(reason)),
+            reply @ (Reply::Applied { .. } | Reply::Readable { .. }) => Err(astray(&reply)),
+        }
+    }
+
+    async fn defragment(&self, _: Request<pb::DefragmentRequest>) -> Result<Response<pb::DefragmentResponse>, Status> {
+        Err(status::not_served("defragmentation"))
+    }
+
+    async fn hash(&self, _: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
+        Err(status::not_served("the hash of the database"))
+    }
+
+    async fn hash_kv(&self, _: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
+        Err(status::not_served("the hash of the keys"))
+    }
+
+    type SnapshotStream = Empty<Result<pb::SnapshotResponse, Status>>;
+
+    async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        Err(status::not_served("taking a snapshot"))
+    }
+
+    async fn downgrade(&self, _: Request<pb::DowngradeRequest>) -> Result<Response<pb::DowngradeResponse>, Status> {
+        Err(status::not_served("downgrading"))
+    }
+}

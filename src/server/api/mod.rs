@@ -1,0 +1,159 @@
+//! What clients call, one file per service.
+//!
+//! A call is checked where it arrives (shape, sizes), becomes one command encoded once or one wish to read, waits for the
+//! node's single answer, and goes back with etcd's header. Reads run on the [`View`] in the caller's own task: the node's
+//! thread only says when the view is fresh enough.
+//!
+//! Absent: retries. A member says once what it knows; trying again is the client's business, for only the client knows
+//! whether a second write would be welcome.
+
+use super::disk::DiskFacts;
+use super::driver::Mailbox;
+use super::transport;
+use crate::clock::Clock;
+use crate::ids::{Revision, Term};
+use crate::machine::{self, View};
+use crate::node::{Identity, Refused, Reply, Request, Status as NodeStatus};
+use crate::proto::etcdserverpb as pb;
+use crate::proto::quorate::{Command, command};
+use crate::storage::Engine;
+use bytes::Bytes;
+use prost::Message as _;
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+
+pub mod cluster;
+pub mod kv;
+pub mod maintenance;
+pub mod node;
+pub mod status;
+
+/// The level of etcd's API that is spoken: clients parse it and branch on it.
+pub const ETCD_VERSION: &str = "3.5.30";
+/// The cluster's level, as etcd's `/version` tells it.
+pub const ETCD_CLUSTER_VERSION: &str = "3.5.0";
+
+/// What all services share.
+#[derive(Debug)]
+pub struct Front {
+    /// Who answers.
+    pub identity: Identity,
+    /// Its name.
+    pub name: String,
+    /// Its data directory.
+    pub data_dir: String,
+    /// What was applied.
+    pub view: View,
+    /// The node.
+    pub mailbox: Mailbox,
+    /// What the node published last.
+    pub published: watch::Receiver<Arc<NodeStatus>>,
+    /// The node's clock.
+    pub clock: Clock,
+    /// `--max-request-bytes`.
+    pub max_request_bytes: usize,
+    /// `--max-txn-ops`.
+    pub max_txn_ops: usize,
+    /// The log worker's figures.
+    pub disk: Arc<DiskFacts>,
+    /// The state database, for its size.
+    pub state: StateEngine,
+    /// The connections.
+    pub transport: Arc<transport::Shared>,
+    /// Where the process learns that its disk failed a reader.
+    pub fatal: mpsc::UnboundedSender<String>,
+}
+
+/// An engine that can be shown.
+#[derive(Clone)]
+pub struct StateEngine(pub Arc<dyn Engine>);
+
+impl std::fmt::Debug for StateEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StateEngine")
+    }
+}
+
+impl Front {
+    /// etcd's header.
+    pub fn header(&self, revision: Revision, term: Term) -> Option<pb::ResponseHeader> {
+        Some(pb::ResponseHeader {
+            cluster_id: self.identity.cluster.0,
+            member_id: self.identity.member.0,
+            revision: revision.0,
+            raft_term: term.0,
+        })
+    }
+
+    /// Fills in what the machine left out of a header.
+    pub fn complete(&self, header: Option<pb::ResponseHeader>, term: Term) -> Option<pb::ResponseHeader> {
+        self.header(Revision(header.map_or(0, |header| header.revision)), term)
+    }
+
+    /// This member's term, as of a moment ago.
+    pub fn term(&self) -> Term {
+        self.published.borrow().term
+    }
+
+    /// Whether a leader is known.
+    pub fn has_leader(&self) -> bool {
+        self.published.borrow().leader.is_some()
+    }
+
+    /// Refuses a caller who asked for a member with a leader (`hasleader: true`) where none is known.
+    ///
+    /// # Errors
+    /// "no leader".
+    pub fn check_leader(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        let wanted = metadata.get("hasleader").is_some_and(|value| value.as_bytes() == b"true");
+        if wanted && !self.has_leader() { Err(status::of_refused(Refused::NoLeader)) } else { Ok(()) }
+    }
+
+    /// An error of the machine's as the caller sees it. A disk that fails a reader can't be trusted: the process stops.
+    pub fn fail(&self, error: &machine::Error) -> Status {
+        if let machine::Error::Disk(fault) = error {
+            let _ = self.fatal.send(format!("the disk failed a reader: {fault}"));
+        }
+        status::of_machine(error)
+    }
+
+    /// Encodes a command, once, and sees it through the log.
+    ///
+    /// # Errors
+    /// It is too large, was refused, may or may not have been applied, or was the caller's mistake.
+    pub async fn propose(&self, op: command::Op, grows: bool) -> Result<(machine::Response, Term), Status> {
+        let command = Command { op: Some(op) };
+        if command.encoded_len() > self.max_request_bytes {
+            return Err(status::too_large());
+        }
+        let command = Bytes::from(command.encode_to_vec());
+        match self.mailbox.ask(Request::Propose { command, grows }).await {
+            Reply::Applied { outcome: Ok(response), term } => Ok((response, term)),
+            Reply::Applied { outcome: Err(error), .. } => Err(self.fail(&error)),
+            Reply::Refused(reason) => Err(status::of_refused(reason)),
+            Reply::Uncertain(reason) => Err(status::of_uncertain(reason)),
+            reply @ (Reply::Readable { .. } | Reply::Transferred) => Err(astray(&reply)),
+        }
+    }
+
+    /// Waits until the view is linearizable for a read that begins now.
+    ///
+    /// # Errors
+    /// No leader confirmed it in time.
+    pub async fn readable(&self) -> Result<Term, Status> {
+        match self.mailbox.ask(Request::Read).await {
+            Reply::Readable { term } => Ok(term),
+            Reply::Refused(reason) => Err(status::of_refused(reason)),
+            Reply::Uncertain(reason) => Err(status::of_uncertain(reason)),
+            reply @ (Reply::Applied { .. } | Reply::Transferred) => Err(astray(&reply)),
+        }
+    }
+}
+
+/// An answer to another question than was asked.
+pub(super) fn astray(reply: &impl std::fmt::Debug) -> Status {
+    tracing::error!(?reply, "the node answered another question than was asked");
+    Status::internal("quorate: the node answered another question than was asked; this is a bug")
+}

@@ -1,0 +1,140 @@
+//! The one table of errors: what ours mean, in etcd's codes and etcd's exact texts.
+//!
+//! Clients match on both, so both are frozen. What etcd's codes can't say is whether a write that was answered
+//! `Unavailable` may have been carried out; the metadata key [`OUTCOME`] says it: `refused` (surely not done, send it
+//! again) or `uncertain` (perhaps done, never blindly again).
+//!
+//! Absent: tonic's own errors (an oversize frame, an unknown method), which never reach a service; `http.rs` gives them
+//! etcd's texts on their way out.
+
+use crate::machine;
+use crate::node::{Refused, Uncertain};
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+
+/// Response metadata beside `Unavailable` and `ResourceExhausted`: `refused` or `uncertain`.
+pub const OUTCOME: &str = "quorate-outcome";
+
+/// The caller's mistake, or a fault of this member.
+pub fn of_machine(error: &machine::Error) -> Status {
+    use machine::Error;
+    match error {
+        Error::EmptyKey => Status::invalid_argument("etcdserver: key is not provided"),
+        Error::KeyNotFound => Status::invalid_argument("etcdserver: key not found"),
+        Error::ValueProvided => Status::invalid_argument("etcdserver: value is provided"),
+        Error::LeaseProvided => Status::invalid_argument("etcdserver: lease is provided"),
+        Error::TooManyOps { .. } => Status::invalid_argument("etcdserver: too many operations in txn request"),
+        Error::DuplicateKey => Status::invalid_argument("etcdserver: duplicate key given in txn request"),
+        Error::LeaseNotFound => Status::not_found("etcdserver: requested lease not found"),
+        Error::Compacted { .. } => Status::out_of_range("etcdserver: mvcc: required revision has been compacted"),
+        Error::FutureRevision => Status::out_of_range("etcdserver: mvcc: required revision is a future revision"),
+        Error::NoSpace => refused(Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
+        // The process is about to end. Nobody may take this for an answer about the data.
+        Error::Disk(_) => uncertain("etcdserver: server stopped"),
+    }
+}
+
+/// Surely not done.
+pub fn of_refused(reason: Refused) -> Status {
+    match reason {
+        Refused::NoLeader => refused(Code::Unavailable, "etcdserver: no leader"),
+        Refused::Busy => refused(Code::ResourceExhausted, "etcdserver: too many requests"),
+        Refused::LeaderChanged => refused(Code::Unavailable, "etcdserver: leader changed"),
+        Refused::Space => refused(Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
+        Refused::NotLeader => Status::failed_precondition("etcdserver: not leader"),
+        Refused::BadTransferee => Status::failed_precondition("etcdserver: bad leader transferee"),
+        Refused::Stopping => refused(Code::Unavailable, "etcdserver: server stopped"),
+    }
+}
+
+/// Perhaps done.
+pub fn of_uncertain(reason: Uncertain) -> Status {
+    match reason {
+        Uncertain::LeaderLost => uncertain("etcdserver: request timed out, possibly due to previous leader failure"),
+        Uncertain::TimedOut => uncertain("etcdserver: request timed out"),
+    }
+}
+
+/// A request beyond `--max-request-bytes`.
+pub fn too_large() -> Status {
+    Status::invalid_argument("etcdserver: request is too large")
+}
+
+/// A call of etcd's API that this version does not serve.
+pub fn not_served(what: &str) -> Status {
+    Status::unimplemented(format!(
+        "etcdserver: {what} is not served by quorate {} yet; nothing was changed",
+        env!("CARGO_PKG_VERSION")
+    ))
+}
+
+fn refused(code: Code, text: &'static str) -> Status {
+    with_outcome(code, text, "refused")
+}
+
+fn uncertain(text: &'static str) -> Status {
+    with_outcome(Code::Unavailable, text, "uncertain")
+}
+
+fn with_outcome(code: Code, text: &'static str, outcome: &'static str) -> Status {
+    let mut status = Status::new(code, text);
+    status.metadata_mut().insert(OUTCOME, MetadataValue::from_static(outcome));
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Revision;
+    use crate::storage::Fault;
+
+    fn seen(status: &Status) -> (Code, &str, Option<&str>) {
+        let outcome = status.metadata().get(OUTCOME).and_then(|v| v.to_str().ok());
+        (status.code(), status.message(), outcome)
+    }
+
+    #[test]
+    fn mistakes_have_etcds_codes_and_texts() {
+        use machine::Error as E;
+        let fault = Fault { what: "sync".into(), why: "EIO".into() };
+        let table = [
+            (E::EmptyKey, Code::InvalidArgument, "key is not provided"),
+            (E::KeyNotFound, Code::InvalidArgument, "key not found"),
+            (E::ValueProvided, Code::InvalidArgument, "value is provided"),
+            (E::LeaseProvided, Code::InvalidArgument, "lease is provided"),
+            (E::TooManyOps { found: 129, limit: 128 }, Code::InvalidArgument, "too many operations in txn request"),
+            (E::DuplicateKey, Code::InvalidArgument, "duplicate key given in txn request"),
+            (E::LeaseNotFound, Code::NotFound, "requested lease not found"),
+            (E::Compacted { compacted: Revision(5) }, Code::OutOfRange, "mvcc: required revision has been compacted"),
+            (E::FutureRevision, Code::OutOfRange, "mvcc: required revision is a future revision"),
+            (E::NoSpace, Code::ResourceExhausted, "mvcc: database space exceeded"),
+            (E::Disk(fault), Code::Unavailable, "server stopped"),
+        ];
+        for (error, code, text) in table {
+            let status = of_machine(&error);
+            assert_eq!((status.code(), status.message()), (code, format!("etcdserver: {text}").as_str()), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn refusals_and_uncertainties_are_told_apart_by_metadata() {
+        use Code::{FailedPrecondition, ResourceExhausted, Unavailable};
+        let refused = [
+            (Refused::NoLeader, (Unavailable, "etcdserver: no leader", Some("refused"))),
+            (Refused::Busy, (ResourceExhausted, "etcdserver: too many requests", Some("refused"))),
+            (Refused::LeaderChanged, (Unavailable, "etcdserver: leader changed", Some("refused"))),
+            (Refused::Space, (ResourceExhausted, "etcdserver: mvcc: database space exceeded", Some("refused"))),
+            (Refused::NotLeader, (FailedPrecondition, "etcdserver: not leader", None)),
+            (Refused::BadTransferee, (FailedPrecondition, "etcdserver: bad leader transferee", None)),
+            (Refused::Stopping, (Unavailable, "etcdserver: server stopped", Some("refused"))),
+        ];
+        for (reason, expected) in refused {
+            assert_eq!(seen(&of_refused(reason)), expected, "{reason:?}");
+        }
+        let lost = "etcdserver: request timed out, possibly due to previous leader failure";
+        assert_eq!(seen(&of_uncertain(Uncertain::LeaderLost)), (Unavailable, lost, Some("uncertain")));
+        let late = "etcdserver: request timed out";
+        assert_eq!(seen(&of_uncertain(Uncertain::TimedOut)), (Unavailable, late, Some("uncertain")));
+        assert_eq!(seen(&too_large()), (Code::InvalidArgument, "etcdserver: request is too large", None));
+    }
+}

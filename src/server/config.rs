@@ -1,0 +1,670 @@
+//! What an operator asked for, checked.
+//!
+//! [`Config::new`] turns flags and variables into values, or into one sentence on what is wrong, why, and what to write
+//! instead. It knows nothing of the disk: which flags still matter once a data directory exists is decided at start
+//! (`server/mod.rs`), which asks [`Config::bootstrap`] for the founding members only when there is none.
+//!
+//! Absent: TLS, unix sockets, discovery, configuration files; `flags.rs` refuses what would promise them.
+
+use super::flags::{FLAGS, Fate, Settings};
+use crate::ids::{ClusterId, MemberId, initial_cluster_id, initial_member_id};
+use crate::storage::directory::InitialMember;
+use crate::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// What is wrong with the command line or the environment: what, why, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+fn wrong<T>(sentence: impl Into<String>) -> Result<T, ConfigError> {
+    Err(ConfigError(sentence.into()))
+}
+
+/// An `http://host:port` address, without TLS.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Url {
+    /// A name or an address, without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl Url {
+    /// Whether connections to it never leave this host.
+    pub fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+    }
+
+    /// Whether it stands for every address of this host, so that nobody can dial it.
+    pub fn is_unspecified(&self) -> bool {
+        self.host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified())
+    }
+}
+
+impl std::fmt::Display for Url {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "http://[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "http://{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Where the log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogOutput {
+    /// Standard error.
+    Stderr,
+    /// Standard output.
+    Stdout,
+    /// A file, appended to.
+    File(PathBuf),
+}
+
+/// How to log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// The least severe level written.
+    pub level: tracing::Level,
+    /// JSON lines with zap's keys, for collectors; else one readable line per event.
+    pub json: bool,
+    /// Where to; never empty.
+    pub outputs: Vec<LogOutput>,
+}
+
+/// What the process was called as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CalledAs {
+    /// `quorate serve`.
+    Quorate,
+    /// `etcd`: other defaults where scripts rely on them.
+    Etcd,
+}
+
+/// One member's settings. Flags are named as etcd's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `--name`.
+    pub name: String,
+    /// `--data-dir`.
+    pub data_dir: PathBuf,
+    /// `--listen-peer-urls`.
+    pub listen_peer: Vec<Url>,
+    /// `--listen-client-urls`.
+    pub listen_client: Vec<Url>,
+    /// `--initial-advertise-peer-urls`.
+    pub advertise_peer: Vec<Url>,
+    /// `--advertise-client-urls`.
+    pub advertise_client: Vec<Url>,
+    /// `--initial-cluster`, by name; `None` if it was not given.
+    pub initial_cluster: Option<BTreeMap<String, Vec<Url>>>,
+    /// `--initial-cluster-state existing`.
+    pub existing: bool,
+    /// `--initial-cluster-token`.
+    pub token: String,
+    /// `--heartbeat-interval`.
+    pub heartbeat_interval: Duration,
+    /// `--election-timeout`.
+    pub election_timeout: Duration,
+    /// `--max-request-bytes`.
+    pub max_request_bytes: usize,
+    /// `--max-txn-ops`.
+    pub max_txn_ops: usize,
+    /// `--max-concurrent-streams`.
+    pub max_concurrent_streams: u32,
+    /// `--grpc-keepalive-interval`; `None`: never.
+    pub keepalive_interval: Option<Duration>,
+    /// `--grpc-keepalive-timeout`.
+    pub keepalive_timeout: Duration,
+    /// `--log-*`.
+    pub log: LogConfig,
+    /// What the operator should know, though nothing is wrong.
+    pub notices: Vec<String>,
+}
+
+/// The founding members, as every one of them computes them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bootstrap {
+    /// The cluster's id.
+    pub cluster: ClusterId,
+    /// This member's id.
+    pub member: MemberId,
+    /// All members, by id.
+    pub members: Vec<InitialMember>,
+}
+
+/// gRPC frames may be this much larger than `--max-request-bytes` (etcd's number).
+pub const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
+
+/// Above this, etcd warns that requests are too large to be replicated well.
+const RECOMMENDED_MAX_REQUEST_BYTES: usize = 10 * 1024 * 1024;
+
+/// Larger values make a follower buffer, and a frame grow, beyond what the peer stream allows (`transport.rs`).
+const LARGEST_MAX_REQUEST_BYTES: usize = 256 * 1024 * 1024;
+
+/// etcd's upper limit: a cluster that waits longer for a leader is a broken one.
+const LONGEST_ELECTION_TIMEOUT_MS: u64 = 50_000;
+
+impl Config {
+    /// What the settings mean.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn new(settings: &Settings, called: CalledAs) -> Result<Config, ConfigError> {
+        let mut notices = refuse_or_notice(settings)?;
+        let name = text(settings, "name");
+        if name.is_empty() || name.contains([',', '=']) {
+            return wrong(format!(
+                "--name {name:?} can't name a member: a name is not empty and has no ',' and no '='"
+            ));
+        }
+        let suffix = if called == CalledAs::Etcd { "etcd" } else { "quorate" };
+        let data_dir = settings.get("data-dir").map_or_else(|| format!("{name}.{suffix}"), |g| g.value.clone());
+        let listen_peer = listen_urls(settings, "listen-peer-urls")?;
+        let listen_client = listen_urls(settings, "listen-client-urls")?;
+        if let Some(url) = listen_peer.iter().find(|url| listen_client.contains(url)) {
+            return wrong(format!(
+                "{url} is in both --listen-peer-urls and --listen-client-urls: members and clients need ports of their own"
+            ));
+        }
+        let advertise_peer = advertise_urls(settings, "initial-advertise-peer-urls", &listen_peer)?;
+        let advertise_client = advertise_urls(settings, "advertise-client-urls", &listen_client)?;
+        let (heartbeat_interval, election_timeout) = timers(settings)?;
+        let max_request_bytes = number(settings, "max-request-bytes", 1, LARGEST_MAX_REQUEST_BYTES as u64)? as usize;
+        if max_request_bytes > RECOMMENDED_MAX_REQUEST_BYTES {
+            notices.push(format!(
+                "--max-request-bytes {max_request_bytes} is more than the recommended {RECOMMENDED_MAX_REQUEST_BYTES}: \
+                 one large request holds up all others"
+            ));
+        }
+        if listen_client.iter().chain(&listen_peer).any(|url| !url.is_loopback()) {
+            notices.push(
+                "listening beyond this host without TLS: whoever reaches these ports can read and change everything"
+                    .to_string(),
+            );
+        }
+        let interval = duration(settings, "grpc-keepalive-interval")?;
+        Ok(Config {
+            data_dir: PathBuf::from(data_dir),
+            listen_peer,
+            listen_client,
+            advertise_peer,
+            advertise_client,
+            initial_cluster: initial_cluster(settings)?,
+            existing: initial_cluster_state(settings)?,
+            token: text(settings, "initial-cluster-token"),
+            heartbeat_interval,
+            election_timeout,
+            max_request_bytes,
+            max_txn_ops: number(settings, "max-txn-ops", 1, u64::from(u32::MAX))? as usize,
+            max_concurrent_streams: number(settings, "max-concurrent-streams", 1, u64::from(u32::MAX))? as u32,
+            keepalive_interval: Some(interval).filter(|interval| !interval.is_zero()),
+            keepalive_timeout: duration(settings, "grpc-keepalive-timeout")?,
+            log: log_config(settings, called)?,
+            notices,
+            name,
+        })
+    }
+
+    /// The founding members and this one's place among them: for a data directory that does not exist yet.
+    ///
+    /// # Errors
+    /// The member is not among them, or not under the URLs that it advertises; or it would have to join a running cluster.
+    pub fn bootstrap(&self) -> Result<Bootstrap, ConfigError> {
+        if self.existing {
+            return wrong(format!(
+                "--initial-cluster-state is existing, but {} holds no member's data, and joining a running cluster is not \
+                 there yet. To restart a member, point --data-dir at its old directory; to found a cluster, use \
+                 --initial-cluster-state new",
+                self.data_dir.display()
+            ));
+        }
+        let alone = || BTreeMap::from([(self.name.clone(), self.advertise_peer.clone())]);
+        let cluster = self.initial_cluster.clone().unwrap_or_else(alone);
+        let Some(own) = cluster.get(&self.name) else {
+            return wrong(format!(
+                "--name {} is not in --initial-cluster, which names {}: use one of these names, or add {}={}",
+                self.name,
+                cluster.keys().cloned().collect::<Vec<_>>().join(", "),
+                self.name,
+                comma(&self.advertise_peer)
+            ));
+        };
+        let set = |urls: &[Url]| urls.iter().cloned().collect::<BTreeSet<Url>>();
+        if set(own) != set(&self.advertise_peer) {
+            return wrong(format!(
+                "--initial-cluster says that {} is at {}, but --initial-advertise-peer-urls says {}: the others would wait \
+                 for it at the wrong place; make them the same",
+                self.name,
+                comma(own),
+                comma(&self.advertise_peer)
+            ));
+        }
+        let mut members: Vec<InitialMember> = cluster
+            .iter()
+            .map(|(name, urls)| {
+                let peer_urls: Vec<String> = urls.iter().map(Url::to_string).collect();
+                InitialMember { id: initial_member_id(&peer_urls, &self.token), name: name.clone(), peer_urls }
+            })
+            .collect();
+        members.sort_by_key(|member| member.id);
+        let ids: Vec<MemberId> = members.iter().map(|member| member.id).collect();
+        if let Some(pair) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
+            return wrong(format!(
+                "two members of --initial-cluster have the id {}: change --initial-cluster-token on all members",
+                pair[0]
+            ));
+        }
+        let member = members.iter().find(|member| member.name == self.name).map_or(MemberId(0), |member| member.id);
+        Ok(Bootstrap { cluster: initial_cluster_id(&ids, &self.token), member, members })
+    }
+}
+
+/// Refuses what would promise too much; the notice about what changes nothing, if there is such.
+fn refuse_or_notice(settings: &Settings) -> Result<Vec<String>, ConfigError> {
+    let mut idle = Vec::new();
+    for flag in FLAGS {
+        let Some(given) = settings.get(flag.name) else { continue };
+        if flag.boolean {
+            boolean(&given.source, &given.value)?;
+        }
+        match flag.fate {
+            Fate::Used { .. } => {}
+            Fate::Accepted => idle.push(given.source.clone()),
+            Fate::Refused { harmless, .. } if given.value.is_empty() || harmless.contains(&given.value.as_str()) => {}
+            Fate::Refused { why, .. } => return wrong(format!("{} is refused: {why}", given.source)),
+        }
+    }
+    if idle.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(vec![format!("accepted, but without effect in this version: {}", idle.join(" "))])
+}
+
+fn boolean(source: &str, value: &str) -> Result<bool, ConfigError> {
+    match value {
+        "true" | "1" | "t" | "T" | "TRUE" | "True" => Ok(true),
+        "false" | "0" | "f" | "F" | "FALSE" | "False" => Ok(false),
+        _ => wrong(format!("{source} is {value:?}, which is neither true nor false")),
+    }
+}
+
+/// What was given, or the default of the table.
+fn text(settings: &Settings, name: &str) -> String {
+    let default = || {
+        let flag = FLAGS.iter().find(|flag| flag.name == name);
+        match flag.map(|flag| flag.fate) {
+            Some(Fate::Used { default, .. }) => default.to_string(),
+            _ => String::new(),
+        }
+    };
+    settings.get(name).map_or_else(default, |given| given.value.clone())
+}
+
+fn source(settings: &Settings, name: &str) -> String {
+    settings.get(name).map_or_else(|| format!("--{name}"), |given| given.source.clone())
+}
+
+fn number(settings: &Settings, name: &str, min: u64, max: u64) -> Result<u64, ConfigError> {
+    let value = text(settings, name);
+    match value.parse::<u64>() {
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        _ => wrong(format!("{} is {value:?}: it takes a whole number from {min} to {max}", source(settings, name))),
+    }
+}
+
+fn timers(settings: &Settings) -> Result<(Duration, Duration), ConfigError> {
+    let heartbeat = number(settings, "heartbeat-interval", 1, LONGEST_ELECTION_TIMEOUT_MS)?;
+    let election = number(settings, "election-timeout", 1, LONGEST_ELECTION_TIMEOUT_MS)?;
+    if election < heartbeat * 5 {
+        return wrong(format!(
+            "--election-timeout {election} is less than five times --heartbeat-interval {heartbeat}: a few late heartbeats \
+             would cost the leader its office; use --election-timeout {} or more",
+            heartbeat * 5
+        ));
+    }
+    Ok((Duration::from_millis(heartbeat), Duration::from_millis(election)))
+}
+
+/// Go's notation: `1h30m`, `20s`, `500ms`, `0`.
+fn duration(settings: &Settings, name: &str) -> Result<Duration, ConfigError> {
+    let value = text(settings, name);
+    parse_duration(&value).map_or_else(
+        || wrong(format!("{} is {value:?}: it takes a time such as 20s, 500ms or 1h30m", source(settings, name))),
+        Ok,
+    )
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let count: u64 = rest[..digits].parse().ok()?;
+        let end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |end| digits + end);
+        let micros: u64 = match &rest[digits..end] {
+            "us" | "µs" => 1,
+            "ms" => 1_000,
+            "s" => 1_000_000,
+            "m" => 60_000_000,
+            "h" => 3_600_000_000,
+            _ => return None,
+        };
+        total = total.checked_add(Duration::from_micros(count.checked_mul(micros)?))?;
+        rest = &rest[end..];
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+fn comma(urls: &[Url]) -> String {
+    urls.iter().map(Url::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// One URL. `source` says where it was written.
+fn url(source: &str, text: &str) -> Result<Url, ConfigError> {
+    let text = text.trim();
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return wrong(format!("{source} has {text:?}, which has no scheme: write http://{text}"));
+    };
+    match scheme {
+        "http" => {}
+        "https" => {
+            return wrong(format!(
+                "{source} has {text}, but TLS is not there yet: write http://{rest} and keep the port on a private network \
+                 or behind a TLS proxy"
+            ));
+        }
+        "unix" | "unixs" => {
+            return wrong(format!("{source} has {text}, but unix sockets are not there: write http://localhost:PORT"));
+        }
+        _ => return wrong(format!("{source} has {text}, whose scheme is unknown: write http://{rest}")),
+    }
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    if authority.contains(['/', '?', '#', '@']) {
+        return wrong(format!("{source} has {text}, which has more than a host and a port: write http://HOST:PORT"));
+    }
+    let parts = match authority.strip_prefix('[') {
+        Some(bracketed) => bracketed.split_once("]:").filter(|(host, _)| host.parse::<std::net::Ipv6Addr>().is_ok()),
+        None => authority.rsplit_once(':').filter(|(host, _)| !host.contains(':')),
+    };
+    let Some((host, port)) = parts.filter(|(host, _)| !host.is_empty() && !host.contains(char::is_whitespace)) else {
+        return wrong(format!("{source} has {text}, which is not http://HOST:PORT"));
+    };
+    match port.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(Url { host: host.to_ascii_lowercase(), port }),
+        _ => wrong(format!("{source} has {text}, whose port {port:?} is not a number from 1 to 65535")),
+    }
+}
+
+fn urls(settings: &Settings, name: &str) -> Result<Vec<Url>, ConfigError> {
+    let source = source(settings, name);
+    let mut found = Vec::new();
+    for text in text(settings, name).split(',') {
+        let url = url(&source, text)?;
+        if found.contains(&url) {
+            return wrong(format!("{source} has {url} twice: leave one out"));
+        }
+        found.push(url);
+    }
+    Ok(found)
+}
+
+fn listen_urls(settings: &Settings, name: &str) -> Result<Vec<Url>, ConfigError> {
+    let urls = urls(settings, name)?;
+    match urls.iter().find(|url| url.host != "localhost" && url.host.parse::<IpAddr>().is_err()) {
+        Some(url) => wrong(format!(
+            "{} has {url}: listening needs an address, not a name; write the address of this host, or 0.0.0.0 for all of \
+             them, and give the name to the flag that advertises",
+            source(settings, name)
+        )),
+        None => Ok(urls),
+    }
+}
+
+fn advertise_urls(settings: &Settings, name: &str, listen: &[Url]) -> Result<Vec<Url>, ConfigError> {
+    let urls = if settings.get(name).is_some() { urls(settings, name)? } else { listen.to_vec() };
+    match urls.iter().find(|url| url.is_unspecified()) {
+        Some(url) => wrong(format!(
+            "{} would tell others to come to {url}, which is no place: write --{name} http://ADDRESS:{} with an address of \
+             this host that they can reach",
+            source(settings, name),
+            url.port
+        )),
+        None => Ok(urls),
+    }
+}
+
+fn initial_cluster_state(settings: &Settings) -> Result<bool, ConfigError> {
+    match text(settings, "initial-cluster-state").as_str() {
+        "new" => Ok(false),
+        "existing" => Ok(true),
+        other => wrong(format!(
+            "{} is {other:?}: it is new (found a cluster) or existing (a member of a running one)",
+            source(settings, "initial-cluster-state")
+        )),
+    }
+}
+
+fn initial_cluster(settings: &Settings) -> Result<Option<BTreeMap<String, Vec<Url>>>, ConfigError> {
+    let Some(given) = settings.get("initial-cluster") else { return Ok(None) };
+    let mut cluster: BTreeMap<String, Vec<Url>> = BTreeMap::new();
+    let mut seen = BTreeMap::new();
+    for part in given.value.split(',') {
+        let Some((name, address)) = part.split_once('=').filter(|(name, _)| !name.trim().is_empty()) else {
+            return wrong(format!(
+                "{} has {part:?}, which is not NAME=URL: write for example n1=http://10.0.0.1:2380,n2=http://10.0.0.2:2380",
+                given.source
+            ));
+        };
+        let (name, url) = (name.trim().to_string(), url(&given.source, address)?);
+        if let Some(other) = seen.insert(url.clone(), name.clone()) {
+            return wrong(format!(
+                "{} has {url} twice, for {other} and for {name}: each member has its own",
+                given.source
+            ));
+        }
+        cluster.entry(name).or_default().push(url);
+    }
+    Ok(Some(cluster))
+}
+
+fn log_config(settings: &Settings, called: CalledAs) -> Result<LogConfig, ConfigError> {
+    let level = match text(settings, "log-level").as_str() {
+        "debug" => tracing::Level::DEBUG,
+        "info" => tracing::Level::INFO,
+        "warn" => tracing::Level::WARN,
+        "error" | "dpanic" | "panic" | "fatal" => tracing::Level::ERROR,
+        other => {
+            let source = source(settings, "log-level");
+            return wrong(format!("{source} is {other:?}: it is debug, info, warn or error"));
+        }
+    };
+    let json = match text(settings, "log-format").as_str() {
+        "json" => true,
+        "console" => false,
+        "" => called == CalledAs::Etcd,
+        other => {
+            return wrong(format!("{} is {other:?}: it is json or console", source(settings, "log-format")));
+        }
+    };
+    let outputs = text(settings, "log-outputs")
+        .split(',')
+        .map(|output| match output.trim() {
+            "" => wrong(format!("{} has an empty name in it", source(settings, "log-outputs"))),
+            "default" | "stderr" | "systemd/journal" => Ok(LogOutput::Stderr),
+            "stdout" => Ok(LogOutput::Stdout),
+            file => Ok(LogOutput::File(PathBuf::from(file))),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(LogConfig { level, json, outputs })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsString;
+
+    fn settings(line: &str) -> Settings {
+        let command = crate::server::flags::augment(clap::Command::new("serve").no_binary_name(true));
+        let words = line.split_whitespace().map(|word| crate::server::flags::two_dashes(OsString::from(word)));
+        crate::server::flags::given(&command.try_get_matches_from(words).unwrap())
+    }
+
+    fn config(line: &str) -> Result<Config, ConfigError> {
+        Config::new(&settings(line), CalledAs::Quorate)
+    }
+
+    /// The sentence that a command line is refused with, at once or when the cluster is to be founded.
+    fn refusal(line: &str) -> String {
+        match config(line).and_then(|config| config.bootstrap().map(|_| ())) {
+            Ok(()) => panic!("{line:?} was accepted"),
+            Err(error) => error.0,
+        }
+    }
+
+    #[test]
+    fn no_flags_make_one_node_on_this_host() {
+        let config = config("").unwrap();
+        assert_eq!(config.data_dir, PathBuf::from("default.quorate"));
+        assert_eq!(comma(&config.listen_client), "http://localhost:2379");
+        assert_eq!(comma(&config.advertise_peer), "http://localhost:2380");
+        assert_eq!(config.election_timeout, Duration::from_secs(1));
+        assert_eq!(config.max_request_bytes, 1_572_864);
+        assert_eq!(config.max_concurrent_streams, u32::MAX);
+        assert_eq!(config.notices, Vec::<String>::new());
+        assert!(!config.log.json);
+        let bootstrap = config.bootstrap().unwrap();
+        assert_eq!(bootstrap.members.len(), 1);
+        assert_eq!(bootstrap.members[0].id, bootstrap.member);
+    }
+
+    #[test]
+    fn called_etcd_other_defaults_hold() {
+        let config = Config::new(&settings("--name n1"), CalledAs::Etcd).unwrap();
+        assert_eq!(config.data_dir, PathBuf::from("n1.etcd"));
+        assert!(config.log.json);
+    }
+
+    #[test]
+    fn all_members_compute_the_same_cluster() {
+        let cluster = "--initial-cluster a=http://10.0.0.1:2380,b=http://10.0.0.2:2380,c=http://10.0.0.3:2380";
+        let of = |name: &str, ip: &str| {
+            let peer = format!("http://{ip}:2380");
+            let line = format!("--name {name} --listen-peer-urls {peer} {cluster}");
+            config(&line).unwrap().bootstrap().unwrap()
+        };
+        let (a, b) = (of("a", "10.0.0.1"), of("b", "10.0.0.2"));
+        assert_eq!((a.cluster, &a.members), (b.cluster, &b.members));
+        assert_ne!(a.member, b.member);
+        assert!(a.members.windows(2).all(|pair| pair[0].id < pair[1].id), "sorted by id");
+    }
+
+    #[test]
+    fn values_arrive() {
+        let config = config(
+            "--heartbeat-interval 50 -election-timeout=300 --max-request-bytes 1000 --max-txn-ops 7 --log-level debug \
+             --max-concurrent-streams 9 --grpc-keepalive-interval 1m30s --grpc-keepalive-timeout 500ms --log-format json \
+             --log-outputs stdout,/tmp/x.log --listen-client-urls http://127.0.0.1:1,http://[::1]:1 --data-dir /d",
+        )
+        .unwrap();
+        assert_eq!(config.heartbeat_interval, Duration::from_millis(50));
+        assert_eq!(config.election_timeout, Duration::from_millis(300));
+        assert_eq!((config.max_request_bytes, config.max_txn_ops, config.max_concurrent_streams), (1000, 7, 9));
+        assert_eq!(config.keepalive_interval, Some(Duration::from_secs(90)));
+        assert_eq!(config.keepalive_timeout, Duration::from_millis(500));
+        assert_eq!(config.log.level, tracing::Level::DEBUG);
+        assert_eq!(config.log.outputs, [LogOutput::Stdout, LogOutput::File(PathBuf::from("/tmp/x.log"))]);
+        assert_eq!(comma(&config.advertise_client), "http://127.0.0.1:1,http://[::1]:1");
+        let never = super::Config::new(&settings("--grpc-keepalive-interval 0"), CalledAs::Quorate).unwrap();
+        assert_eq!(never.keepalive_interval, None);
+    }
+
+    #[test]
+    fn etcds_other_flags_share_one_line_of_notice() {
+        let config = config(
+            "--snapshot-count 10000 --quota-backend-bytes 1 --pre-vote --auto-compaction-retention 1h --auth-token simple \
+             --client-cert-auth=false --cert-file= --unsafe-no-fsync=false --host-whitelist *",
+        )
+        .unwrap();
+        assert_eq!(
+            config.notices,
+            ["accepted, but without effect in this version: --auto-compaction-retention --quota-backend-bytes \
+              --snapshot-count --pre-vote"]
+        );
+    }
+
+    #[test]
+    fn an_open_port_is_mentioned() {
+        let open = config("--listen-client-urls http://0.0.0.0:2379 --advertise-client-urls http://h:2379").unwrap();
+        assert!(open.notices.iter().any(|notice| notice.contains("without TLS")), "{:?}", open.notices);
+    }
+
+    #[test]
+    fn what_would_promise_too_much_is_refused() {
+        let table = [
+            ("--cert-file /c", "--cert-file is refused: TLS is not there yet"),
+            ("--peer-key-file /c", "--peer-key-file is refused: TLS is not there yet"),
+            ("--auto-tls", "--auto-tls is refused: TLS"),
+            ("--cipher-suites X", "--cipher-suites is refused: TLS"),
+            ("--client-cert-auth", "--client-cert-auth is refused: callers can't be told apart yet"),
+            ("--trusted-ca-file /c", "--trusted-ca-file is refused: callers"),
+            ("--auth-token jwt,x", "--auth-token is refused: callers"),
+            ("--force-new-cluster", "--force-new-cluster is refused: it would let this member forget the others"),
+            ("--unsafe-no-fsync=true", "--unsafe-no-fsync is refused: an answer here means"),
+            ("--config-file /etc/x", "--config-file is refused: a configuration file is not read yet"),
+            ("--discovery-srv x", "--discovery-srv is refused: members are not discovered yet"),
+            ("--listen-client-urls https://h:1", "--listen-client-urls has https://h:1, but TLS is not there yet"),
+        ];
+        for (line, sentence) in table {
+            assert!(refusal(line).starts_with(sentence), "{line}: {}", refusal(line));
+        }
+    }
+
+    #[test]
+    fn bad_values_get_a_sentence() {
+        let table = [
+            ("--name=", "--name \"\" can't name a member"),
+            ("--listen-peer-urls localhost:2380", "has no scheme: write http://localhost:2380"),
+            ("--listen-peer-urls http://localhost", "is not http://HOST:PORT"),
+            ("--listen-peer-urls http://localhost:99999", "whose port \"99999\" is not a number from 1 to 65535"),
+            ("--listen-peer-urls http://localhost:1/x", "more than a host and a port"),
+            ("--listen-peer-urls ftp://localhost:1", "whose scheme is unknown"),
+            ("--listen-client-urls unix://localhost:1", "unix sockets are not there"),
+            ("--listen-client-urls http://example.com:1", "listening needs an address, not a name"),
+            ("--listen-client-urls http://[::1:1", "is not http://HOST:PORT"),
+            ("--listen-client-urls http://localhost:1,http://LOCALHOST:1/", "has http://localhost:1 twice"),
+            ("--listen-client-urls http://localhost:2380", "is in both --listen-peer-urls and --listen-client-urls"),
+            ("--listen-client-urls http://0.0.0.0:2379", "write --advertise-client-urls http://ADDRESS:2379"),
+            ("--election-timeout 499", "less than five times --heartbeat-interval 100"),
+            ("--election-timeout 50001", "it takes a whole number from 1 to 50000"),
+            ("--heartbeat-interval 0", "it takes a whole number from 1"),
+            ("--max-txn-ops many", "--max-txn-ops is \"many\""),
+            ("--grpc-keepalive-timeout 20", "it takes a time such as 20s"),
+            ("--pre-vote=maybe", "neither true nor false"),
+            ("--log-level loud", "it is debug, info, warn or error"),
+            ("--log-format xml", "it is json or console"),
+            ("--initial-cluster-state old", "it is new (found a cluster) or existing"),
+            ("--initial-cluster-state existing", "joining a running cluster is not there yet"),
+            ("--initial-cluster n1", "which is not NAME=URL"),
+            ("--initial-cluster a=http://h:1,b=http://h:1", "has http://h:1 twice, for a and for b"),
+            ("--initial-cluster a=http://h:1", "--name default is not in --initial-cluster, which names a"),
+            ("--initial-cluster default=http://h:1", "says that default is at http://h:1, but"),
+        ];
+        for (line, part) in table {
+            assert!(refusal(line).contains(part), "{line}: {}", refusal(line));
+        }
+    }
+
+    #[test]
+    fn an_existing_directory_does_not_ask_for_founding_members() {
+        let config = config("--initial-cluster-state existing --initial-cluster a=http://h:1").unwrap();
+        assert!(config.existing);
+    }
+}

@@ -1,0 +1,296 @@
+//! The two threads that may wait for the disk, so that the node's thread never does.
+//!
+//! The **log worker** owns the [`LogStore`]. It takes everything that is queued, makes it durable with one sync, and says
+//! so once: while a sync runs, the next batch gathers, so the busier the node, the more writes share a sync (group
+//! commit). The **state worker** owns the writes to the state database, executes them in order, and syncs when asked.
+//!
+//! *Sync-before-ack* ends here: [`Input::Persisted`] is posted after the sync returned, and a failed sync is never
+//! followed by anything: the process aborts with the sentence, because the kernel has by then forgotten which pages were
+//! not written, and whatever was said next would be a guess.
+//!
+//! Absent: retries, and any order but the one in which the node asked.
+
+use super::driver::{Event, Mailbox};
+use crate::clock::instant;
+use crate::node::{Input, StateWrite};
+use crate::raft::{LogRead, Ready};
+use crate::storage::log::LogStore;
+use crate::storage::space::SpaceGuard;
+use crate::storage::{Engine, Fault, Op};
+use crate::time::Duration;
+use hdrhistogram::Histogram;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+/// What the log worker is asked for.
+#[derive(Debug)]
+pub enum LogWork {
+    /// Make durable.
+    Persist(Ready),
+    /// Read back.
+    Load(LogRead),
+}
+
+/// How often the free space is looked at when nothing is written.
+const SPACE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the workers tell about themselves.
+#[derive(Debug)]
+pub struct DiskFacts {
+    syncs: Mutex<Histogram<u64>>,
+    log_bytes: AtomicU64,
+}
+
+impl DiskFacts {
+    /// Nothing measured yet.
+    pub fn new(log_bytes: u64) -> DiskFacts {
+        let mut syncs = Histogram::<u64>::new(2).unwrap_or_else(|error| unreachable!("2 digits are lawful: {error}"));
+        syncs.auto(true);
+        DiskFacts { syncs: Mutex::new(syncs), log_bytes: AtomicU64::new(log_bytes) }
+    }
+
+    /// How long the log's syncs took, in microseconds: the median and the 99th percentile.
+    pub fn sync_micros(&self) -> (u64, u64) {
+        let syncs = self.syncs.lock().unwrap_or_else(PoisonError::into_inner);
+        (syncs.value_at_quantile(0.5), syncs.value_at_quantile(0.99))
+    }
+
+    /// Bytes that the log takes on the disk, as of a moment ago.
+    pub fn log_bytes(&self) -> u64 {
+        self.log_bytes.load(Ordering::Relaxed)
+    }
+
+    fn record(&self, sync: Duration) {
+        let micros = u64::try_from(sync.as_micros()).unwrap_or(u64::MAX);
+        self.syncs.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(micros);
+    }
+}
+
+/// Ends the process because the disk can't be trusted. A core dump, no destructor, no last write.
+pub fn fail(fault: &Fault) -> ! {
+    tracing::error!(%fault, "the disk failed");
+    eprintln!(
+        "quorate: the disk failed: {fault}\n\
+         quorate: nothing that was not durable before was acknowledged; look at the disk, then start the member again"
+    );
+    std::process::abort()
+}
+
+/// Starts the log worker. It ends when the sender is dropped and everything queued is durable.
+///
+/// # Errors
+/// The system has no thread to give.
+pub fn start_log_worker(
+    log: LogStore,
+    guard: SpaceGuard,
+    facts: Arc<DiskFacts>,
+    mailbox: Mailbox,
+) -> std::io::Result<(Sender<LogWork>, JoinHandle<()>)> {
+    let (sender, queue) = channel();
+    let worker = LogWorker { log, guard, low: false, checked: instant(), facts, mailbox };
+    let thread = std::thread::Builder::new().name("log".into()).spawn(move || worker.run(&queue))?;
+    Ok((sender, thread))
+}
+
+struct LogWorker {
+    log: LogStore,
+    guard: SpaceGuard,
+    low: bool,
+    checked: std::time::Instant,
+    facts: Arc<DiskFacts>,
+    mailbox: Mailbox,
+}
+
+impl LogWorker {
+    fn run(mut self, queue: &Receiver<LogWork>) {
+        self.check_space();
+        let (mut writes, mut reads) = (Vec::new(), Vec::new());
+        loop {
+            match queue.recv_timeout(SPACE_CHECK_INTERVAL) {
+                Ok(first) => {
+                    for work in std::iter::once(first).chain(queue.try_iter()) {
+                        match work {
+                            LogWork::Persist(ready) => writes.push(ready),
+                            LogWork::Load(read) => reads.push(read),
+                        }
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.persist(&mut writes).and_then(|()| self.load(&mut reads)).unwrap_or_else(|fault| fail(&fault));
+            if self.checked.elapsed() >= SPACE_CHECK_INTERVAL {
+                self.check_space();
+            }
+        }
+    }
+
+    fn persist(&mut self, writes: &mut Vec<Ready>) -> Result<(), Fault> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        let begun = instant();
+        let persisted = self.log.persist(writes)?;
+        self.facts.record(begun.elapsed());
+        writes.clear();
+        if let Some(persisted) = persisted {
+            self.mailbox.post(Event::Input(Input::Persisted(persisted)));
+        }
+        Ok(())
+    }
+
+    /// Reads come after all writes that were queued with them, so they see at least what the node saw.
+    fn load(&mut self, reads: &mut Vec<LogRead>) -> Result<(), Fault> {
+        for read in reads.drain(..) {
+            let entries = self.log.read(read.from, read.max_bytes)?;
+            self.mailbox.post(Event::Input(Input::Loaded { read, entries }));
+        }
+        Ok(())
+    }
+
+    fn check_space(&mut self) {
+        self.checked = instant();
+        self.facts.log_bytes.store(self.log.size_on_disk(), Ordering::Relaxed);
+        let low = self.guard.check().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the free space on the disk can't be told");
+            self.low
+        });
+        if low != self.low {
+            self.low = low;
+            if low {
+                tracing::warn!("the disk is almost full: writes are declined until there is room again");
+            } else {
+                tracing::info!("the disk has room again");
+            }
+            self.mailbox.post(Event::Input(Input::Space { low }));
+        }
+    }
+}
+
+/// Starts the state worker. It ends when the sender is dropped and everything queued is written and synced.
+///
+/// # Errors
+/// The system has no thread to give.
+pub fn start_state_worker(
+    engine: Arc<dyn Engine>,
+    mailbox: Mailbox,
+) -> std::io::Result<(Sender<StateWrite>, JoinHandle<()>)> {
+    let (sender, queue) = channel();
+    let thread = std::thread::Builder::new().name("state".into()).spawn(move || {
+        run_state_worker(engine.as_ref(), &queue, &mailbox).unwrap_or_else(|fault| fail(&fault));
+    })?;
+    Ok((sender, thread))
+}
+
+fn run_state_worker(engine: &dyn Engine, queue: &Receiver<StateWrite>, mailbox: &Mailbox) -> Result<(), Fault> {
+    while let Ok(first) = queue.recv() {
+        let (mut written, mut sync) = (0, false);
+        for write in std::iter::once(first).chain(queue.try_iter()) {
+            for op in &write.ops {
+                match op {
+                    Op::Put(key, value) => engine.put(key, value)?,
+                    Op::Delete(key) => engine.delete(key)?,
+                }
+            }
+            written = write.id;
+            sync |= write.sync;
+        }
+        mailbox.post(Event::Input(Input::StateWritten { id: written }));
+        if sync {
+            engine.sync()?;
+            mailbox.post(Event::Input(Input::StateSynced { id: written }));
+        }
+    }
+    engine.sync()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Index, Position, RequestId, Term, WriteSeq};
+    use crate::raft::{Entry, EntryKind, HardState};
+    use crate::server::driver::mailbox;
+    use crate::storage::memory::MemoryEngine;
+    use bytes::Bytes;
+
+    /// The write `n`, which appends entry `n`.
+    fn ready(n: u64) -> Ready {
+        let position = Position { index: Index(n), term: Term(1) };
+        Ready {
+            seq: WriteSeq(n),
+            hard_state: (n == 1).then_some(HardState { term: Term(1), vote: None }),
+            truncate_from: None,
+            entries: vec![Entry::new(position, EntryKind::Noop, RequestId::default(), Bytes::new())],
+        }
+    }
+
+    struct Log {
+        engine: MemoryEngine,
+        worker: LogWorker,
+        events: Receiver<Event>,
+        _directory: tempfile::TempDir,
+    }
+
+    fn log() -> Log {
+        let engine = MemoryEngine::new();
+        let (log, _) = LogStore::open(Arc::new(engine.clone()), 1024).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let guard = SpaceGuard::new(directory.path(), 0).unwrap();
+        let (mailbox, events) = mailbox();
+        let facts = Arc::new(DiskFacts::new(0));
+        let worker = LogWorker { log, guard, low: false, checked: instant(), facts, mailbox };
+        Log { engine, worker, events, _directory: directory }
+    }
+
+    #[test]
+    fn everything_queued_shares_one_sync_and_reads_see_it() {
+        let Log { engine, worker, events, _directory } = log();
+        let (sender, queue) = channel();
+        let read = LogRead { peer: crate::ids::MemberId(2), from: Index(2), max_bytes: 1024 };
+        sender.send(LogWork::Load(read)).unwrap();
+        for n in 1..=3 {
+            sender.send(LogWork::Persist(ready(n))).unwrap();
+        }
+        drop(sender);
+        let before = engine.syncs();
+        let facts = Arc::clone(&worker.facts);
+        worker.run(&queue);
+        assert_eq!(engine.syncs(), before + 1);
+        let Ok(Event::Input(Input::Persisted(persisted))) = events.try_recv() else { panic!("nothing was persisted") };
+        assert_eq!((persisted.seq, persisted.last.index), (WriteSeq(3), Index(3)));
+        let Ok(Event::Input(Input::Loaded { entries, .. })) = events.try_recv() else { panic!("nothing was loaded") };
+        assert_eq!(entries.len(), 2);
+        assert!(events.try_recv().is_err());
+        assert_eq!(facts.syncs.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_failed_sync_is_told_to_nobody() {
+        let Log { engine, mut worker, events, _directory } = log();
+        engine.fail_syncs_after(0);
+        assert!(worker.persist(&mut vec![ready(1)]).is_err());
+        assert!(events.try_recv().is_err(), "the node would take it for an acknowledgement");
+    }
+
+    #[test]
+    fn the_state_worker_keeps_the_order_and_speaks_once_for_all() {
+        let engine = MemoryEngine::new();
+        let (mailbox, events) = mailbox();
+        let (sender, queue) = channel();
+        let put = |value: &'static str| Op::Put(Bytes::from_static(b"k"), Bytes::from_static(value.as_bytes()));
+        let writes =
+            [(vec![put("1")], false), (vec![Op::Delete(Bytes::from_static(b"k"))], true), (vec![put("3")], false)];
+        for (id, (ops, sync)) in (1..).zip(writes) {
+            sender.send(StateWrite { id, ops, sync }).unwrap();
+        }
+        drop(sender);
+        run_state_worker(&engine, &queue, &mailbox).unwrap();
+        assert!(matches!(events.try_recv(), Ok(Event::Input(Input::StateWritten { id: 3 }))));
+        assert!(matches!(events.try_recv(), Ok(Event::Input(Input::StateSynced { id: 3 }))));
+        assert!(events.try_recv().is_err());
+        assert_eq!(engine.get(b"k").unwrap().as_deref(), Some(&b"3"[..]));
+        assert_eq!(engine.unsynced(), 0, "the last thing it does is a sync");
+    }
+}

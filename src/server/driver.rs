@@ -1,0 +1,361 @@
+//! The node's thread: one mailbox in, effects out.
+//!
+//! A turn takes everything that is in the mailbox, feeds it to the node, closes with one [`Node::advance`] and starts the
+//! effects in their order. Hundreds of requests that arrive while a turn runs become one batch in the next one, so a
+//! busier node takes fewer, larger turns. Between turns the thread sleeps until the mailbox has something or the node's
+//! deadline has come.
+//!
+//! Nothing here waits: writes go to the disk workers' queues, messages to bounded queues of the connections (what does not
+//! fit is dropped, Raft expects it), answers to the callers' oneshots.
+//!
+//! # Invariants
+//!
+//! 1. The node is touched by this thread only.
+//! 2. Each caller gets one [`Reply`]: the node's, or `Stopping` once the thread is gone. A caller that leaves first
+//!    makes one `Input::Cancel`.
+//! 3. That a peer can't be reached is told to the node at the start of the *next* turn, and makes no turn by itself: else
+//!    a probe to a dead peer would make the next probe.
+//!
+//! Absent: any decision. What to do is the node's; this is how it gets done.
+
+use super::disk::LogWork;
+use super::transport::Link;
+use crate::clock::Clock;
+use crate::ids::MemberId;
+use crate::node::{Effect, Halt, Input, Node, Refused, Reply, Request, Slot, StateWrite, Status, Uncertain};
+use crate::time::{Duration, Time};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// What can land in the mailbox.
+#[derive(Debug)]
+pub enum Event {
+    /// For the node.
+    Input(Input),
+    /// A caller's request, with where to answer.
+    Call(Slot, Request, oneshot::Sender<Reply>),
+    /// Tell the node's status as it is now.
+    Tell(oneshot::Sender<Status>),
+    /// A connection to a peer is ready for messages; the older one, if any, is not used any more.
+    Linked(MemberId, Link),
+    /// Finish with this turn.
+    Stop,
+}
+
+/// Requests of clients that may wait at once. Above it they are refused at the door, so that a flood costs no memory.
+const MAX_CALLS: usize = 16 * 1024;
+
+/// How old a published status may be while things change. Who needs it newer asks ([`Mailbox::status`]).
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(10);
+
+/// A hand that reaches the node's thread. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Mailbox {
+    sender: Sender<Event>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    next_slot: AtomicU64,
+    calls: AtomicUsize,
+}
+
+/// A mailbox and what comes out of it.
+pub fn mailbox() -> (Mailbox, Receiver<Event>) {
+    let (sender, receiver) = channel();
+    (Mailbox { sender, shared: Arc::default() }, receiver)
+}
+
+/// A request that waits. Dropped before the answer came, it cancels.
+struct Waiting<'a> {
+    mailbox: &'a Mailbox,
+    slot: Slot,
+    answered: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.mailbox.shared.calls.fetch_sub(1, Ordering::Relaxed);
+        if !self.answered {
+            self.mailbox.post(Event::Input(Input::Cancel(self.slot)));
+        }
+    }
+}
+
+impl Mailbox {
+    /// Puts an event in. After the thread has ended it goes nowhere.
+    pub fn post(&self, event: Event) {
+        let _ = self.sender.send(event);
+    }
+
+    /// Asks the node and waits for its one answer, which comes within the node's request timeout.
+    pub async fn ask(&self, request: Request) -> Reply {
+        let proposes = matches!(request, Request::Propose { .. });
+        let calls = self.shared.calls.fetch_add(1, Ordering::Relaxed);
+        let slot = Slot(self.shared.next_slot.fetch_add(1, Ordering::Relaxed));
+        let mut waiting = Waiting { mailbox: self, slot, answered: true };
+        if calls >= MAX_CALLS {
+            return Reply::Refused(Refused::Busy);
+        }
+        let (sender, answer) = oneshot::channel();
+        if self.sender.send(Event::Call(slot, request, sender)).is_err() {
+            return Reply::Refused(Refused::Stopping);
+        }
+        waiting.answered = false;
+        let reply = answer.await;
+        waiting.answered = true;
+        // The thread ended with the request in its hands: what it had proposed may yet be committed.
+        let gone = if proposes { Reply::Uncertain(Uncertain::LeaderLost) } else { Reply::Refused(Refused::Stopping) };
+        reply.unwrap_or(gone)
+    }
+
+    /// The node's status as it is now; `None` once the node has stopped.
+    pub async fn status(&self) -> Option<Status> {
+        let (sender, answer) = oneshot::channel();
+        self.post(Event::Tell(sender));
+        answer.await.ok()
+    }
+}
+
+/// What the thread needs.
+pub struct Driver {
+    /// The node.
+    pub node: Node,
+    /// Its clock: the one that its `now` at birth was read from.
+    pub clock: Clock,
+    /// Where things arrive.
+    pub events: Receiver<Event>,
+    /// The log worker's queue.
+    pub log: Sender<LogWork>,
+    /// The state worker's queue.
+    pub state: Sender<StateWrite>,
+    /// Where the status is published.
+    pub status: watch::Sender<Arc<Status>>,
+    /// Where the process learns that the node can't go on.
+    pub fatal: mpsc::UnboundedSender<String>,
+}
+
+impl Driver {
+    /// Starts the thread. It ends after [`Event::Stop`], or when the node halts.
+    ///
+    /// # Errors
+    /// The system has no thread to give.
+    pub fn start(self) -> std::io::Result<JoinHandle<()>> {
+        let fatal = self.fatal.clone();
+        std::thread::Builder::new().name("node".into()).spawn(move || {
+            let turns = Turns {
+                driver: self,
+                callers: BTreeMap::new(),
+                links: BTreeMap::new(),
+                unreachable: BTreeSet::new(),
+                published: Time::default(),
+                dirty: false,
+            };
+            if let Err(Halt(sentence)) = turns.run() {
+                let _ = fatal.send(sentence);
+            }
+        })
+    }
+}
+
+struct Turns {
+    driver: Driver,
+    callers: BTreeMap<Slot, oneshot::Sender<Reply>>,
+    links: BTreeMap<MemberId, Link>,
+    /// To be told to the node at the start of the next turn.
+    unreachable: BTreeSet<MemberId>,
+    published: Time,
+    /// Turns were taken since the status was published.
+    dirty: bool,
+}
+
+/// Whether to take another turn.
+#[derive(PartialEq, Eq)]
+enum Next {
+    Turn,
+    Stop,
+}
+
+impl Turns {
+    fn run(mut self) -> Result<(), Halt> {
+        let mut effects = Vec::new();
+        let mut next = Next::Turn;
+        loop {
+            let now = self.driver.clock.now();
+            self.driver.node.advance(now, &mut effects)?;
+            for effect in effects.drain(..) {
+                self.start(effect);
+            }
+            self.publish(now);
+            if next == Next::Stop {
+                return Ok(());
+            }
+            next = self.take_inputs()?;
+        }
+    }
+
+    /// Sleeps until there is something to do, then feeds the node with everything that is there.
+    fn take_inputs(&mut self) -> Result<Next, Halt> {
+        let now = self.driver.clock.now();
+        let mut wake = self.driver.node.deadline();
+        if self.dirty {
+            wake = wake.min(self.published + PUBLISH_INTERVAL);
+        }
+        let first = match self.driver.events.try_recv() {
+            Ok(event) => Some(event),
+            Err(_) if wake <= now => None,
+            Err(_) => match self.driver.events.recv_timeout(wake.since(now)) {
+                Ok(event) => Some(event),
+                Err(RecvTimeoutError::Timeout) => None,
+                // Impossible while the transport holds a mailbox; if it happens, nobody is left to serve.
+                Err(RecvTimeoutError::Disconnected) => return Ok(Next::Stop),
+            },
+        };
+        let now = self.driver.clock.now();
+        for peer in std::mem::take(&mut self.unreachable) {
+            self.driver.node.handle(now, Input::PeerUnreachable(peer))?;
+        }
+        let mut next = first;
+        while let Some(event) = next {
+            if self.take(now, event)? == Next::Stop {
+                return Ok(Next::Stop);
+            }
+            next = self.driver.events.try_recv().ok();
+        }
+        Ok(Next::Turn)
+    }
+
+    fn take(&mut self, now: Time, event: Event) -> Result<Next, Halt> {
+        match event {
+            Event::Input(input) => {
+                if let Input::Cancel(slot) = &input {
+                    self.callers.remove(slot);
+                }
+                self.driver.node.handle(now, input)?;
+            }
+            Event::Call(slot, request, caller) => {
+                self.callers.insert(slot, caller);
+                self.driver.node.handle(now, Input::Request(slot, request))?;
+            }
+            Event::Tell(caller) => {
+                let _ = caller.send(self.driver.node.status());
+            }
+            Event::Linked(peer, link) => {
+                self.links.insert(peer, link);
+            }
+            Event::Stop => return Ok(Next::Stop),
+        }
+        Ok(Next::Turn)
+    }
+
+    /// A worker that is gone has aborted the process or is about to: its queue's errors mean nothing more.
+    fn start(&mut self, effect: Effect) {
+        match effect {
+            Effect::Send(envelope) => {
+                let to = envelope.to;
+                if !self.links.get(&to).is_some_and(|link| link.send(envelope)) {
+                    self.unreachable.insert(to);
+                }
+            }
+            Effect::Persist(ready) => drop(self.driver.log.send(LogWork::Persist(ready))),
+            Effect::Load(read) => drop(self.driver.log.send(LogWork::Load(read))),
+            Effect::WriteState(write) => drop(self.driver.state.send(write)),
+            Effect::Reply(slot, reply) => {
+                if let Some(caller) = self.callers.remove(&slot) {
+                    let _ = caller.send(reply);
+                }
+            }
+        }
+    }
+
+    fn publish(&mut self, now: Time) {
+        self.dirty = true;
+        if now.since(self.published) < PUBLISH_INTERVAL && self.published != Time::default() {
+            return;
+        }
+        (self.published, self.dirty) = (now, false);
+        let status = self.driver.node.status();
+        self.driver.status.send_if_modified(|current| {
+            let changed = **current != status;
+            if changed {
+                *current = Arc::new(status);
+            }
+            changed
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().build().unwrap()
+    }
+
+    #[test]
+    fn a_caller_that_leaves_cancels_its_request() {
+        let (mailbox, events) = mailbox();
+        runtime().block_on(async {
+            let ask = mailbox.ask(Request::Read);
+            tokio::select! {
+                biased;
+                reply = ask => panic!("nobody can have answered: {reply:?}"),
+                () = std::future::ready(()) => {}
+            }
+        });
+        let Ok(Event::Call(slot, Request::Read, _)) = events.try_recv() else { panic!("no call arrived") };
+        let Ok(Event::Input(Input::Cancel(cancelled))) = events.try_recv() else { panic!("no cancel arrived") };
+        assert_eq!(slot, cancelled);
+        assert_eq!(mailbox.shared.calls.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn an_answered_caller_cancels_nothing_and_slots_differ() {
+        let (mailbox, events) = mailbox();
+        let node = std::thread::spawn(move || {
+            let mut slots = Vec::new();
+            while let Ok(event) = events.recv() {
+                let Event::Call(slot, _, caller) = event else { panic!("{event:?}") };
+                slots.push(slot);
+                caller.send(Reply::Readable { term: crate::ids::Term(3) }).unwrap();
+            }
+            slots
+        });
+        runtime().block_on(async {
+            for _ in 0..3 {
+                assert!(matches!(mailbox.ask(Request::Read).await, Reply::Readable { .. }));
+            }
+        });
+        drop(mailbox);
+        let slots: BTreeSet<Slot> = node.join().unwrap().into_iter().collect();
+        assert_eq!(slots.len(), 3);
+    }
+
+    #[test]
+    fn once_the_node_is_gone_a_write_in_its_hands_is_uncertain_and_a_new_one_is_refused() {
+        let (mailbox, events) = mailbox();
+        let propose = || Request::Propose { command: bytes::Bytes::new(), grows: false };
+        runtime().block_on(async {
+            let reply = tokio::join!(mailbox.ask(propose()), async { drop(events) }).0;
+            assert!(matches!(reply, Reply::Uncertain(Uncertain::LeaderLost)), "{reply:?}");
+            let reply = mailbox.ask(propose()).await;
+            assert!(matches!(reply, Reply::Refused(Refused::Stopping)), "{reply:?}");
+            assert!(mailbox.status().await.is_none());
+        });
+    }
+
+    #[test]
+    fn a_flood_is_refused_at_the_door() {
+        let (mailbox, events) = mailbox();
+        mailbox.shared.calls.store(MAX_CALLS, Ordering::Relaxed);
+        let reply = runtime().block_on(mailbox.ask(Request::Read));
+        assert!(matches!(reply, Reply::Refused(Refused::Busy)), "{reply:?}");
+        assert!(events.try_recv().is_err(), "the node hears nothing of it");
+    }
+}

@@ -1,0 +1,535 @@
+//! Streams between members.
+//!
+//! Every member dials every other one, and sends on the stream that it dialled: two streams between two members, one each
+//! way. The dialer opens with a Hello that says who it is, on which disk and in which life; the acceptor checks it against
+//! what the cluster has agreed on and answers with a Welcome, before any Raft message. Then come frames, each with all
+//! messages that were waiting at that moment.
+//!
+//! Nothing here makes the node wait. A [`Link`] is a queue bounded in messages and bytes; what does not fit is dropped and
+//! the node is told. A connection that fails is dialled again, soon at first, then every [`LONGEST_BACKOFF`]; a peer that
+//! dials in is proof that it lives, and is dialled back at once. Names are resolved anew at each dial.
+//!
+//! # Invariants
+//!
+//! 1. No message reaches the node but from a member of this cluster, on the disk that the cluster knows, addressed to
+//!    this member, sound, and of the life that its Hello announced.
+//! 2. [`Input::PeerLost`] follows the last message of its stream, and comes at most once per life of a peer unless that
+//!    peer connected again: a stream that was replaced by a newer one of the same life ends in silence.
+//! 3. A member that is told that its disk is not the one the cluster knows stops: an emptied volume has forgotten its
+//!    votes, and must not vote again under the old id.
+//!
+//! Absent: encryption, snapshots, and any promise that a message arrives.
+
+use super::driver::{Event, Mailbox};
+use super::wire;
+use crate::clock::instant;
+use crate::ids::{Incarnation, MemberId};
+use crate::machine::View;
+use crate::node::{Identity, Input};
+use crate::proto::quorate as pb;
+use crate::raft::{self, Envelope, Message};
+use crate::storage::directory::InitialMember;
+use crate::time::Duration;
+use pb::welcome::Refusal;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Instant;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Endpoint;
+use tonic::{Request, Response, Status, Streaming};
+
+/// The wire version that a Hello speaks of.
+const PROTOCOL: u32 = 1;
+/// Messages that may wait for one peer.
+const QUEUE_MESSAGES: usize = 4096;
+/// Bytes that may wait for one peer; a single larger message may still go alone.
+const QUEUE_BYTES: usize = 32 * 1024 * 1024;
+/// A frame takes no further message beyond this.
+const FRAME_BYTES: usize = 1024 * 1024;
+/// What a message is counted as, beside its entries.
+const MESSAGE_OVERHEAD: usize = 64;
+const SHORTEST_BACKOFF: Duration = Duration::from_millis(10);
+/// How long a dead peer that came back may wait to be dialled, if it does not dial first.
+const LONGEST_BACKOFF: Duration = Duration::from_millis(500);
+/// The same complaint about a peer is made at most this often.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
+/// For a Hello, and for a Welcome.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A frame may hold a batch and one largest request on top; twice that leaves room for members with other settings.
+pub fn frame_limit(max_request_bytes: usize) -> usize {
+    (FRAME_BYTES + max_request_bytes) * 2 + 16 * 1024 * 1024
+}
+
+/// The sending end of a connection, used by the node's thread.
+#[derive(Debug)]
+pub struct Link {
+    queue: mpsc::Sender<Envelope>,
+    bytes: Arc<AtomicUsize>,
+}
+
+impl Link {
+    /// Queues a message, or drops it: the queue is full or the connection is gone. Never waits.
+    pub fn send(&self, envelope: Envelope) -> bool {
+        let size = size(&envelope);
+        let waiting = self.bytes.load(Ordering::Relaxed);
+        if waiting > 0 && waiting + size > QUEUE_BYTES {
+            return false;
+        }
+        self.bytes.fetch_add(size, Ordering::Relaxed);
+        let queued = self.queue.try_send(envelope).is_ok();
+        if !queued {
+            self.bytes.fetch_sub(size, Ordering::Relaxed);
+        }
+        queued
+    }
+}
+
+fn size(envelope: &Envelope) -> usize {
+    let body = match &envelope.message {
+        Message::Append { entries, .. } => entries.iter().map(raft::Entry::size).sum(),
+        Message::Forward { data, .. } => data.len(),
+        _ => 0,
+    };
+    MESSAGE_OVERHEAD + body
+}
+
+/// Ends the frames of a link when it is dropped: the connection is over, though the node's thread still has the link.
+#[derive(Debug)]
+struct Hold(#[expect(dead_code, reason = "its drop is what counts")] oneshot::Sender<()>);
+
+/// A link and the frames that come out of it, the Hello first.
+fn link(hello: pb::Hello) -> (Link, Frames, Hold) {
+    let (queue, messages) = mpsc::channel(QUEUE_MESSAGES);
+    let (hold, over) = oneshot::channel();
+    let bytes = Arc::new(AtomicUsize::new(0));
+    (Link { queue, bytes: Arc::clone(&bytes) }, Frames { hello: Some(hello), messages, bytes, over }, Hold(hold))
+}
+
+/// What waits for a peer, as frames.
+#[derive(Debug)]
+struct Frames {
+    hello: Option<pb::Hello>,
+    messages: mpsc::Receiver<Envelope>,
+    bytes: Arc<AtomicUsize>,
+    over: oneshot::Receiver<()>,
+}
+
+impl Stream for Frames {
+    type Item = pb::Frame;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<pb::Frame>> {
+        if let Some(hello) = self.hello.take() {
+            return Poll::Ready(Some(pb::Frame { hello: Some(hello), messages: Vec::new() }));
+        }
+        if Pin::new(&mut self.over).poll(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        let (mut messages, mut bytes) = (Vec::new(), 0);
+        while bytes < FRAME_BYTES {
+            match self.messages.poll_recv(cx) {
+                Poll::Ready(Some(envelope)) => {
+                    bytes += size(&envelope);
+                    messages.push(wire::encode(envelope));
+                }
+                Poll::Ready(None) if messages.is_empty() => return Poll::Ready(None),
+                Poll::Pending if messages.is_empty() => return Poll::Pending,
+                Poll::Ready(None) | Poll::Pending => break,
+            }
+        }
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        Poll::Ready(Some(pb::Frame { hello: None, messages }))
+    }
+}
+
+/// What is known of the connection to one peer.
+#[derive(Debug, Default)]
+pub struct PeerFacts {
+    /// Whether messages can be sent.
+    pub connected: AtomicBool,
+    /// How long the last handshake took, in microseconds; 0 before the first one.
+    pub rtt_us: AtomicU64,
+    /// Rung when the peer shows that it lives.
+    alive: Notify,
+}
+
+/// What both ends of all streams share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Who this is.
+    pub identity: Identity,
+    /// Its name, for the peers' logs.
+    pub name: String,
+    /// What the cluster has agreed on.
+    pub view: View,
+    /// The node.
+    pub mailbox: Mailbox,
+    /// Where the process learns that it must not go on.
+    pub fatal: mpsc::UnboundedSender<String>,
+    /// The data directory, for sentences.
+    pub data_dir: String,
+    /// `--heartbeat-interval`.
+    pub heartbeat_interval: Duration,
+    /// `--election-timeout`.
+    pub election_timeout: Duration,
+    /// The peers.
+    pub peers: BTreeMap<MemberId, PeerFacts>,
+}
+
+impl Shared {
+    /// How often a silent connection is pinged: often enough that a host that died without a word is noticed.
+    pub fn ping_interval(&self) -> Duration {
+        self.heartbeat_interval * 5
+    }
+
+    fn hello(&self, to: MemberId) -> pb::Hello {
+        pb::Hello {
+            protocol: PROTOCOL,
+            cluster_id: self.identity.cluster.0,
+            from: self.identity.member.0,
+            to: to.0,
+            incarnation: self.identity.incarnation.0,
+            disk_id: self.identity.disk.0,
+            name: self.name.clone(),
+        }
+    }
+
+    /// Whether `disk` is the one that the cluster knows `peer` by. A disk that has not been published yet passes.
+    fn knows_disk(&self, peer: MemberId, disk: u64) -> Result<(), String> {
+        let member = self.view.members().into_iter().find(|member| member.id == peer);
+        match member.and_then(|member| member.disk) {
+            Some(known) if known.0 != disk => Err(format!(
+                "member {peer} lives on disk {known}, but came with disk {disk:x}: its data directory was emptied, or \
+                 replaced by another one"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Logs a trouble when it is new, and when it was last mentioned long ago.
+#[derive(Debug, Default)]
+struct Complaint {
+    made: BTreeMap<String, Instant>,
+}
+
+impl Complaint {
+    fn make(&mut self, peer: MemberId, sentence: String) {
+        self.made.retain(|_, at| at.elapsed() < COMPLAINT_INTERVAL);
+        if let Entry::Vacant(new) = self.made.entry(sentence) {
+            tracing::warn!(%peer, "{}", new.key());
+            new.insert(instant());
+        }
+    }
+}
+
+/// Keeps a connection to one peer, for ever.
+pub struct Dialer {
+    shared: Arc<Shared>,
+    peer: InitialMember,
+    complaint: Complaint,
+}
+
+impl Dialer {
+    /// A dialer for a peer that `shared` has facts about.
+    pub fn new(shared: Arc<Shared>, peer: InitialMember) -> Dialer {
+        Dialer { shared, peer, complaint: Complaint::default() }
+    }
+
+    /// Dials, serves the connection until it breaks, dials again.
+    pub async fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        let Some(facts) = shared.peers.get(&self.peer.id) else { return };
+        let mut backoff = SHORTEST_BACKOFF;
+        for url in self.peer.peer_urls.clone().iter().cycle() {
+            let trouble = self.connection(url, facts).await;
+            if facts.connected.swap(false, Ordering::Relaxed) {
+                self.shared.mailbox.post(Event::Input(Input::PeerUnreachable(self.peer.id)));
+                backoff = SHORTEST_BACKOFF;
+            }
+            self.complaint.make(self.peer.id, format!("no connection to {} at {url}: {trouble}", self.peer.name));
+            if timeout(backoff, facts.alive.notified()).await.is_ok() {
+                backoff = SHORTEST_BACKOFF;
+            } else {
+                backoff = (backoff * 2).min(LONGEST_BACKOFF);
+            }
+        }
+    }
+
+    /// One connection, from the dial to its end; returns why it ended.
+    async fn connection(&mut self, url: &str, facts: &PeerFacts) -> String {
+        let endpoint = match Endpoint::from_shared(url.to_string()) {
+            Ok(endpoint) => endpoint,
+            Err(error) => return format!("the URL can't be used: {}", causes(&error)),
+        };
+        let endpoint = endpoint
+            .tcp_nodelay(true)
+            .connect_timeout(self.shared.election_timeout.max(HANDSHAKE_TIMEOUT))
+            .http2_keep_alive_interval(self.shared.ping_interval())
+            .keep_alive_timeout(self.shared.election_timeout)
+            .keep_alive_while_idle(true);
+        let channel = match endpoint.connect().await {
+            Ok(channel) => channel,
+            Err(error) => return causes(&error),
+        };
+        let (link, frames, _hold) = link(self.shared.hello(self.peer.id));
+        let begun = instant();
+        let mut client = pb::peer_client::PeerClient::new(channel);
+        let handshake = async {
+            let mut answers = client.connect(frames).await?.into_inner();
+            let welcome = answers.message().await?;
+            Ok::<_, Status>((answers, welcome))
+        };
+        let (mut answers, welcome) = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+            Ok(Ok((answers, Some(welcome)))) => (answers, welcome),
+            Ok(Ok((_, None))) => return "it closed the connection without a word".to_string(),
+            Ok(Err(status)) => return format!("it answered {}", status.message()),
+            Err(_) => return "it accepts connections, but does not answer".to_string(),
+        };
+        if let Err(refusal) = self.check(&welcome) {
+            return refusal;
+        }
+        let rtt = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        facts.rtt_us.store(rtt.max(1), Ordering::Relaxed);
+        facts.connected.store(true, Ordering::Relaxed);
+        self.shared.mailbox.post(Event::Linked(self.peer.id, link));
+        tracing::info!(peer = %self.peer.id, name = self.peer.name, url, "connected to a peer");
+        self.complaint = Complaint::default();
+        match answers.message().await {
+            Ok(_) => "it closed the connection".to_string(),
+            Err(status) => format!("the connection broke: {}", status.message()),
+        }
+    }
+
+    /// Whether messages may flow. Some refusals end the process.
+    fn check(&self, welcome: &pb::Welcome) -> Result<(), String> {
+        let data_dir = &self.shared.data_dir;
+        match Refusal::try_from(welcome.refusal) {
+            Ok(Refusal::Accepted) if welcome.member_id != self.peer.id.0 => {
+                Err(format!("member {:x} answers there; check --initial-cluster", welcome.member_id))
+            }
+            Ok(Refusal::Accepted) => self.shared.knows_disk(self.peer.id, welcome.disk_id),
+            Ok(Refusal::Disk) => {
+                let sentence = format!(
+                    "{}: {}. What this member once promised its cluster is not in {data_dir}, so it must not take part \
+                     under its old id. Bring its own data directory back; if that is lost, the member is lost, and the \
+                     others go on without it",
+                    self.peer.name, welcome.reason
+                );
+                let _ = self.shared.fatal.send(sentence);
+                Err("it knows this member on another disk, or in a later life".to_string())
+            }
+            Ok(Refusal::Incarnation) => {
+                let sentence = format!(
+                    "{}: {}. Either another process runs as this member, or {data_dir} is an old copy; run one process, \
+                     on its own data directory",
+                    self.peer.name, welcome.reason
+                );
+                let _ = self.shared.fatal.send(sentence);
+                Err("it knows this member on another disk, or in a later life".to_string())
+            }
+            Ok(Refusal::Protocol | Refusal::Cluster | Refusal::NotMe | Refusal::Stranger) => {
+                Err(format!("it refuses this member: {}", welcome.reason))
+            }
+            Err(_) => Err(format!("it refuses this member for a reason of a newer version: {}", welcome.reason)),
+        }
+    }
+}
+
+/// An error with its causes, which tonic's own text leaves out.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+/// The newest inbound stream of a peer.
+#[derive(Debug)]
+struct Inbound {
+    incarnation: Incarnation,
+    stream: u64,
+    /// Dropped when a newer stream comes; `None` once the stream has ended.
+    current: Option<oneshot::Sender<()>>,
+}
+
+/// The accepting end.
+#[derive(Clone, Debug)]
+pub struct Acceptor {
+    shared: Arc<Shared>,
+    inbound: Arc<Mutex<BTreeMap<MemberId, Inbound>>>,
+}
+
+impl Acceptor {
+    /// An acceptor for the node behind `shared`.
+    pub fn new(shared: Arc<Shared>) -> Acceptor {
+        Acceptor { shared, inbound: Arc::default() }
+    }
+
+    fn inbound(&self) -> std::sync::MutexGuard<'_, BTreeMap<MemberId, Inbound>> {
+        self.inbound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the dialer is who it should be.
+    fn check(&self, hello: &pb::Hello) -> Result<(), (Refusal, String)> {
+        let own = &self.shared.identity;
+        let from = MemberId(hello.from);
+        if hello.protocol != PROTOCOL {
+            let reason = format!("member {} speaks protocol {PROTOCOL}, not {}", own.member, hello.protocol);
+            return Err((Refusal::Protocol, reason));
+        }
+        if hello.cluster_id != own.cluster.0 {
+            return Err((
+                Refusal::Cluster,
+                format!(
+                    "member {} belongs to cluster {}, not {:x}; check --initial-cluster and --initial-cluster-token",
+                    own.member, own.cluster, hello.cluster_id
+                ),
+            ));
+        }
+        if hello.to != own.member.0 {
+            let reason = format!("this is member {}, not {:x}; check --initial-cluster", own.member, hello.to);
+            return Err((Refusal::NotMe, reason));
+        }
+        if from == own.member {
+            let reason = format!("member {from} is this process: two run under one id");
+            return Err((Refusal::Stranger, reason));
+        }
+        if !self.shared.view.members().iter().any(|member| member.id == from) {
+            return Err((Refusal::Stranger, format!("{from} is no member of cluster {}", own.cluster)));
+        }
+        self.shared.knows_disk(from, hello.disk_id).map_err(|reason| (Refusal::Disk, reason))?;
+        match self.inbound().get(&from) {
+            Some(seen) if hello.incarnation < seen.incarnation.0 => Err((
+                Refusal::Incarnation,
+                format!("life {} of member {from} came after its life {}", hello.incarnation, seen.incarnation),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes this stream the peer's newest one.
+    fn enter(&self, from: MemberId, incarnation: Incarnation) -> (u64, oneshot::Receiver<()>) {
+        let (current, replaced) = oneshot::channel();
+        let mut inbound = self.inbound();
+        let stream = inbound.get(&from).map_or(1, |previous| previous.stream + 1);
+        inbound.insert(from, Inbound { incarnation, stream, current: Some(current) });
+        (stream, replaced)
+    }
+
+    /// Ends a stream; says whether the node must hear of it.
+    fn leave(&self, from: MemberId, incarnation: Incarnation, stream: u64) -> bool {
+        let mut inbound = self.inbound();
+        match inbound.get_mut(&from) {
+            Some(newest) if newest.stream == stream => {
+                newest.current = None;
+                true
+            }
+            Some(newest) => newest.incarnation > incarnation,
+            None => true,
+        }
+    }
+
+    /// Receives until the stream ends or is replaced; `_open` keeps the answering stream open meanwhile.
+    async fn receive(
+        self,
+        hello: pb::Hello,
+        (stream, mut replaced): (u64, oneshot::Receiver<()>),
+        mut frames: Streaming<pb::Frame>,
+        _open: mpsc::Sender<AnyWelcome>,
+    ) {
+        let (from, incarnation) = (MemberId(hello.from), Incarnation(hello.incarnation));
+        tracing::info!(peer = %from, name = hello.name, %incarnation, "a peer connected");
+        if let Some(facts) = self.shared.peers.get(&from) {
+            facts.alive.notify_one();
+        }
+        let end = loop {
+            let frame = tokio::select! {
+                biased;
+                _ = &mut replaced => break "a newer connection took its place".to_string(),
+                frame = frames.message() => frame,
+            };
+            match frame {
+                Ok(Some(frame)) => {
+                    if let Err(trouble) = self.deliver(from, incarnation, frame) {
+                        break trouble;
+                    }
+                }
+                Ok(None) => break "closed by the peer".to_string(),
+                Err(status) => break status.message().to_string(),
+            }
+        };
+        tracing::info!(peer = %from, name = hello.name, %incarnation, "the connection from a peer ended: {end}");
+        if self.leave(from, incarnation, stream) {
+            self.shared.mailbox.post(Event::Input(Input::PeerLost { peer: from, incarnation }));
+        }
+    }
+
+    fn deliver(&self, from: MemberId, incarnation: Incarnation, frame: pb::Frame) -> Result<(), String> {
+        for message in frame.messages {
+            let envelope = wire::decode(message).map_err(|error| error.to_string())?;
+            if (envelope.from, envelope.to, envelope.incarnation) != (from, self.shared.identity.member, incarnation) {
+                return Err(format!(
+                    "a message from {} (life {}) to {} came on the stream of {from} (life {incarnation})",
+                    envelope.from, envelope.incarnation, envelope.to
+                ));
+            }
+            self.shared.mailbox.post(Event::Input(Input::Peer(envelope)));
+        }
+        Ok(())
+    }
+}
+
+type AnyWelcome = Result<pb::Welcome, Status>;
+
+#[tonic::async_trait]
+impl pb::peer_server::Peer for Acceptor {
+    type ConnectStream = ReceiverStream<AnyWelcome>;
+
+    async fn connect(&self, request: Request<Streaming<pb::Frame>>) -> Result<Response<Self::ConnectStream>, Status> {
+        let address = request.remote_addr();
+        let mut frames = request.into_inner();
+        let first = timeout(HANDSHAKE_TIMEOUT, frames.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no hello came"))??;
+        let hello = first
+            .and_then(|frame| frame.hello)
+            .ok_or_else(|| Status::invalid_argument("the first frame must carry a hello"))?;
+        let own = &self.shared.identity;
+        let mut welcome = pb::Welcome {
+            refusal: Refusal::Accepted.into(),
+            reason: String::new(),
+            member_id: own.member.0,
+            incarnation: own.incarnation.0,
+            disk_id: own.disk.0,
+        };
+        let (answers, stream) = mpsc::channel(1);
+        match self.check(&hello) {
+            Ok(()) => {
+                // Before the Welcome: when the dialer knows, the older stream may end any moment, and in silence.
+                let place = self.enter(MemberId(hello.from), Incarnation(hello.incarnation));
+                let _ = answers.try_send(Ok(welcome));
+                tokio::spawn(self.clone().receive(hello, place, frames, answers));
+            }
+            Err((refusal, reason)) => {
+                tracing::debug!(?address, peer = format!("{:x}", hello.from), "refused a peer: {reason}");
+                (welcome.refusal, welcome.reason) = (refusal.into(), reason);
+                let _ = answers.try_send(Ok(welcome));
+            }
+        }
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

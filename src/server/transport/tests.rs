@@ -1,0 +1,265 @@
+//! Two ends on loopback, with mailboxes where the nodes would be.
+
+use super::*;
+use crate::ids::{ClusterId, DiskId, Term};
+use crate::machine::{Machine, Member};
+use crate::server::driver::mailbox;
+use crate::storage::memory::MemoryEngine;
+use std::net::SocketAddr;
+use std::sync::mpsc::Receiver;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+/// Far beyond what any step takes: reached only by a test that fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct End {
+    shared: Arc<Shared>,
+    events: Receiver<Event>,
+    fatal: mpsc::UnboundedReceiver<String>,
+}
+
+fn identity(member: u64, incarnation: u64) -> Identity {
+    let disk = DiskId(member * 100);
+    Identity { cluster: ClusterId(9), member: MemberId(member), disk, incarnation: Incarnation(incarnation) }
+}
+
+/// A member of a cluster of 1, 2 and 3, all on their own disks.
+fn end(identity: Identity) -> End {
+    let member = |id: u64| Member {
+        id: MemberId(id),
+        name: format!("n{id}"),
+        peer_urls: Vec::new(),
+        client_urls: Vec::new(),
+        disk: Some(DiskId(id * 100)),
+    };
+    let machine = Machine::open(Arc::new(MemoryEngine::new()), vec![member(1), member(2), member(3)]).unwrap();
+    let (mailbox, events) = mailbox();
+    let (sender, fatal) = mpsc::unbounded_channel();
+    let shared = Shared {
+        identity,
+        name: format!("n{}", identity.member.0),
+        view: machine.view(),
+        mailbox,
+        fatal: sender,
+        data_dir: "/data".into(),
+        heartbeat_interval: Duration::from_millis(100),
+        election_timeout: Duration::from_secs(1),
+        peers: (1..=3).map(|id| (MemberId(id), PeerFacts::default())).collect(),
+    };
+    End { shared: Arc::new(shared), events, fatal }
+}
+
+async fn listen(shared: &Arc<Shared>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let service = pb::peer_server::PeerServer::new(Acceptor::new(Arc::clone(shared)));
+    tokio::spawn(Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(listener)));
+    address
+}
+
+fn dial(from: &Arc<Shared>, to: u64, address: SocketAddr) -> tokio::task::JoinHandle<()> {
+    let peer_urls = vec![format!("http://{address}")];
+    let peer = InitialMember { id: MemberId(to), name: format!("n{to}"), peer_urls };
+    tokio::spawn(Dialer::new(Arc::clone(from), peer).run())
+}
+
+/// The next event that matters to the test.
+async fn next<T>(events: &Receiver<Event>, wanted: impl Fn(Event) -> Option<T>) -> T {
+    timeout(PATIENCE, async {
+        loop {
+            match events.try_recv() {
+                Ok(event) => {
+                    if let Some(found) = wanted(event) {
+                        return found;
+                    }
+                }
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    })
+    .await
+    .expect("the event never came")
+}
+
+fn linked(event: Event) -> Option<Link> {
+    if let Event::Linked(_, link) = event { Some(link) } else { None }
+}
+
+fn arrived(event: Event) -> Option<Input> {
+    if let Event::Input(input @ (Input::Peer(_) | Input::PeerLost { .. })) = event { Some(input) } else { None }
+}
+
+fn message(context: u64) -> Envelope {
+    let message = Message::ReadIndex { context };
+    Envelope { from: MemberId(1), to: MemberId(2), term: Term(1), incarnation: Incarnation(5), message }
+}
+
+/// The context of a message that arrived, or `None` for the end of the stream.
+fn context(input: &Input) -> Option<u64> {
+    match input {
+        Input::Peer(Envelope { message: Message::ReadIndex { context }, .. }) => Some(*context),
+        Input::PeerLost { peer: MemberId(1), incarnation: Incarnation(5) } => None,
+        other => panic!("{other:?} was never sent"),
+    }
+}
+
+#[tokio::test]
+async fn messages_arrive_in_order_and_the_loss_comes_last() {
+    let (one, two) = (end(identity(1, 5)), end(identity(2, 1)));
+    let address = listen(&two.shared).await;
+    let dialer = dial(&one.shared, 2, address);
+    let link = next(&one.events, linked).await;
+    for n in 0..1000 {
+        assert!(link.send(message(n)));
+    }
+    for n in 0..1000 {
+        assert_eq!(context(&next(&two.events, arrived).await), Some(n));
+    }
+    assert!(one.shared.peers[&MemberId(2)].connected.load(Ordering::Relaxed));
+    assert_eq!(link.bytes.load(Ordering::Relaxed), 0, "what was sent waits no more");
+    dialer.abort();
+    assert_eq!(context(&next(&two.events, arrived).await), None);
+}
+
+/// A stream from member 1 in life 5 to member 2, accepted, and never dialled again.
+async fn stream(from: &End, address: SocketAddr) -> (Link, Hold, Streaming<pb::Welcome>) {
+    let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+    let (link, frames, hold) = link(from.shared.hello(MemberId(2)));
+    let mut answers = pb::peer_client::PeerClient::new(channel).connect(frames).await.unwrap().into_inner();
+    let welcome = answers.message().await.unwrap().unwrap();
+    assert_eq!(welcome.refusal(), Refusal::Accepted);
+    (link, hold, answers)
+}
+
+#[tokio::test]
+async fn a_newer_stream_of_the_same_life_ends_the_older_one_in_silence() {
+    let (one, two) = (end(identity(1, 5)), end(identity(2, 1)));
+    let address = listen(&two.shared).await;
+    let (_older_link, _older_hold, mut older) = stream(&one, address).await;
+    let (link, newer_hold, _newer) = stream(&one, address).await;
+    assert!(older.message().await.unwrap().is_none(), "the older stream was closed");
+    assert!(link.send(message(1)));
+    assert_eq!(context(&next(&two.events, arrived).await), Some(1), "no loss before the message");
+    drop(newer_hold);
+    assert_eq!(context(&next(&two.events, arrived).await), None, "one loss, of the newer stream");
+    // A third one, to see that no second loss was on its way.
+    let (link, _hold, _answers) = stream(&one, address).await;
+    assert!(link.send(message(2)));
+    assert_eq!(context(&next(&two.events, arrived).await), Some(2));
+}
+
+#[tokio::test]
+async fn strangers_are_refused_before_any_message() {
+    let two = end(identity(2, 1));
+    let acceptor = Acceptor::new(Arc::clone(&two.shared));
+    let good = end(identity(1, 5)).shared.hello(MemberId(2));
+    assert_eq!(acceptor.check(&good), Ok(()));
+    let refusal = |change: fn(&mut pb::Hello)| {
+        let mut hello = good.clone();
+        change(&mut hello);
+        acceptor.check(&hello).map_err(|(refusal, _)| refusal)
+    };
+    assert_eq!(refusal(|hello| hello.protocol = 2), Err(Refusal::Protocol));
+    assert_eq!(refusal(|hello| hello.cluster_id = 8), Err(Refusal::Cluster));
+    assert_eq!(refusal(|hello| hello.to = 3), Err(Refusal::NotMe));
+    assert_eq!(refusal(|hello| hello.from = 4), Err(Refusal::Stranger));
+    assert_eq!(refusal(|hello| hello.from = 2), Err(Refusal::Stranger));
+    assert_eq!(refusal(|hello| hello.disk_id = 101), Err(Refusal::Disk));
+    acceptor.enter(MemberId(1), Incarnation(6));
+    assert_eq!(refusal(|_| ()), Err(Refusal::Incarnation));
+    assert_eq!(refusal(|hello| hello.incarnation = 6), Ok(()));
+}
+
+#[tokio::test]
+async fn a_member_on_a_disk_that_the_cluster_does_not_know_stops() {
+    let emptied = Identity { disk: DiskId(77), ..identity(1, 5) };
+    let (mut one, two) = (end(emptied), end(identity(2, 1)));
+    let address = listen(&two.shared).await;
+    dial(&one.shared, 2, address);
+    let sentence = timeout(PATIENCE, one.fatal.recv()).await.unwrap().unwrap();
+    assert!(sentence.contains("disk 4d") && sentence.contains("/data"), "{sentence}");
+    assert!(two.events.try_recv().is_err(), "the node heard nothing of it");
+}
+
+#[tokio::test]
+async fn no_messages_go_to_a_member_on_an_unknown_disk() {
+    let (one, two) = (end(identity(1, 5)), end(Identity { disk: DiskId(77), ..identity(2, 1) }));
+    let dialer = Dialer::new(
+        Arc::clone(&one.shared),
+        InitialMember { id: MemberId(2), name: "n2".into(), peer_urls: Vec::new() },
+    );
+    let welcome = |disk: DiskId| pb::Welcome { member_id: 2, disk_id: disk.0, ..pb::Welcome::default() };
+    assert!(dialer.check(&welcome(two.shared.identity.disk)).unwrap_err().contains("emptied"));
+    assert_eq!(dialer.check(&welcome(DiskId(200))), Ok(()));
+    assert!(dialer.check(&pb::Welcome { member_id: 3, ..welcome(DiskId(200)) }).unwrap_err().contains("member 3"));
+}
+
+#[tokio::test]
+async fn a_message_under_a_false_name_closes_the_stream() {
+    let (one, two) = (end(identity(1, 5)), end(identity(2, 1)));
+    let address = listen(&two.shared).await;
+    dial(&one.shared, 2, address);
+    let link = next(&one.events, linked).await;
+    assert!(link.send(Envelope { from: MemberId(3), ..message(1) }));
+    assert_eq!(context(&next(&two.events, arrived).await), None);
+}
+
+#[tokio::test]
+async fn garbage_on_the_port_disturbs_nobody() {
+    let (one, two) = (end(identity(1, 5)), end(identity(2, 1)));
+    let address = listen(&two.shared).await;
+    for garbage in
+        [&b"GET /nothing HTTP/1.1\r\n\r\n"[..], b"\x00\xff\x00\xffgarbage", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\njunk"]
+    {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(garbage).await.unwrap();
+    }
+    dial(&one.shared, 2, address);
+    let link = next(&one.events, linked).await;
+    assert!(link.send(message(1)));
+    assert_eq!(context(&next(&two.events, arrived).await), Some(1));
+}
+
+#[tokio::test]
+async fn a_full_queue_drops_and_says_so() {
+    let (link, frames, _hold) = link(pb::Hello::default());
+    for n in 0..QUEUE_MESSAGES as u64 {
+        assert!(link.send(message(n)));
+    }
+    assert!(!link.send(message(0)), "the queue is full");
+    drop(frames);
+    assert!(!link.send(message(0)), "the connection is gone");
+
+    let forward = |bytes: usize| Envelope {
+        message: Message::Forward { id: crate::ids::RequestId::default(), data: vec![0; bytes].into(), grows: true },
+        ..message(0)
+    };
+    let (link, _frames, _hold) = super::link(pb::Hello::default());
+    assert!(link.send(forward(QUEUE_BYTES + 1)), "a single large message may go");
+    assert!(!link.send(message(0)), "too many bytes wait");
+}
+
+#[tokio::test]
+async fn a_frame_takes_all_that_waits_up_to_its_size() {
+    use tokio_stream::StreamExt as _;
+    let (link, mut frames, _hold) = link(pb::Hello::default());
+    assert!(frames.next().await.unwrap().hello.is_some());
+    for n in 0..10 {
+        assert!(link.send(message(n)));
+    }
+    assert_eq!(frames.next().await.unwrap().messages.len(), 10);
+    let large = Envelope {
+        message: Message::Forward {
+            id: crate::ids::RequestId::default(),
+            data: vec![0; FRAME_BYTES].into(),
+            grows: true,
+        },
+        ..message(0)
+    };
+    assert!(link.send(large) && link.send(message(1)));
+    assert_eq!(frames.next().await.unwrap().messages.len(), 1);
+    assert_eq!(frames.next().await.unwrap().messages.len(), 1);
+}

@@ -1,0 +1,180 @@
+//! Quorate against the real etcd: the same requests, the same answers.
+//!
+//! Three ways to ask: raw requests whose decoded answers are compared field by field (`script.rs`); an unmodified etcdctl
+//! whose output is compared (`etcdctl.rs`); and the `etcd-client` crate, in a package of its own because it needs protoc.
+//! `ETCD_BIN_DIR` says where etcd and etcdctl 3.5 are.
+
+#[path = "etcd_compat/etcdctl.rs"]
+mod etcdctl;
+#[path = "etcd_compat/script.rs"]
+mod script;
+mod support;
+
+use pb::cluster_client::ClusterClient;
+use pb::kv_client::KvClient;
+use pb::maintenance_client::MaintenanceClient;
+use quorate::proto::etcdserverpb as pb;
+use script::{Call, Step};
+use support::{Cluster, etcd_bin_dir, skip};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status};
+
+/// An answer in a form that can be compared: each field on a line of its own, what may differ replaced.
+type Comparable = Vec<String>;
+
+/// One connection to each member.
+struct Connections {
+    cluster: Cluster,
+    channels: Vec<Channel>,
+}
+
+impl Connections {
+    async fn new(cluster: Cluster) -> Connections {
+        let mut channels = Vec::new();
+        for endpoint in cluster.endpoints() {
+            let endpoint = Endpoint::from_shared(format!("http://{endpoint}")).unwrap();
+            channels.push(endpoint.connect().await.unwrap());
+        }
+        Connections { cluster, channels }
+    }
+
+    /// Sends a request to a member, chosen by the line's number, so that leader and followers all take part.
+    async fn ask(&self, place: usize, call: Call) -> Comparable {
+        let channel = self.channels[place % self.channels.len()].clone();
+        let mut kv = KvClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
+        let serializable = matches!(&call, Call::Range(request) if request.serializable);
+        if serializable || matches!(call, Call::Status) {
+            // What a member answers on its own may be old; after a linearizable read it is not.
+            let current = pb::RangeRequest { key: "current".into(), ..Default::default() };
+            kv.range(current).await.unwrap();
+        }
+        match call {
+            Call::Range(request) => lines(kv.range(request).await, |r| mask_header(&mut r.header)),
+            Call::Put(request) => lines(kv.put(request).await, |r| mask_header(&mut r.header)),
+            Call::Delete(request) => lines(kv.delete_range(request).await, |r| mask_header(&mut r.header)),
+            Call::Txn(request) => lines(kv.txn(request).await, |r| mask_header(&mut r.header)),
+            Call::Members(request) => {
+                let answer = ClusterClient::new(channel).member_list(request).await;
+                lines(answer, |response| self.mask_members(response))
+            }
+            Call::Status => lines(MaintenanceClient::new(channel).status(pb::StatusRequest {}).await, mask_status),
+            Call::Alarm(request) => {
+                lines(MaintenanceClient::new(channel).alarm(request).await, |r| mask_header(&mut r.header))
+            }
+        }
+    }
+
+    /// Ids differ, and so do ports; they come by id, so the order of names differs too.
+    fn mask_members(&self, response: &mut pb::MemberListResponse) {
+        mask_header(&mut response.header);
+        assert!(response.members.is_sorted_by_key(|member| member.id), "members come by id: {response:?}");
+        for member in &mut response.members {
+            assert_ne!(member.id, 0);
+            member.id = 1;
+            let node = self.cluster.nodes().iter().find(|node| node.name == member.name).expect("a member's name");
+            for url in member.peer_ur_ls.iter_mut().chain(&mut member.client_ur_ls) {
+                *url = url.replace(&node.client, "CLIENT").replace(&node.peer, "PEER");
+            }
+        }
+        response.members.sort_by(|a, b| a.name.cmp(&b.name));
+    }
+}
+
+/// What may differ in a header: whose it is and the term. The revision must be equal.
+fn mask_header(header: &mut Option<pb::ResponseHeader>) {
+    if let Some(header) = header {
+        for field in [&mut header.cluster_id, &mut header.member_id, &mut header.raft_term] {
+            assert_ne!(*field, 0, "ids and terms are never 0");
+            *field = 1;
+        }
+    }
+}
+
+/// What may differ in a status: ids, log positions, sizes, and fields that etcd 3.5 does not know.
+fn mask_status(status: &mut pb::StatusResponse) {
+    mask_header(&mut status.header);
+    for field in [&mut status.leader, &mut status.raft_index, &mut status.raft_term, &mut status.raft_applied_index] {
+        assert_ne!(*field, 0, "a ready member has a leader and a log");
+        *field = 1;
+    }
+    assert!(status.db_size > 0, "etcdctl divides by it");
+    (status.db_size, status.db_size_in_use) = (1, 1);
+    assert!(status.version.starts_with("3.5."), "clients branch on the version: {}", status.version);
+    status.version = "3.5".into();
+    (status.storage_version, status.db_size_quota) = (String::new(), 0);
+}
+
+fn lines<R: std::fmt::Debug>(answer: Result<Response<R>, Status>, mask: impl FnOnce(&mut R)) -> Comparable {
+    let text = match answer {
+        Ok(response) => {
+            let mut response = response.into_inner();
+            mask(&mut response);
+            format!("{response:#?}")
+        }
+        Err(status) => format!("{:?}\n{}", status.code(), status.message()),
+    };
+    text.lines().map(str::to_owned).collect()
+}
+
+/// The lines that differ, `-` the first's and `+` the second's.
+fn difference(a: &Comparable, b: &Comparable) -> String {
+    let same_start = a.iter().zip(b).take_while(|(a, b)| a == b).count();
+    let rest = a.len().min(b.len()) - same_start;
+    let same_end = a.iter().rev().zip(b.iter().rev()).take(rest).take_while(|(a, b)| a == b).count();
+    let cut = |text: &String| text.chars().take(300).collect::<String>();
+    let mut out = vec![format!("  at line {same_start}")];
+    out.extend(a[same_start..a.len() - same_end].iter().map(|line| format!("  - {}", cut(line))));
+    out.extend(b[same_start..b.len() - same_end].iter().map(|line| format!("  + {}", cut(line))));
+    out.join("\n")
+}
+
+/// Runs the script against both and reports every line whose answers differ.
+async fn compare(first: Cluster, second: Cluster, script: &[Step]) {
+    let (first, second) = (Connections::new(first).await, Connections::new(second).await);
+    let mut different = Vec::new();
+    for (place, step) in script.iter().enumerate() {
+        let a = first.ask(place, step.call.clone()).await;
+        let b = second.ask(place, step.call.clone()).await;
+        if a != b {
+            different.push(format!("{}\n{}", step.name, difference(&a, &b)));
+        }
+    }
+    let (count, all) = (different.len(), script.len());
+    assert!(different.is_empty(), "{count} of {all} answers differ:\n{}", different.join("\n"));
+}
+
+#[test]
+fn the_script_is_long_and_its_names_are_unique() {
+    let script = script::script();
+    assert!(script.len() >= 150, "{} requests", script.len());
+    let mut names: Vec<&str> = script.iter().map(|step| step.name.as_str()).collect();
+    names.sort_unstable();
+    assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "a name is there twice");
+}
+
+/// The part of the script that is about the cluster, or the other one.
+fn part(about_cluster: bool) -> Vec<Step> {
+    let about = |step: &Step| matches!(step.call, Call::Members(_) | Call::Status | Call::Alarm(_));
+    script::script().into_iter().filter(|step| about(step) == about_cluster).collect()
+}
+
+/// Against one etcd member: three of them disagree among themselves after a txn that writes and then reads a future
+/// revision (3.5.30: the member that was asked refuses it, the others apply its writes).
+#[tokio::test(flavor = "multi_thread")]
+async fn quorate_answers_as_etcd_does() {
+    let Some(etcd) = etcd_bin_dir("quorate_answers_as_etcd_does") else { return };
+    compare(Cluster::etcd(&etcd, 1).await, Cluster::quorate(3).await, &part(false)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quorate_describes_its_cluster_as_etcd_does() {
+    let Some(etcd) = etcd_bin_dir("quorate_describes_its_cluster_as_etcd_does") else { return };
+    compare(Cluster::etcd(&etcd, 3).await, Cluster::quorate(3).await, &part(true)).await;
+}
+
+/// Two etcds must agree, or a line of the script compares what nobody promises.
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd_answers_as_itself() {
+    let Some(etcd) = etcd_bin_dir("etcd_answers_as_itself") else { return };
+    compare(Cluster::etcd(&etcd, 1).await, Cluster::etcd(&etcd, 1).await, &script::script()).await;
+}

@@ -1,0 +1,542 @@
+//! The requests that are sent to both servers, as data.
+//!
+//! The order matters: each line works on what the earlier ones left behind, and revisions are compared exactly. Sorts
+//! never tie, since the order of ties is nobody's promise, and a sort target outside the enum is not sent: etcd 3.5 panics.
+
+use bytes::Bytes;
+use pb::compare::{CompareResult, CompareTarget, TargetUnion};
+use pb::range_request::{SortOrder, SortTarget};
+use quorate::proto::etcdserverpb as pb;
+
+/// One request.
+#[derive(Clone, Debug)]
+pub enum Call {
+    Range(pb::RangeRequest),
+    Put(pb::PutRequest),
+    Delete(pb::DeleteRangeRequest),
+    Txn(pb::TxnRequest),
+    Members(pb::MemberListRequest),
+    Status,
+    Alarm(pb::AlarmRequest),
+}
+
+/// One line of the script.
+#[derive(Clone, Debug)]
+pub struct Step {
+    pub name: String,
+    pub call: Call,
+}
+
+struct Script(Vec<Step>);
+
+impl Script {
+    fn add(&mut self, name: impl Into<String>, call: Call) {
+        self.0.push(Step { name: name.into(), call });
+    }
+    fn range(&mut self, name: impl Into<String>, request: pb::RangeRequest) {
+        self.add(name, Call::Range(request));
+    }
+    fn put(&mut self, name: impl Into<String>, request: pb::PutRequest) {
+        self.add(name, Call::Put(request));
+    }
+    fn delete(&mut self, name: impl Into<String>, request: pb::DeleteRangeRequest) {
+        self.add(name, Call::Delete(request));
+    }
+    fn txn(&mut self, name: impl Into<String>, request: pb::TxnRequest) {
+        self.add(name, Call::Txn(request));
+    }
+}
+
+fn b(bytes: impl AsRef<[u8]>) -> Bytes {
+    Bytes::copy_from_slice(bytes.as_ref())
+}
+
+/// `request`, changed.
+fn with<T>(mut request: T, change: impl FnOnce(&mut T)) -> T {
+    change(&mut request);
+    request
+}
+
+fn get(key: impl AsRef<[u8]>) -> pb::RangeRequest {
+    pb::RangeRequest { key: b(key), ..Default::default() }
+}
+
+fn span(key: impl AsRef<[u8]>, end: impl AsRef<[u8]>) -> pb::RangeRequest {
+    pb::RangeRequest { key: b(key), range_end: b(end), ..Default::default() }
+}
+
+fn put(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> pb::PutRequest {
+    pb::PutRequest { key: b(key), value: b(value), ..Default::default() }
+}
+
+fn del(key: impl AsRef<[u8]>) -> pb::DeleteRangeRequest {
+    pb::DeleteRangeRequest { key: b(key), ..Default::default() }
+}
+
+fn del_span(key: impl AsRef<[u8]>, end: impl AsRef<[u8]>) -> pb::DeleteRangeRequest {
+    pb::DeleteRangeRequest { key: b(key), range_end: b(end), prev_kv: false }
+}
+
+fn op(request: pb::request_op::Request) -> pb::RequestOp {
+    pb::RequestOp { request: Some(request) }
+}
+fn op_get(request: pb::RangeRequest) -> pb::RequestOp {
+    op(pb::request_op::Request::RequestRange(request))
+}
+fn op_put(request: pb::PutRequest) -> pb::RequestOp {
+    op(pb::request_op::Request::RequestPut(request))
+}
+fn op_del(request: pb::DeleteRangeRequest) -> pb::RequestOp {
+    op(pb::request_op::Request::RequestDeleteRange(request))
+}
+fn op_txn(request: pb::TxnRequest) -> pb::RequestOp {
+    op(pb::request_op::Request::RequestTxn(request))
+}
+
+fn txn(compare: Vec<pb::Compare>, success: Vec<pb::RequestOp>, failure: Vec<pb::RequestOp>) -> pb::TxnRequest {
+    pb::TxnRequest { compare, success, failure }
+}
+
+fn ops(success: Vec<pb::RequestOp>) -> pb::TxnRequest {
+    txn(vec![], success, vec![])
+}
+
+fn cmp(key: impl AsRef<[u8]>, target: CompareTarget, result: CompareResult, union: TargetUnion) -> pb::Compare {
+    let (result, target) = (result.into(), target.into());
+    pb::Compare { result, target, key: b(key), target_union: Some(union), range_end: Bytes::new() }
+}
+
+/// A compare that holds for every key, present or not.
+fn holds() -> pb::Compare {
+    cmp("nothing", CompareTarget::Version, CompareResult::Equal, TargetUnion::Version(0))
+}
+
+/// All of it.
+pub fn script() -> Vec<Step> {
+    let mut script = Script(Vec::new());
+    fresh(&mut script);
+    puts(&mut script);
+    deletes(&mut script);
+    sorts_and_limits(&mut script);
+    filters(&mut script);
+    old_revisions(&mut script);
+    range_ends(&mut script);
+    compares(&mut script);
+    txn_effects(&mut script);
+    txn_nesting(&mut script);
+    txn_refusals(&mut script);
+    limits(&mut script);
+    cluster(&mut script);
+    script.0
+}
+
+fn fresh(s: &mut Script) {
+    s.range("fresh: a key of an empty store", get("a"));
+    s.range("fresh: all keys of an empty store", span("\0", "\0"));
+    s.delete("fresh: deleting nothing", del("a"));
+    s.delete("fresh: deleting all of nothing", with(del_span("\0", "\0"), |r| r.prev_kv = true));
+    s.txn("fresh: an empty txn", pb::TxnRequest::default());
+    s.txn("fresh: a txn that changes nothing", ops(vec![op_get(get("a")), op_del(del("a"))]));
+    s.range("fresh: the future", with(get("a"), |r| r.revision = 2));
+    s.range("fresh: the first revision", with(get("a"), |r| r.revision = 1));
+    s.range("fresh: a negative revision is now", with(get("a"), |r| r.revision = -1));
+    s.range("fresh: serializable", with(get("a"), |r| r.serializable = true));
+}
+
+fn puts(s: &mut Script) {
+    s.put("put: empty key", put("", "x"));
+    s.put("put: the first", put("a", "1"));
+    s.range("put: is read", get("a"));
+    s.put("put: again, with what was", with(put("a", "2"), |r| r.prev_kv = true));
+    s.put("put: the same value bumps", put("a", "2"));
+    s.put("put: previous of a new key", with(put("b", "1"), |r| r.prev_kv = true));
+    s.put("put: empty value", put("empty", ""));
+    s.range("put: empty value is read", get("empty"));
+    s.put("put: bytes that are no text", put(b"\xff\x00\xfe", b"\x00\x80\xff"));
+    s.range("put: bytes are read", get(b"\xff\x00\xfe"));
+    s.put("put: ignore_value", with(put("a", ""), |r| (r.ignore_value, r.prev_kv) = (true, true)));
+    s.put("put: ignore_value with a value", with(put("a", "x"), |r| r.ignore_value = true));
+    s.put("put: ignore_value of an absent key", with(put("nobody", ""), |r| r.ignore_value = true));
+    s.put("put: ignore_lease", with(put("a", "3"), |r| r.ignore_lease = true));
+    s.put("put: ignore_lease with a lease", with(put("a", "x"), |r| (r.ignore_lease, r.lease) = (true, 7)));
+    s.put("put: ignore_lease of an absent key", with(put("nobody", "x"), |r| r.ignore_lease = true));
+    s.put("put: a touch", with(put("a", ""), |r| (r.ignore_value, r.ignore_lease) = (true, true)));
+    s.put("put: ignore_value and a value, empty key", with(put("", "x"), |r| r.ignore_value = true));
+    s.put("put: unknown lease", with(put("a", "x"), |r| r.lease = 77));
+    s.put("put: unknown negative lease", with(put("a", "x"), |r| r.lease = -1));
+    s.put("put: unknown lease, ignore_value", with(put("a", ""), |r| (r.lease, r.ignore_value) = (77, true)));
+    s.range("put: nothing of the refused is there", span("\0", "\0"));
+}
+
+fn deletes(s: &mut Script) {
+    s.delete("delete: empty key", del(""));
+    s.delete("delete: an absent key", del("nobody"));
+    s.delete("delete: one", with(del("b"), |r| r.prev_kv = true));
+    s.delete("delete: the same again", with(del("b"), |r| r.prev_kv = true));
+    s.range("delete: is gone", get("b"));
+    s.put("delete: a new life", put("b", "2"));
+    s.range("delete: version starts again", get("b"));
+    for key in ["d/1", "d/2", "d/3"] {
+        s.put(format!("delete: setup {key}"), put(key, key));
+    }
+    s.delete("delete: a range, in key order", with(del_span("d/", "d0"), |r| r.prev_kv = true));
+    s.delete("delete: an empty range", del_span("d0", "d/"));
+    s.put("delete: setup tail 1", put("\u{fe}x", "1"));
+    s.delete("delete: everything from a key on, without asking for it", del_span("\u{fe}", "\0"));
+    s.range("delete: what is left", span("\0", "\0"));
+}
+
+fn sorts_and_limits(s: &mut Script) {
+    // Distinct versions, creation and modification revisions and values; the orders all differ.
+    for (key, value, versions) in
+        [("s/c", "20", 1), ("s/a", "31", 4), ("s/e", "07", 2), ("s/b", "44", 5), ("s/d", "12", 3)]
+    {
+        for version in 1..=versions {
+            s.put(format!("sort: setup {key} version {version}"), put(key, value));
+        }
+    }
+    s.put("sort: setup an old key touched last", put("s/c", "20"));
+    s.put("sort: setup an old key touched last, thrice", put("s/c", "20"));
+    for version in 4..=6 {
+        s.put(format!("sort: setup s/c version {version}"), put("s/c", "20"));
+    }
+    let all = || span("s/", "s0");
+    let targets = [SortTarget::Key, SortTarget::Version, SortTarget::Create, SortTarget::Mod, SortTarget::Value];
+    for target in targets {
+        for order in [SortOrder::None, SortOrder::Ascend, SortOrder::Descend] {
+            let request = with(all(), |r| (r.sort_target, r.sort_order) = (target.into(), order.into()));
+            s.range(format!("sort: {target:?} {order:?}"), request.clone());
+            s.range(format!("sort: {target:?} {order:?}, two of them"), with(request, |r| r.limit = 2));
+        }
+    }
+    s.range("limit: one more than there are", with(all(), |r| r.limit = 6));
+    s.range("limit: as many as there are", with(all(), |r| r.limit = 5));
+    s.range("limit: one", with(all(), |r| r.limit = 1));
+    s.range("limit: negative", with(all(), |r| r.limit = -1));
+    s.range("limit: of a single key", with(get("s/a"), |r| r.limit = 1));
+    s.range("count_only", with(all(), |r| r.count_only = true));
+    s.range("count_only with a limit", with(all(), |r| (r.count_only, r.limit) = (true, 2)));
+    s.range("count_only of an absent key", with(get("nobody"), |r| r.count_only = true));
+    s.range("keys_only", with(all(), |r| r.keys_only = true));
+    s.range(
+        "keys_only, sorted by value",
+        with(all(), |r| (r.keys_only, r.sort_target) = (true, SortTarget::Value.into())),
+    );
+    s.range("keys_only and count_only", with(all(), |r| (r.keys_only, r.count_only) = (true, true)));
+}
+
+fn filters(s: &mut Script) {
+    let all = || span("s/", "s0");
+    // The revisions fall within those of the keys above; what matters is that both servers cut alike.
+    for revision in [20, 26, 30, 34, 38, 45] {
+        s.range(format!("filter: mod >= {revision}"), with(all(), |r| r.min_mod_revision = revision));
+        s.range(format!("filter: mod <= {revision}"), with(all(), |r| r.max_mod_revision = revision));
+        s.range(format!("filter: create >= {revision}"), with(all(), |r| r.min_create_revision = revision));
+        s.range(format!("filter: create <= {revision}"), with(all(), |r| r.max_create_revision = revision));
+    }
+    let middle = || with(all(), |r| (r.min_mod_revision, r.max_mod_revision) = (22, 36));
+    s.range("filter: a window", middle());
+    s.range("filter: a window with a limit", with(middle(), |r| r.limit = 1));
+    s.range("filter: a window counted", with(middle(), |r| r.count_only = true));
+    s.range("filter: a window, sorted down", with(middle(), |r| r.sort_order = SortOrder::Descend.into()));
+    s.range("filter: nothing passes", with(all(), |r| r.min_mod_revision = 100_000));
+    s.range("filter: nothing passes, with a limit", with(all(), |r| (r.min_mod_revision, r.limit) = (100_000, 1)));
+    s.range("filter: negative", with(all(), |r| r.min_mod_revision = -5));
+}
+
+fn old_revisions(s: &mut Script) {
+    for revision in [1, 2, 3, 4, 7, 12, 13, 14, 20, 30] {
+        s.range(format!("old: everything at {revision}"), with(span("\0", "\0"), |r| r.revision = revision));
+    }
+    s.range("old: one key", with(get("a"), |r| r.revision = 3));
+    s.range("old: before it was made", with(get("s/a"), |r| r.revision = 5));
+    s.range("old: counted", with(span("\0", "\0"), |r| (r.revision, r.count_only) = (12, true)));
+    s.range("old: limited", with(span("\0", "\0"), |r| (r.revision, r.limit) = (30, 2)));
+    s.range("old: serializable", with(get("a"), |r| (r.revision, r.serializable) = (3, true)));
+    s.range("old: the far future", with(get("a"), |r| r.revision = i64::MAX));
+    s.range("old: the far future, serializable", with(get("a"), |r| (r.revision, r.serializable) = (i64::MAX, true)));
+}
+
+fn range_ends(s: &mut Script) {
+    s.range("range: empty key", get(""));
+    s.range("range: empty key with an end", span("", "b"));
+    s.range("range: end before key", span("s/c", "s/a"));
+    s.range("range: end equal to key", span("s/a", "s/a"));
+    s.range("range: end is not in it", span("s/a", "s/c"));
+    s.range("range: from a key on", span("s/d", "\0"));
+    s.range("range: everything", with(span("\0", "\0"), |r| r.keys_only = true));
+    s.range("range: a prefix of 0xff", span(b"\xff", b"\0"));
+    s.range("range: an end that is no key", span("s/b", "s/b\0"));
+    s.range("range: key zero alone", get("\0"));
+    s.range("range: end of two zero bytes", span("\0", "\0\0"));
+    s.range("range: serializable", with(span("s/", "s0"), |r| r.serializable = true));
+}
+
+fn compares(s: &mut Script) {
+    use CompareResult::{Equal, Greater, Less, NotEqual};
+    use CompareTarget::{Create, Lease, Mod, Value, Version};
+    let results = [Equal, Greater, Less, NotEqual];
+    for key in ["a", "nobody"] {
+        for result in results {
+            for (name, target, union) in [
+                ("version 0", Version, TargetUnion::Version(0)),
+                ("version 6", Version, TargetUnion::Version(6)),
+                ("create 2", Create, TargetUnion::CreateRevision(2)),
+                ("mod 0", Mod, TargetUnion::ModRevision(0)),
+                ("value 3", Value, TargetUnion::Value(b("3"))),
+                ("value empty", Value, TargetUnion::Value(b(""))),
+                ("lease 0", Lease, TargetUnion::Lease(0)),
+            ] {
+                s.txn(
+                    format!("compare: {key} {result:?} {name}"),
+                    txn(vec![cmp(key, target, result, union)], vec![], vec![]),
+                );
+            }
+        }
+    }
+    let missing = |target| with(cmp("a", target, Equal, TargetUnion::Version(0)), |c| c.target_union = None);
+    for target in [Version, Create, Mod, Value, Lease] {
+        s.txn(format!("compare: {target:?} with no operand"), txn(vec![missing(target)], vec![], vec![]));
+    }
+    let mismatched = cmp("a", Version, Greater, TargetUnion::Value(b("3")));
+    s.txn("compare: a version with a value's operand", txn(vec![mismatched], vec![], vec![]));
+    let ranged = |end: &str, target, result, union| with(cmp("s/", target, result, union), |c| c.range_end = b(end));
+    for (name, compare) in [
+        ("all versions > 0", ranged("s0", Version, Greater, TargetUnion::Version(0))),
+        ("all versions > 3", ranged("s0", Version, Greater, TargetUnion::Version(3))),
+        ("all values != 44", ranged("s0", Value, NotEqual, TargetUnion::Value(b("44")))),
+        ("all leases = 0", ranged("s0", Lease, Equal, TargetUnion::Lease(0))),
+        ("versions of none = 0", ranged("s/\0", Version, Equal, TargetUnion::Version(0))),
+        ("versions of none > 0", ranged("s/\0", Version, Greater, TargetUnion::Version(0))),
+        ("values of none != x", ranged("s/\0", Value, NotEqual, TargetUnion::Value(b("x")))),
+        ("from a key on, mod > 0", ranged("\0", Mod, Greater, TargetUnion::ModRevision(0))),
+        ("end before key", ranged("a", Version, Equal, TargetUnion::Version(0))),
+    ] {
+        s.txn(format!("compare range: {name}"), txn(vec![compare], vec![], vec![]));
+    }
+    let both = |second| vec![holds(), cmp("a", Version, Equal, TargetUnion::Version(second))];
+    s.txn("compare: one of two fails", txn(both(1000), vec![], vec![op_get(get("a"))]));
+    s.txn("compare: empty key", txn(vec![cmp("", Version, Equal, TargetUnion::Version(0))], vec![], vec![]));
+    let outside = with(cmp("a", Version, Equal, TargetUnion::Version(0)), |c| c.result = 17);
+    s.txn("compare: a result that is none", txn(vec![outside], vec![], vec![]));
+}
+
+fn txn_effects(s: &mut Script) {
+    s.txn(
+        "txn: several writes share a revision",
+        ops(vec![op_put(put("t/1", "a")), op_put(put("t/2", "b")), op_put(put("t/3", "c"))]),
+    );
+    s.range("txn: what they left", span("t/", "t0"));
+    let prev = |key: &str, value: &str| op_put(with(put(key, value), |r| r.prev_kv = true));
+    s.txn(
+        "txn: later ops see earlier ones",
+        ops(vec![
+            op_get(get("t/1")),
+            prev("t/1", "A"),
+            op_get(get("t/1")),
+            op_del(del("t/2")),
+            op_get(span("t/", "t0")),
+        ]),
+    );
+    s.txn(
+        "txn: delete, then read",
+        ops(vec![op_del(with(del_span("t/", "t0"), |r| r.prev_kv = true)), op_get(span("t/", "t0"))]),
+    );
+    s.txn(
+        "txn: overlapping deletes",
+        ops(vec![op_put(put("t/9", "x")), op_del(del("t/1")), op_del(del_span("t/1", "t/2"))]),
+    );
+    s.txn("txn: a delete that hits nothing", ops(vec![op_del(del("nobody")), op_get(get("a"))]));
+    s.txn(
+        "txn: failure branch",
+        txn(
+            vec![cmp("a", CompareTarget::Version, CompareResult::Equal, TargetUnion::Version(0))],
+            vec![op_put(put("t/x", "1"))],
+            vec![prev("t/9", "y")],
+        ),
+    );
+    s.txn(
+        "txn: failure branch that is empty",
+        txn(
+            vec![cmp("a", CompareTarget::Version, CompareResult::Equal, TargetUnion::Version(0))],
+            vec![op_put(put("t/x", "1"))],
+            vec![],
+        ),
+    );
+    s.txn("txn: ignore_value", ops(vec![op_put(with(put("t/9", ""), |r| r.ignore_value = true)), op_get(get("t/9"))]));
+    s.txn(
+        "txn: the same key put in both branches",
+        txn(vec![holds()], vec![op_put(put("t/4", "1"))], vec![op_put(put("t/4", "2"))]),
+    );
+    s.txn("txn: only reads, all serializable", ops(vec![op_get(with(get("a"), |r| r.serializable = true))]));
+    s.txn("txn: reads at an old revision", ops(vec![op_get(with(get("a"), |r| r.revision = 3)), op_get(get("a"))]));
+    s.txn(
+        "txn: an old revision beside a write",
+        ops(vec![op_put(put("t/5", "1")), op_get(with(get("a"), |r| r.revision = 3))]),
+    );
+    s.txn(
+        "txn: a read with everything",
+        ops(vec![op_get(with(span("s/", "s0"), |r| {
+            (r.sort_order, r.sort_target, r.limit) = (SortOrder::Descend.into(), SortTarget::Version.into(), 2);
+        }))]),
+    );
+    s.txn(
+        "txn: count and keys",
+        ops(vec![
+            op_get(with(span("s/", "s0"), |r| r.count_only = true)),
+            op_get(with(span("s/", "s0"), |r| r.keys_only = true)),
+        ]),
+    );
+    s.txn(
+        "txn: the same write in one branch twice is refused, reads are not",
+        ops(vec![op_get(get("a")), op_get(get("a"))]),
+    );
+    s.range("txn: everything after it", span("t/", "t0"));
+}
+
+fn txn_nesting(s: &mut Script) {
+    let seen = |value: &str| cmp("n/1", CompareTarget::Value, CompareResult::Equal, TargetUnion::Value(b(value)));
+    s.txn(
+        "nested: reads and writes",
+        ops(vec![
+            op_put(put("n/1", "a")),
+            op_txn(ops(vec![op_get(get("n/1")), op_put(put("n/2", "b"))])),
+            op_get(span("n/", "n0")),
+        ]),
+    );
+    s.txn(
+        "nested: compares see the state before",
+        ops(vec![
+            op_put(put("n/1", "new")),
+            op_txn(txn(vec![seen("new")], vec![op_put(put("n/3", "yes"))], vec![op_put(put("n/3", "no"))])),
+        ]),
+    );
+    s.txn(
+        "nested: in the branch not taken",
+        txn(vec![holds()], vec![op_get(get("n/3"))], vec![op_txn(ops(vec![op_put(put("n/4", "x"))]))]),
+    );
+    s.txn(
+        "nested: two deep",
+        ops(vec![op_txn(ops(vec![op_txn(txn(vec![seen("zzz")], vec![], vec![op_put(put("n/5", "deep"))]))]))]),
+    );
+    s.txn(
+        "nested: three deep",
+        ops(vec![op_txn(ops(vec![op_txn(ops(vec![op_txn(ops(vec![op_put(put("n/6", "deeper"))]))]))]))]),
+    );
+    s.txn("nested: empty", ops(vec![op_txn(pb::TxnRequest::default())]));
+    s.txn(
+        "nested: both branches put the same key",
+        ops(vec![op_txn(txn(vec![holds()], vec![op_put(put("n/7", "1"))], vec![op_put(put("n/7", "2"))]))]),
+    );
+    s.txn("nested: only reads", ops(vec![op_txn(ops(vec![op_get(get("n/1"))])), op_get(get("n/2"))]));
+    s.txn(
+        "nested: a delete inside, a read outside",
+        ops(vec![op_txn(ops(vec![op_del(del_span("n/1", "n/3"))])), op_get(span("n/", "n0"))]),
+    );
+    s.range("nested: everything after it", span("n/", "n0"));
+}
+
+fn txn_refusals(s: &mut Script) {
+    let twice = |a: pb::RequestOp, c: pb::RequestOp| ops(vec![a, c]);
+    let x = || op_put(put("x", "1"));
+    s.txn("refused: the same key put twice", twice(x(), x()));
+    s.txn("refused: put and deleted", twice(x(), op_del(del("x"))));
+    s.txn("refused: deleted and put", twice(op_del(del("x")), x()));
+    s.txn("refused: put and deleted by a range", twice(x(), op_del(del_span("w", "y"))));
+    s.txn("allowed: deleted from a key on, and put (a quirk)", twice(op_del(del_span("x", "\0")), x()));
+    s.txn("allowed: put, and deleted from a key on (a quirk)", twice(x(), op_del(del_span("x", "\0"))));
+    s.txn("allowed: everything deleted, and put (a quirk)", twice(op_del(del_span("x\0", "\0")), x()));
+    s.txn("allowed: put beside a range deleted", twice(op_put(put("x", "2")), op_del(del_span("y", "z"))));
+    s.txn("refused: twice in the branch not taken", txn(vec![holds()], vec![], vec![x(), x()]));
+    s.txn("refused: outside and nested", twice(x(), op_txn(ops(vec![x()]))));
+    s.txn(
+        "refused: outside and in the nested branch not taken",
+        twice(x(), op_txn(txn(vec![holds()], vec![], vec![x()]))),
+    );
+    s.txn("refused: in two nested", twice(op_txn(ops(vec![x()])), op_txn(ops(vec![x()]))));
+    s.txn("refused: nested delete over a put", twice(x(), op_txn(ops(vec![op_del(del_span("a", "z"))]))));
+    s.txn("refused: nested put, delete outside", twice(op_txn(ops(vec![x()])), op_del(del("x"))));
+    s.txn("refused: an op that is none", ops(vec![pb::RequestOp { request: None }]));
+    s.txn("refused: an op that is none, not taken", txn(vec![holds()], vec![], vec![pb::RequestOp { request: None }]));
+    s.txn("refused: a put with no key", ops(vec![op_put(put("", "1"))]));
+    s.txn("refused: a range with no key", ops(vec![op_get(get(""))]));
+    s.txn("refused: a delete with no key", ops(vec![op_del(del(""))]));
+    s.txn("refused: nested put with no key", ops(vec![op_txn(ops(vec![op_put(put("", "1"))]))]));
+    s.txn(
+        "refused: nested compare with no key",
+        ops(vec![op_txn(txn(vec![with(holds(), |c| c.key = b(""))], vec![], vec![]))]),
+    );
+    s.txn("refused: ignore_value with a value", ops(vec![op_put(with(put("x", "1"), |r| r.ignore_value = true))]));
+    s.txn(
+        "refused: ignore_lease with a lease",
+        ops(vec![op_put(with(put("x", "1"), |r| (r.ignore_lease, r.lease) = (true, 4)))]),
+    );
+    s.txn(
+        "refused: ignore_value of an absent key",
+        ops(vec![op_put(put("x", "9")), op_put(with(put("nobody", ""), |r| r.ignore_value = true))]),
+    );
+    s.txn(
+        "refused: ignore_lease of an absent key",
+        ops(vec![op_put(with(put("nobody", "v"), |r| r.ignore_lease = true))]),
+    );
+    s.txn("refused: unknown lease", ops(vec![op_put(put("x", "9")), op_put(with(put("x2", "1"), |r| r.lease = 99))]));
+    s.txn(
+        "allowed: unknown lease in the branch not taken",
+        txn(vec![holds()], vec![op_get(get("x"))], vec![op_put(with(put("x", "1"), |r| r.lease = 99))]),
+    );
+    s.txn(
+        "refused: a future revision after a write",
+        ops(vec![op_put(put("x", "9")), op_get(with(get("x"), |r| r.revision = 100_000))]),
+    );
+    s.txn("refused: a future revision, only reads", ops(vec![op_get(with(get("x"), |r| r.revision = 100_000))]));
+    s.txn(
+        "refused: a future revision, nested",
+        ops(vec![op_put(put("x", "9")), op_txn(ops(vec![op_get(with(get("x"), |r| r.revision = 100_000))]))]),
+    );
+    s.txn(
+        "allowed: a future revision in the branch not taken",
+        txn(vec![holds()], vec![op_put(put("x", "3"))], vec![op_get(with(get("x"), |r| r.revision = 100_000))]),
+    );
+    s.range("refused: nothing of it is there", span("x", "y"));
+}
+
+fn limits(s: &mut Script) {
+    let many = |count: usize| (0..count).map(|n| op_put(put(format!("m/{n:03}"), "v"))).collect::<Vec<_>>();
+    s.txn("limit: 128 ops", ops(many(128)));
+    s.txn("limit: 129 ops", ops(many(129)));
+    s.txn("limit: 129 ops not taken", txn(vec![holds()], vec![], many(129)));
+    s.txn("limit: 128 compares", txn(vec![holds(); 128], vec![op_get(get("x"))], vec![]));
+    s.txn("limit: 129 compares", txn(vec![holds(); 129], vec![], vec![]));
+    s.txn("limit: 128 in each branch", txn(vec![holds()], many(128), many(128)));
+    s.txn("limit: one nested with 127", ops(vec![op_txn(ops(many(127)))]));
+    s.txn("limit: one nested with 128", ops(vec![op_txn(ops(many(128)))]));
+    s.txn("limit: two ops, one nested with 126", ops(vec![op_get(get("x")), op_txn(ops(many(126)))]));
+    s.txn("limit: two ops, one nested with 127", ops(vec![op_get(get("x")), op_txn(ops(many(127)))]));
+    s.txn("limit: 129 ops with an empty key", ops([many(128), vec![op_put(put("", ""))]].concat()));
+    s.range("limit: what is left of it", with(span("m/", "m0"), |r| r.count_only = true));
+    s.delete("limit: away with it", del_span("m/", "m0"));
+    let big = |bytes: usize| "x".repeat(bytes);
+    s.put("size: a big value", put("big", big(1_000_000)));
+    s.range("size: a big value is read", with(get("big"), |r| r.keys_only = true));
+    s.put("size: exactly 1.5 MiB", put("big", big(1_572_864)));
+    s.put("size: 1.5 MiB and more", put("big", big(1_800_000)));
+    s.put("size: a big key", put(big(100_000), "v"));
+    s.delete("size: a big key is deleted", del(big(100_000)));
+    s.put("size: over 2 MiB", put("big", big(2_097_152)));
+    s.txn(
+        "size: a txn over 1.5 MiB",
+        ops(vec![op_put(put("big/1", big(900_000))), op_put(put("big/2", big(900_000)))]),
+    );
+    s.range("size: all of it", with(span("big", "bih"), |r| r.keys_only = true));
+    s.delete("size: away with it", del_span("big", "bih"));
+}
+
+fn cluster(s: &mut Script) {
+    s.add("members: linearizable", Call::Members(pb::MemberListRequest { linearizable: true }));
+    s.add("members: local", Call::Members(pb::MemberListRequest { linearizable: false }));
+    s.add("status", Call::Status);
+    s.add("alarms: all", Call::Alarm(pb::AlarmRequest::default()));
+    let nospace = pb::AlarmRequest { alarm: pb::AlarmType::Nospace.into(), ..Default::default() };
+    s.add("alarms: of one kind", Call::Alarm(nospace));
+    s.range("the end: everything", span("\0", "\0"));
+}
