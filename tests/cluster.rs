@@ -5,8 +5,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+#[path = "cluster/ended.rs"]
+mod ended;
 #[path = "cluster/kills.rs"]
 mod kills;
 #[path = "cluster/load.rs"]
 mod load;
+#[path = "cluster/refusals.rs"]
+mod refusals;
+#[path = "cluster/strangers.rs"]
+mod strangers;
 mod support;
