@@ -15,6 +15,8 @@ mod ended;
 mod garbage;
 #[path = "cluster/kills.rs"]
 mod kills;
+#[path = "cluster/lab.rs"]
+mod lab;
 #[path = "cluster/load.rs"]
 mod load;
 #[path = "cluster/refusals.rs"]
