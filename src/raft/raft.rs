@@ -387,11 +387,14 @@ impl Raft {
     /// If the disk's log does not end where it must: then something else writes to it.
     pub fn persisted(&mut self, now: Time, done: Persisted) {
         assert!(done.seq < self.next_write, "write {} was never asked for (next is {})", done.seq, self.next_write);
+        if done.seq <= self.durable {
+            return; // overtaken by a later one, which said more
+        }
         while self.writing.front().is_some_and(|w| w.seq <= done.seq) {
             let write = self.writing.pop_front().expect("just seen");
             self.persisted = self.persisted.max(write.last);
         }
-        self.durable = self.durable.max(done.seq);
+        self.durable = done.seq;
         if self.writing.is_empty() && self.truncate_from.is_none() {
             let expected = self.log.position_at(self.unstable.prev());
             assert_eq!(Some(done.last), expected, "the log on the disk does not end where it should");
