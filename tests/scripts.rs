@@ -432,6 +432,7 @@ macro_rules! scripts {
 }
 
 scripts! {
+    append_probe_once
     disk_reports_late
     election
     read_answer_to_a_former_life

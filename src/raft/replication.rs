@@ -315,9 +315,10 @@ impl Raft {
         let Some(p) = leading.progress.get_mut(&from) else { return };
         match &mut p.flow {
             Flow::Replicate { .. } if received < sequence => p.probe(),
-            // The probe, or its answer, is lost; or its answer waits for the follower's disk, and asking twice is harmless.
-            Flow::Probe { outstanding } => *outstanding = false,
-            Flow::Replicate { .. } => {}
+            // Only a heartbeat that left after the probe can say that the probe, or its conflict, is lost. If it was accepted,
+            // its acknowledgement comes with the follower's disk or with a later heartbeat.
+            Flow::Probe { outstanding } if sequence == p.sequence && received < sequence => *outstanding = false,
+            Flow::Probe { .. } | Flow::Replicate { .. } => {}
         }
     }
 
