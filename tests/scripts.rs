@@ -436,4 +436,5 @@ scripts! {
     disk_reports_late
     election
     read_answer_to_a_former_life
+    read_asks_again
 }
