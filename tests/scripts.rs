@@ -435,6 +435,8 @@ scripts! {
     append_probe_once
     disk_reports_late
     election
+    forward_once
+    forward_refused_once
     read_answer_to_a_former_life
     read_asks_again
 }

@@ -18,7 +18,7 @@ use super::message::Message;
 use super::progress::Progress;
 use super::quorum::Tally;
 use super::raft::{Event, Following, LossCause, Raft, State};
-use super::replication::Leading;
+use super::replication::{Forwarded, Leading};
 use crate::ids::{Incarnation, MemberId, Position, Term, WriteSeq};
 use crate::time::{Duration, Time};
 use std::collections::{BTreeMap, BTreeSet};
@@ -279,6 +279,7 @@ impl Raft {
             self.peers().into_iter().map(|peer| (peer, Progress::new(next, life(&peer), now))).collect();
         let uncommitted = self.log.bytes_after(self.commit);
         self.state = State::Leader(Box::new(Leading::new(progress, next, uncommitted, now)));
+        self.forwarded = Forwarded::new(self.hard.term);
         self.hint = None;
         self.note(Event::LeaderKnown { term: self.hard.term, leader: self.config.id });
         self.append_noop();

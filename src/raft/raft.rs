@@ -7,7 +7,7 @@
 //! | the sender's term | then |
 //! |---|---|
 //! | older incarnation of the sender, a stranger, not to us | not heard |
-//! | lower than ours | answered with ours where the sender needs to know (appends, heartbeats, votes), else not heard |
+//! | lower than ours | answered with ours where the sender needs to know (appends, heartbeats, votes, forwards), else not heard |
 //! | higher than ours | we follow it first, except for what must not move terms: pre-votes, and votes that stickiness refuses |
 //! | equal | heard |
 
@@ -17,7 +17,7 @@ use super::message::{Dependency, Entry, Envelope, Message, Refusal};
 use super::outbox::Outbox;
 use super::quorum::Configuration;
 use super::read::FollowerReads;
-use super::replication::Leading;
+use super::replication::{Forwarded, Leading};
 use super::{HardState, LogRead, Persisted, Ready};
 use crate::ids::{Incarnation, Index, MemberId, Position, Term, WriteSeq};
 use crate::rng::{Rng, Seed};
@@ -196,6 +196,7 @@ pub struct Raft {
     pub(super) hint_spent: Option<(Term, MemberId, Incarnation)>,
     pub(super) campaigns: u64,
     pub(super) reads: FollowerReads,
+    pub(super) forwarded: Forwarded,
     /// The newest life seen of each peer.
     pub(super) incarnations: BTreeMap<MemberId, Incarnation>,
     /// Whether there is space for more entries.
@@ -251,6 +252,7 @@ impl Raft {
             hint_spent: None,
             campaigns: config.incarnation.first_number(),
             reads: FollowerReads::new(config.incarnation.first_number()),
+            forwarded: Forwarded::default(),
             incarnations: BTreeMap::new(),
             accepting: true,
             hard_dirty: false,
@@ -325,10 +327,7 @@ impl Raft {
                     Message::HeartbeatReply { session: 0, sequence: 0, received: 0, matched: nothing, round: 0 },
                 );
             }
-            Message::Forward { id, .. } => {
-                let reason = Refusal::NotLeader;
-                self.send(from, Message::ForwardRefused { sequence: id.sequence, reason });
-            }
+            Message::Forward { id, data, grows } => self.on_forward(from, term, id, data, grows),
             Message::VoteReply { .. }
             | Message::Appended { .. }
             | Message::Conflict { .. }
@@ -375,7 +374,7 @@ impl Raft {
             }
             Message::ReadIndex { context } => self.on_read_index(from, context),
             Message::ReadIndexReply { context, index } => self.on_read_index_reply(from, context, index),
-            Message::Forward { id, data, grows } => self.on_forward(from, id, data, grows),
+            Message::Forward { id, data, grows } => self.on_forward(from, term, id, data, grows),
             Message::ForwardRefused { sequence, reason } => self.refusals.push((sequence, reason)),
             Message::TimeoutNow => self.on_timeout_now(now, from, term),
         }

@@ -17,7 +17,7 @@ use super::message::{Entry, EntryKind, Message, Refusal};
 use super::progress::{Flow, Progress};
 use super::raft::{Event, LossCause, Raft, State};
 use super::read::Rounds;
-use crate::ids::{Incarnation, Index, MemberId, Position, RequestId};
+use crate::ids::{Incarnation, Index, MemberId, Position, RequestId, Term};
 use crate::time::Time;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -34,8 +34,21 @@ pub(super) struct Leading {
     /// A stalled disk is looked at again from here on.
     next_stall_check: Time,
     uncommitted_bytes: usize,
-    /// The newest forwarded request heard of each origin: a repeated one is not appended again.
-    forwarded: BTreeMap<(MemberId, Incarnation), u64>,
+}
+
+/// The newest request that each origin forwarded in the last term led. It outlives the leadership, so that a copy which
+/// comes late is not refused when the first one was appended.
+#[derive(Debug, Default)]
+pub(super) struct Forwarded {
+    pub term: Term,
+    newest: BTreeMap<(MemberId, Incarnation), u64>,
+}
+
+impl Forwarded {
+    /// Nothing yet, in `term`.
+    pub(super) fn new(term: Term) -> Forwarded {
+        Forwarded { term, newest: BTreeMap::new() }
+    }
 }
 
 impl Leading {
@@ -48,7 +61,6 @@ impl Leading {
             next_heartbeat: now,
             next_stall_check: now,
             uncommitted_bytes: uncommitted,
-            forwarded: BTreeMap::new(),
         }
     }
 }
@@ -83,18 +95,19 @@ impl Raft {
         true
     }
 
-    pub(super) fn on_forward(&mut self, from: MemberId, id: RequestId, data: Bytes, grows: bool) {
-        let outcome = match &mut self.state {
-            State::Leader(leading) => {
-                let newest = leading.forwarded.entry((from, id.incarnation)).or_insert(0);
-                if id.origin != from || id.sequence <= *newest {
-                    return;
-                }
-                *newest = id.sequence;
-                self.propose(id, data, grows)
-            }
-            _ => Err(Refusal::NotLeader),
-        };
+    /// A command forwarded in `term`. Whether appended or refused, it is decided once: a second copy is not heard. Nor is
+    /// one of a term that this life did not lead, for who led it may have appended a first copy: silence leaves the
+    /// outcome open, a refusal would say that there was none.
+    pub(super) fn on_forward(&mut self, from: MemberId, term: Term, id: RequestId, data: Bytes, grows: bool) {
+        if id.origin != from || term != self.forwarded.term {
+            return;
+        }
+        let newest = self.forwarded.newest.entry((from, id.incarnation)).or_insert(0);
+        if id.sequence <= *newest {
+            return;
+        }
+        *newest = id.sequence;
+        let outcome = if term == self.hard.term { self.propose(id, data, grows) } else { Err(Refusal::NotLeader) };
         if let Err(reason) = outcome {
             self.send(from, Message::ForwardRefused { sequence: id.sequence, reason });
         }
@@ -444,7 +457,7 @@ impl Raft {
 }
 
 /// Whether an append can be what a leader of `term` made: contiguous, sound, terms that don't decrease.
-fn is_well_formed(prev: Position, entries: &[Entry], term: crate::ids::Term) -> bool {
+fn is_well_formed(prev: Position, entries: &[Entry], term: Term) -> bool {
     let mut at = prev;
     entries.iter().all(|entry| {
         let follows = entry.position.index == at.index.next() && entry.position.term >= at.term;
