@@ -432,11 +432,59 @@ macro_rules! scripts {
 }
 
 scripts! {
+    ack_is_what_was_verified
+    ancient_traffic
+    append_late_and_short
+    append_lost_is_noticed
     append_probe_once
+    caught_up_after_unreachable
+    check_quorum
+    commit_not_beyond_the_verified
+    disk_overwritten_and_back
     disk_reports_late
+    disk_stall_of_a_follower
+    disk_stall_of_the_leader
     election
+    far_behind_reads_the_disk
+    figure_7
+    figure_8
     forward_once
     forward_refused_once
+    hint_granter_holds_back
+    hint_killed_leader
+    hint_live_stream_refuses
+    hint_newborn_asks_soon
+    hint_once_per_leader_life
+    hint_three_retries
+    late_answers_move_nothing
+    one_way_cut
+    prevote_does_no_harm
+    prevote_grants_the_known_leader
+    prevote_late_answer
     read_answer_to_a_former_life
     read_asks_again
+    read_before_the_noop
+    read_on_a_minority_leader
+    read_waits_until_applied
+    reads_need_a_quorum
+    reads_share_a_round
+    restart_is_follower
+    short_log
+    single_member_waits_for_its_disk
+    space_low
+    stale_candidate_low_term
+    sticky_while_the_leader_lives
+    term_before_entries
+    term_that_ran_ahead
+    transfer
+    transfer_dies_with_the_role
+    transfer_to_a_dead_one
+    transfer_to_one_behind
+    uncommitted_limit
+    vote_checks_the_log_again
+    vote_is_durable
+    vote_once_per_term
+    vote_up_to_date
+    votes_are_sets
+    window_full
 }
