@@ -189,7 +189,7 @@ fn judge(heard: &Heard) -> Report {
         true => Verdict::Healthy,
         false => Verdict::Degraded,
     };
-    let header = |answer: &Answer| answer.status.as_ref().ok().and_then(|status| status.header.clone());
+    let header = |answer: &Answer| answer.status.as_ref().ok().and_then(|status| status.header);
     let since = |row: &Row| {
         let inspects = heard.answers.iter().filter_map(|answer| answer.inspect.as_ref());
         inspects.filter(|inspect| inspect.member_id == row.id).map(|i| Duration::from_millis(i.leader_since_ms)).next()
