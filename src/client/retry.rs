@@ -237,7 +237,10 @@ where
 {
     match tokio::time::timeout(limit, attempt(endpoint)).await {
         Ok(answer) => answer.map(Response::into_inner),
-        Err(_) => Err(Status::deadline_exceeded(format!("{}: no answer within {limit:?}", endpoint.name()))),
+        Err(_) => {
+            let limit = Duration::from_millis(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+            Err(Status::deadline_exceeded(format!("{}: no answer within {limit:?}", endpoint.name())))
+        }
     }
 }
 
