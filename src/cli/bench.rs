@@ -99,7 +99,7 @@ struct LoadArgs {
     /// Concurrent callers, each with one operation in flight.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     clients: u32,
-    /// Connections that the callers share [default: one per caller, at most 16].
+    /// Connections that the callers share, at least one per endpoint [default: one per caller, at most 16].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     connections: Option<u32>,
     /// Bytes of each value.

@@ -33,8 +33,9 @@
 //! 3. After a fault nothing is written any more, and every call says the same fault.
 //!
 //! [`LogStore::open`] verifies 1 and every checksum, and refuses what is not so with a sentence: a log that has lost what
-//! was acknowledged must not vote. What it can't see is a lost *tail*, for a shorter log is a lawful one; the acked mark in
-//! `state/` is for that.
+//! was acknowledged must not vote. What it can't see is an older state that is whole in itself. sled takes rot in its
+//! newest segments for a write that power cut short, and returns what was there before it, hard state and incarnation
+//! included; the acked mark in `state/` is against that.
 //!
 //! May not know: what is committed, what commands mean. Absent: compaction (the log begins at 1), a cache (the core keeps
 //! the newest entries).

@@ -4,6 +4,9 @@
 //! kills the leader's process (SIGKILL), measures, starts it again and waits until it has caught up. At the end every
 //! acknowledged write of the whole run is read back from each member.
 //!
+//! Beside the writers, which wait for their answers, a pulse sends one more write every few milliseconds, whatever became
+//! of the earlier ones: writers whose requests died with the leader all wait for the same timeout, and would measure that.
+//!
 //! The time of a round is from the signal to the next acknowledgement *by a leader of a later term*: answers of the dead
 //! leader that were still in a socket don't count. Beside it stands the longest time between any two acknowledgements
 //! around the signal, which is what all writers together felt. Both are of this process's clock alone.
@@ -25,7 +28,7 @@ use crate::time::Duration;
 use bytes::Bytes;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -176,24 +179,69 @@ impl Load {
     }
 }
 
-/// Writes until told to stop; returns which of its numbers were acknowledged.
+/// One write; whether it was acknowledged.
+async fn put(load: &Load, client: &Client, writer: usize, number: usize) -> bool {
+    let (key, value) = (load.key(writer, number), load.value(writer, number));
+    let result = client.put(pb::PutRequest { key, value, ..Default::default() }).await;
+    match &result {
+        Ok(response) => {
+            let at = clock::instant().saturating_duration_since(load.began);
+            load.acks().push(Ack { at, term: response.header.map_or(0, |header| header.raft_term) });
+        }
+        Err(Error::Uncertain(_)) => _ = load.uncertain.fetch_add(1, Ordering::Relaxed),
+        Err(Error::Refused(_) | Error::Rejected(_)) => _ = load.refused.fetch_add(1, Ordering::Relaxed),
+    }
+    result.is_ok()
+}
+
+/// Writes, one after the other, until told to stop; returns which of its numbers were acknowledged.
 async fn writer(load: Arc<Load>, client: Client, writer: usize) -> Vec<bool> {
     let mut acknowledged = Vec::new();
     while !load.stop.load(Ordering::Relaxed) {
-        let number = acknowledged.len();
-        let (key, value) = (load.key(writer, number), load.value(writer, number));
-        let result = client.put(pb::PutRequest { key, value, ..Default::default() }).await;
-        match &result {
-            Ok(response) => {
-                let at = clock::instant().saturating_duration_since(load.began);
-                load.acks().push(Ack { at, term: response.header.map_or(0, |header| header.raft_term) });
-            }
-            Err(Error::Uncertain(_)) => _ = load.uncertain.fetch_add(1, Ordering::Relaxed),
-            Err(Error::Refused(_) | Error::Rejected(_)) => _ = load.refused.fetch_add(1, Ordering::Relaxed),
-        }
-        acknowledged.push(result.is_ok());
+        acknowledged.push(put(&load, &client, writer, acknowledged.len()).await);
     }
     acknowledged
+}
+
+/// Sends one more write every [`probe::EVERY`], in turn through `clients`, until told to stop.
+async fn pulse(load: Arc<Load>, clients: Vec<Client>, writer: usize) -> Vec<bool> {
+    let mut tick = tokio::time::interval(probe::EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut sent = JoinSet::new();
+    for (number, client) in clients.iter().cycle().enumerate() {
+        tick.tick().await;
+        if load.stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let (load, client) = (Arc::clone(&load), client.clone());
+        sent.spawn(async move { (number, put(&load, &client, writer, number).await) });
+    }
+    let mut acknowledged = vec![false; sent.len()];
+    while let Some(ended) = sent.join_next().await {
+        if let Ok((number, done)) = ended {
+            acknowledged[number] = done;
+        }
+    }
+    acknowledged
+}
+
+/// Starts `count` writers, and the pulse, which is the last writer; each returns its number and what was acknowledged.
+fn start_writers(load: &Arc<Load>, lab: &LabFile, count: usize) -> Result<JoinSet<(usize, Vec<bool>)>, Failure> {
+    let options = Options { dial_timeout: TRY, command_timeout: PATIENCE, try_timeout: TRY };
+    let mut endpoints = lab.endpoints();
+    let mut clients = Vec::new();
+    for _ in 0..count.div_ceil(WRITERS_PER_CLIENT).max(endpoints.len()) {
+        clients.push(Client::new(&endpoints, options)?);
+        endpoints.rotate_left(1);
+    }
+    let mut writers = JoinSet::new();
+    for number in 0..count {
+        let work = writer(Arc::clone(load), clients[number % clients.len()].clone(), number);
+        writers.spawn(async move { (number, work.await) });
+    }
+    let work = pulse(Arc::clone(load), clients, count);
+    writers.spawn(async move { (count, work.await) });
+    Ok(writers)
 }
 
 async fn measure(args: &Args) -> Result<Report, Failure> {
@@ -212,18 +260,7 @@ async fn measure(args: &Args) -> Result<Report, Failure> {
         return Err(Failure::new(exit::ERROR, format!("{what}; a failover needs three or more, all up"))
             .fix("quorate dev ps shows who is down, quorate dev start and resume bring them back"));
     }
-    let mut writers = JoinSet::new();
-    let options = Options { dial_timeout: TRY, command_timeout: PATIENCE, try_timeout: TRY };
-    let mut endpoints = lab.endpoints();
-    let mut client = Client::new(&endpoints, options)?;
-    for number in 0..args.clients as usize {
-        if number % WRITERS_PER_CLIENT == 0 {
-            client = Client::new(&endpoints, options)?;
-            endpoints.rotate_left(1);
-        }
-        let work = writer(Arc::clone(&load), client.clone(), number);
-        writers.spawn(async move { (number, work.await) });
-    }
+    let mut writers = start_writers(&load, &lab, args.clients as usize)?;
     let mut rounds = Vec::new();
     for number in 1..=args.rounds {
         tokio::time::sleep(args.settle).await;
@@ -235,7 +272,7 @@ async fn measure(args: &Args) -> Result<Report, Failure> {
     }
     tokio::time::sleep(args.settle).await;
     load.stop.store(true, Ordering::Relaxed);
-    let mut acknowledged = vec![Vec::new(); args.clients as usize];
+    let mut acknowledged = vec![Vec::new(); writers.len()];
     while let Some(joined) = writers.join_next().await {
         let (writer, numbers) = joined.map_err(|e| Failure::new(exit::ERROR, format!("a writer failed: {e}")))?;
         acknowledged[writer] = numbers;
@@ -255,7 +292,7 @@ async fn measure(args: &Args) -> Result<Report, Failure> {
         uncertain: load.uncertain.load(Ordering::Relaxed),
         refused: load.refused.load(Ordering::Relaxed),
         lost: lost.len() as u64,
-        lost_keys: lost.into_iter().take(LOST_SHOWN).collect(),
+        lost_keys: lost.iter().take(LOST_SHOWN).map(show).collect(),
         read_back: lab.nodes.iter().map(|node| node.name.clone()).collect(),
     })
 }
@@ -301,8 +338,8 @@ fn first_after(acks: &[Ack], fell: Duration, term: u64) -> Option<Duration> {
 }
 
 /// The acknowledged keys that some member lacks, or has with another value; deletes all keys if there is none.
-async fn read_back(lab: &LabFile, load: &Load, acknowledged: &[Vec<bool>]) -> Result<BTreeSet<String>, Failure> {
-    let mut lost = BTreeSet::new();
+async fn read_back(lab: &LabFile, load: &Load, acknowledged: &[Vec<bool>]) -> Result<Lost, Failure> {
+    let mut lost = Lost::new();
     for node in &lab.nodes {
         let client = probe::reader(node)?;
         for (writer, done) in acknowledged.iter().enumerate() {
@@ -318,7 +355,9 @@ async fn read_back(lab: &LabFile, load: &Load, acknowledged: &[Vec<bool>]) -> Re
             };
             probe::for_each_pair(&client, &prefix, visit).await?;
             let numbers = missing.iter().enumerate().filter(|(_, missing)| **missing).map(|(number, _)| number);
-            lost.extend(numbers.map(|number| format!("{} ({})", show(&load.key(writer, number)), node.name)));
+            for number in numbers {
+                lost.entry(load.key(writer, number)).or_default().push(node.name.clone());
+            }
         }
     }
     if lost.is_empty() {
@@ -331,8 +370,11 @@ async fn read_back(lab: &LabFile, load: &Load, acknowledged: &[Vec<bool>]) -> Re
     Ok(lost)
 }
 
-fn show(key: &Bytes) -> String {
-    String::from_utf8_lossy(key).into_owned()
+/// Lost keys, each with the members that lack it.
+type Lost = BTreeMap<Bytes, Vec<String>>;
+
+fn show((key, members): (&Bytes, &Vec<String>)) -> String {
+    format!("{} on {}", String::from_utf8_lossy(key), members.join(" "))
 }
 
 impl Report {
@@ -444,7 +486,7 @@ longest time without one:               median 540 ms, worst 1 046 ms
 0 acknowledged writes lost (41 234 acknowledged, read back from n1 n2 n3) · 96 uncertain · 0 refused
 ";
         assert_eq!(report.text(), expected);
-        let lost = Report { lost: 1, lost_keys: vec!["k (n2)".into()], ..report }.text();
-        assert!(lost.ends_with("\n  LOST k (n2)\n"), "{lost}");
+        let lost = Report { lost: 1, lost_keys: vec!["k on n2".into()], ..report }.text();
+        assert!(lost.ends_with("\n  LOST k on n2\n"), "{lost}");
     }
 }
