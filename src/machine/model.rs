@@ -70,8 +70,9 @@ impl Work<'_> {
         kvs.retain(|kv| r.max_mod_revision == 0 || kv.mod_revision <= r.max_mod_revision);
         kvs.retain(|kv| r.min_create_revision == 0 || kv.create_revision >= r.min_create_revision);
         kvs.retain(|kv| r.max_create_revision == 0 || kv.create_revision <= r.max_create_revision);
-        let filtered =
-            [r.min_mod_revision, r.max_mod_revision, r.min_create_revision, r.max_create_revision].iter().any(|m| *m != 0);
+        let filtered = [r.min_mod_revision, r.max_mod_revision, r.min_create_revision, r.max_create_revision]
+            .iter()
+            .any(|m| *m != 0);
         let cut = r.limit > 0 && kvs.len() as i64 > r.limit;
         if r.sort_order == 0 && !filtered && cut {
             kvs.truncate(r.limit as usize + 1);

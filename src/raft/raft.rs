@@ -528,6 +528,11 @@ impl Raft {
         self.hard.term
     }
 
+    /// The newest term known to be durable: the present one, or the one before a write that is on its way.
+    pub fn durable_term(&self) -> Term {
+        if self.is_durable(self.term_write) { self.hard.term } else { Term(self.hard.term.0 - 1) }
+    }
+
     /// Durable in the log on the disk.
     pub fn persisted_position(&self) -> Position {
         self.log.position_at(self.persisted).unwrap_or_default()
