@@ -471,6 +471,7 @@ scripts! {
     reads_need_a_quorum
     reads_share_a_round
     restart_is_follower
+    restarted_follower_keeps_its_log
     short_log
     single_member_waits_for_its_disk
     space_low
@@ -483,6 +484,7 @@ scripts! {
     transfer_to_a_dead_one
     transfer_to_one_behind
     uncommitted_limit
+    unreachable_before_the_first_append
     vote_checks_the_log_again
     vote_is_durable
     vote_once_per_term

@@ -314,8 +314,11 @@ impl Raft {
         match &mut p.flow {
             Flow::Replicate { .. } if received < sequence => p.probe(),
             // Only a heartbeat that left after the probe can say that the probe, or its conflict, is lost. If it was accepted,
-            // its acknowledgement comes with the follower's disk or with a later heartbeat.
-            Flow::Probe { outstanding } if sequence == p.sequence && received < sequence => *outstanding = false,
+            // its acknowledgement comes with the follower's disk or with a later heartbeat. If there was none in this
+            // session, it is due.
+            Flow::Probe { outstanding } if sequence == p.sequence && (received < sequence || sequence == 0) => {
+                *outstanding = false;
+            }
             Flow::Probe { .. } | Flow::Replicate { .. } => {}
         }
     }
