@@ -1,0 +1,12 @@
+//! Real processes, real disks, real signals: what the whole thing must withstand.
+//!
+//! Each test has clusters of its own: processes of `quorate serve` on free ports. Nothing here waits for a fixed time or
+//! judges one; times are printed, for people.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+#[path = "cluster/kills.rs"]
+mod kills;
+#[path = "cluster/load.rs"]
+mod load;
+mod support;
