@@ -201,9 +201,8 @@ impl Writer {
         let twin = format!("{key}~");
         let kind = self.rng.below(12);
         let (keys, outcome) = if kind == 0 {
-            let success = [key, &twin].map(|key| pb::RequestOp {
-                request: Some(pb::request_op::Request::RequestPut(put(key))),
-            });
+            let success =
+                [key, &twin].map(|key| pb::RequestOp { request: Some(pb::request_op::Request::RequestPut(put(key))) });
             let txn = pb::TxnRequest { success: success.into(), ..Default::default() };
             (vec![key, twin.as_str()], self.client.txn(txn).await.map(|_| ()))
         } else {
@@ -265,8 +264,11 @@ async fn scan(client: &Client) -> BTreeMap<String, Vec<u8>> {
 }
 
 fn compare(name: &str, fates: &BTreeMap<String, Fate>, found: &BTreeMap<String, Vec<u8>>) {
-    let lacks: Vec<&String> =
-        fates.iter().filter(|(key, fate)| **fate == Fate::Present && !found.contains_key(*key)).map(|(k, _)| k).collect();
+    let lacks: Vec<&String> = fates
+        .iter()
+        .filter(|(key, fate)| **fate == Fate::Present && !found.contains_key(*key))
+        .map(|(k, _)| k)
+        .collect();
     assert!(lacks.is_empty(), "{name} lost {} acknowledged writes: {:?}", lacks.len(), &lacks[..lacks.len().min(10)]);
     for (key, bytes) in found {
         let fate = fates.get(key);
