@@ -448,6 +448,7 @@ scripts! {
     far_behind_reads_the_disk
     figure_7
     figure_8
+    former_life_is_not_heard
     forward_once
     forward_refused_once
     hint_granter_holds_back
