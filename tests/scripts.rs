@@ -235,7 +235,7 @@ impl Script {
         Ok(())
     }
 
-    /// Lets every other live member's patience with its leader run out, and n1 campaign.
+    /// Lets one member campaign and everything that follows happen, without a word. It must win.
     fn elect(&mut self, a: &mut Args) -> Fallible<()> {
         let n = a.member()?;
         self.world.tick(n);
