@@ -235,7 +235,7 @@ impl Script {
         Ok(())
     }
 
-    /// Lets every other live member's patience with its leader run out, and n1 campaign.
+    /// Lets one member campaign and everything that follows happen, without a word. It must win.
     fn elect(&mut self, a: &mut Args) -> Fallible<()> {
         let n = a.member()?;
         self.world.tick(n);
@@ -450,6 +450,7 @@ scripts! {
     far_behind_reads_the_disk
     figure_7
     figure_8
+    former_life_is_not_heard
     forward_once
     forward_not_refused_by_a_former_leader
     hint_granter_holds_back

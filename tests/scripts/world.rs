@@ -480,6 +480,7 @@ impl World {
             for id in up {
                 if wait(self, id).is_zero() {
                     self.turn(id);
+                    assert!(!wait(self, id).is_zero(), "n{id} does not let go of a deadline");
                 }
             }
             self.stabilize(&ids);
