@@ -13,7 +13,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
-use quorate::ids::{Index, MemberId, Position, RequestId, Term, WriteSeq};
+use quorate::ids::{Incarnation, Index, MemberId, Position, RequestId, Term, WriteSeq};
 use quorate::raft::{Entry, EntryKind, HardState, Ready};
 use quorate::rng::{Rng, Seed};
 use quorate::storage::log::{LogStore, Recovered};
@@ -109,7 +109,7 @@ fn open(dir: &Path, options: Options) -> Result<(LogStore, Model), String> {
     let engine = SledEngine::open(dir, options).map_err(|fault: Fault| fault.to_string())?;
     let engine: Arc<dyn Engine> = Arc::new(engine);
     let (store, Recovered { hard_state, tail, .. }) =
-        LogStore::open(engine, usize::MAX).map_err(|error| error.to_string())?;
+        LogStore::open(engine, usize::MAX, Incarnation(0)).map_err(|error| error.to_string())?;
     Ok((store, Model { hard_state, log: tail }))
 }
 

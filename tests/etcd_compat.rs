@@ -34,8 +34,8 @@ impl Connections {
     async fn new(cluster: Cluster) -> Connections {
         let mut channels = Vec::new();
         for endpoint in cluster.endpoints() {
-            let endpoint = Endpoint::from_shared(format!("http://{endpoint}")).unwrap();
-            channels.push(endpoint.connect().await.unwrap());
+            let endpoint = Endpoint::from_shared(format!("http://{endpoint}")).expect("a good address");
+            channels.push(endpoint.connect().await.expect("a ready member takes connections"));
         }
         Connections { cluster, channels }
     }
@@ -48,7 +48,7 @@ impl Connections {
         if serializable || matches!(call, Call::Status) {
             // What a member answers on its own may be old; after a linearizable read it is not.
             let current = pb::RangeRequest { key: "current".into(), ..Default::default() };
-            kv.range(current).await.unwrap();
+            kv.range(current).await.expect("a ready member reads");
         }
         match call {
             Call::Range(request) => lines(kv.range(request).await, |r| mask_header(&mut r.header)),

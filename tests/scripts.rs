@@ -30,7 +30,7 @@
 //! | verb | meaning |
 //! |---|---|
 //! | `cluster n1 n2 n3 [timeout=1s] [inflight=N] …` | members with empty disks, started; `down` leaves them unstarted |
-//! | `disk n1 term=T [vote=n2] log=1,1,2` | (before `start`) a disk as earlier terms may have left it |
+//! | `disk n1 term=T [vote=n2] log="1 1 2"` | (before `start`) a disk as earlier terms may have left it |
 //! | `start n1 …`, `crash n1 [torn]`, `restart n1 [lose=N] [floor=5@3] [applied=N]` | lives; a crash loses what is not durable |
 //! | `campaign n1`, `tick n1` | moves n1's clock, and no other, to its next deadline |
 //! | `advance [n1 …] 100ms` | moves all (or these) clocks, stopping at each deadline |
@@ -40,10 +40,12 @@
 //! | `deliver`, `drop`, `dup` `[from=] [to=] [type=] [term=] [skip=N] [n=N]` | messages on their way |
 //! | `replay […] [life=N]` | delivers again what ever left a member |
 //! | `write n1 [N]`, `stall n1`, `unstall n1` | finishes n1's (oldest N) writes; `stabilize` passes over a stalled disk |
+//! | `again n1 w1` | n1's disk reports write 1 once more |
 //! | `lost n2 n1 [life=N]`, `unreachable n1 n2`, `space n1 low`, `transfer n1 [n2]` | what the shell tells the core |
 //! | `partition n1 n2`, `cut n1 n2`, `heal` | these from the others; one way; none |
-//! | `stabilize` | delivers and writes until nothing is left; no clock moves |
-//! | `status [n1]`, `log n1`, `disk-of n1`, `patience n1` | what there is to see |
+//! | `stabilize [n1 n2]` | delivers and writes (among these) until nothing is left; no clock moves |
+//! | `load n1` | reads what n1's core asked its disk for |
+//! | `status [n1]`, `disk-of n1`, `patience n1` | what there is to see |
 
 #[path = "scripts/print.rs"]
 mod print;
@@ -52,7 +54,7 @@ mod world;
 
 use bytes::Bytes;
 use goldenscript::{ArgumentConsumer, Command, Context};
-use quorate::ids::{Incarnation, Index, MemberId, Position, Term};
+use quorate::ids::{Incarnation, Index, MemberId, Position, Term, WriteSeq};
 use quorate::time::Duration;
 use std::error::Error;
 use world::{Filter, Id, World};
@@ -154,7 +156,15 @@ impl Script {
             "load" => self.world.load(a.member()?),
             "stall" => self.world.member(a.member()?).stalled = true,
             "unstall" => self.world.member(a.member()?).stalled = false,
-            "stabilize" => self.world.stabilize(),
+            "again" => {
+                let (n, write) = (a.member()?, a.need()?);
+                self.world.report(n, WriteSeq(write.trim_start_matches('w').parse()?));
+            }
+            "stabilize" => {
+                let members = a.members()?;
+                let members = if members.is_empty() { self.world.ids() } else { members };
+                self.world.stabilize(&members);
+            }
             "partition" | "cut" | "heal" => self.partition(verb, a)?,
             "lost" | "unreachable" | "space" | "transfer" => self.tell(verb, a)?,
             _ => self.show(verb, a)?,
@@ -183,7 +193,7 @@ impl Script {
     }
 
     fn disk(&mut self, a: &mut Args) -> Fallible<()> {
-        let terms = |text: &str| -> Fallible<Vec<u64>> { text.split(',').map(|t| Ok(t.parse()?)).collect() };
+        let terms = |text: &str| -> Fallible<Vec<u64>> { text.split_whitespace().map(|t| Ok(t.parse()?)).collect() };
         let (log, vote) = (a.key("log", terms)?.unwrap_or_default(), a.key("vote", id)?);
         let term = a.number("term")?.ok_or("term is missing")?;
         for n in a.members()? {
@@ -225,11 +235,12 @@ impl Script {
         Ok(())
     }
 
-    /// Lets every other live member's patience with its leader run out, and n1 campaign.
+    /// Lets one member campaign and everything that follows happen, without a word. It must win.
     fn elect(&mut self, a: &mut Args) -> Fallible<()> {
         let n = a.member()?;
         self.world.tick(n);
-        self.world.stabilize();
+        let members = self.world.ids();
+        self.world.stabilize(&members);
         self.world.lines.clear();
         self.world.show_open();
         assert!(self.world.raft(n).is_leader(), "n{n} was not elected");
@@ -264,6 +275,8 @@ impl Script {
                 if !left {
                     self.world.line(format!("n{n}     keeps #{sequence}: no leader"));
                 }
+            } else if !self.world.raft(n).is_leader() {
+                self.world.line(format!("n{n}     does not lead"));
             } else if let Err(reason) = self.world.raft(n).propose(request, data, grows) {
                 self.world.line(format!("n{n}     refuses: {reason:?}"));
             }
@@ -421,6 +434,62 @@ macro_rules! scripts {
 }
 
 scripts! {
+    ack_is_what_was_verified
+    ancient_traffic
+    append_late_and_short
+    append_lost_is_noticed
+    append_probe_once
+    caught_up_after_unreachable
+    check_quorum
+    commit_not_beyond_the_verified
+    disk_overwritten_and_back
+    disk_reports_late
+    disk_stall_of_a_follower
+    disk_stall_of_the_leader
     election
+    far_behind_reads_the_disk
+    figure_7
+    figure_8
+    former_life_is_not_heard
+    forward_once
+    forward_not_refused_by_a_former_leader
+    hint_granter_holds_back
+    hint_killed_leader
+    hint_live_stream_refuses
+    hint_newborn_asks_soon
+    hint_once_per_leader_life
+    hint_three_retries
+    late_answers_move_nothing
+    one_way_cut
+    prevote_does_no_harm
+    prevote_grants_the_known_leader
+    prevote_late_answer
     read_answer_to_a_former_life
+    read_asks_again
+    read_before_the_noop
+    read_on_a_minority_leader
+    read_waits_until_applied
+    reads_need_a_quorum
+    reads_share_a_round
+    restart_is_follower
+    restarted_follower_keeps_its_log
+    short_log
+    single_member_waits_for_its_disk
+    space_low
+    stale_candidate_low_term
+    sticky_while_the_leader_lives
+    term_before_entries
+    term_that_ran_ahead
+    transfer
+    transfer_dies_with_the_role
+    transfer_to_a_dead_one
+    transfer_to_one_behind
+    uncommitted_limit
+    unreachable_before_the_first_append
+    vote_checks_the_log_again
+    vote_is_durable
+    vote_once_per_term
+    vote_up_to_date
+    votes_are_sets
+    window_full
 }

@@ -58,8 +58,8 @@ pub struct Global {
     /// Print keys and values as hexadecimal bytes.
     #[arg(long, global = true, env = either("QUORATE_HEX", "ETCDCTL_HEX"))]
     pub hex: bool,
-    /// Print what the client does to stderr.
-    #[arg(long, global = true)]
+    /// Accepted for etcdctl's sake.
+    #[arg(long, global = true, hide = true)]
     pub debug: bool,
     /// Flags that are known and not supported.
     #[command(flatten)]

@@ -162,9 +162,9 @@ async fn hear(client: &Client, lab: Option<LabFile>) -> Heard {
         }
     }
     let ask = |client: Client, endpoint: String| async move {
-        let status = client.status(&endpoint).await.map_err(|e| e.cause());
-        let inspect = client.inspect(&endpoint).await.ok();
-        Answer { endpoint: bare(&endpoint).to_owned(), status, inspect }
+        let (status, inspect) = tokio::join!(client.status(&endpoint), client.inspect(&endpoint));
+        let status = status.map_err(|e| e.cause().trim_start_matches(&format!("{endpoint}: ")).to_owned());
+        Answer { endpoint: bare(&endpoint).to_owned(), status, inspect: inspect.ok() }
     };
     let read = client.range(pb::RangeRequest { key: "health".into(), ..Default::default() });
     let (answers, read) = tokio::join!(member::at_once(&client, endpoints, ask), read);
@@ -189,7 +189,7 @@ fn judge(heard: &Heard) -> Report {
         true => Verdict::Healthy,
         false => Verdict::Degraded,
     };
-    let header = |answer: &Answer| answer.status.as_ref().ok().and_then(|status| status.header.clone());
+    let header = |answer: &Answer| answer.status.as_ref().ok().and_then(|status| status.header);
     let since = |row: &Row| {
         let inspects = heard.answers.iter().filter_map(|answer| answer.inspect.as_ref());
         inspects.filter(|inspect| inspect.member_id == row.id).map(|i| Duration::from_millis(i.leader_since_ms)).next()
@@ -243,7 +243,9 @@ fn rows(heard: &Heard) -> Vec<Row> {
         row.lag = newest.saturating_sub(row.applied);
         row
     };
-    heard.members.iter().map(row).collect()
+    let mut rows: Vec<Row> = heard.members.iter().map(row).collect();
+    rows.sort_by(|a, b| a.name.cmp(&b.name));
+    rows
 }
 
 /// Members that have applied the same entries must be in the same state.

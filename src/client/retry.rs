@@ -27,6 +27,9 @@ pub const OUTCOME: &str = "quorate-outcome";
 /// Its value when the request was surely not done.
 pub const REFUSED: &str = "refused";
 
+/// Its value when nobody knows.
+const UNCERTAIN: &str = "uncertain";
+
 /// The pause after the first round over all endpoints; doubled after each further one.
 const PAUSE_FIRST: Duration = Duration::from_millis(5);
 
@@ -59,8 +62,11 @@ enum Verdict {
 
 /// Judges a status by what it proves.
 fn judge(status: &Status) -> Verdict {
-    if unsent(status) || says_refused(status) {
-        return Verdict::NotDone;
+    match status.metadata().get(OUTCOME).map(|value| value.as_bytes()) {
+        _ if unsent(status) => return Verdict::NotDone,
+        Some(outcome) if outcome == REFUSED.as_bytes() => return Verdict::NotDone,
+        Some(outcome) if outcome == UNCERTAIN.as_bytes() => return Verdict::Unknown,
+        Some(_) | None => {}
     }
     // A status made on this side of the wire (it has a source) borrows codes that would mean something else coming from
     // a server: ResourceExhausted for an HTTP/2 "enhance your calm", for one.
@@ -103,10 +109,6 @@ pub(super) fn unsent(status: &Status) -> bool {
         cause = error.source();
     }
     false
-}
-
-fn says_refused(status: &Status) -> bool {
-    status.metadata().get(OUTCOME).is_some_and(|value| value.as_bytes() == REFUSED.as_bytes())
 }
 
 /// The innermost cause, which is the one a person can use ("connection refused"), without the operating system's number.
@@ -235,7 +237,10 @@ where
 {
     match tokio::time::timeout(limit, attempt(endpoint)).await {
         Ok(answer) => answer.map(Response::into_inner),
-        Err(_) => Err(Status::deadline_exceeded(format!("{}: no answer within {limit:?}", endpoint.name()))),
+        Err(_) => {
+            let limit = Duration::from_millis(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+            Err(Status::deadline_exceeded(format!("{}: no answer within {limit:?}", endpoint.name())))
+        }
     }
 }
 

@@ -131,8 +131,10 @@ async fn a_write_that_the_server_refused_is_sent_again() {
 
 #[tokio::test]
 async fn a_write_that_may_be_done_is_never_sent_again() {
-    for answer in [unavailable(), Answer::Say(Status::unknown("?")), Answer::Say(Status::internal("?")), Answer::Never]
-    {
+    let mut said = Status::resource_exhausted("etcdserver: too many requests");
+    said.metadata_mut().insert(OUTCOME, "uncertain".parse().unwrap());
+    let bare = [Answer::Say(Status::unknown("?")), Answer::Say(Status::internal("?")), Answer::Never];
+    for answer in bare.into_iter().chain([unavailable(), Answer::Say(said)]) {
         let (first, a) = serve([answer]).await;
         let (second, b) = serve([]).await;
         let error = client(&[a, b]).put(put()).await.unwrap_err();

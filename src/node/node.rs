@@ -12,7 +12,7 @@ use super::input::{Effect, Input, Refused, Reply, Request, Slot, StateWrite, Unc
 use super::proposals::{Command, Proposals};
 use super::reads::Reads;
 use super::{Config, Halt, Identity, PeerStatus, Status};
-use crate::ids::{Index, MemberId, Position, RequestId, Term};
+use crate::ids::{Incarnation, Index, MemberId, Position, RequestId, Term};
 use crate::machine::{self, Machine, View};
 use crate::proto::quorate as own;
 use crate::raft::{Entry, EntryKind, Raft, Refusal, TransferError};
@@ -354,7 +354,7 @@ impl Node {
         {
             self.state.mark = self.raft.position_before(from);
             let mut ops = Vec::new();
-            put_mark(self.state.mark, &mut ops);
+            self.put_mark(&mut ops);
             let write = self.state_write(ops, true);
             self.state.lowering = Some(write.id);
             effects.push(Effect::WriteState(write));
@@ -363,6 +363,11 @@ impl Node {
         if let Some(ready) = self.raft.ready(now) {
             effects.push(Effect::Persist(ready));
         }
+    }
+
+    fn put_mark(&self, ops: &mut Vec<Op>) {
+        let (term, incarnation) = (self.raft.durable_term(), self.identity.incarnation);
+        AckedMark { last: self.state.mark, term, incarnation }.put(ops);
     }
 
     fn state_write(&mut self, ops: Vec<Op>, sync: bool) -> StateWrite {
@@ -395,7 +400,7 @@ impl Node {
             self.state.unsynced_bytes = 0;
             self.state.unsynced_since = None;
             self.state.mark = self.raft.persisted_position();
-            put_mark(self.state.mark, &mut ops);
+            self.put_mark(&mut ops);
         }
         if !ops.is_empty() {
             let write = self.state_write(ops, sync_due);
@@ -434,20 +439,31 @@ fn op_size(op: &Op) -> usize {
     }
 }
 
-/// Appends the write of the acked mark.
-fn put_mark(mark: Position, ops: &mut Vec<Op>) {
-    let mut value = [0; 16];
-    value[..8].copy_from_slice(&mark.index.0.to_le_bytes());
-    value[8..].copy_from_slice(&mark.term.0.to_le_bytes());
-    key::put_ops(|_| Key::AckedMark.encode(), &value, ops);
+/// What the state database witnesses of the log database, as of its own last sync: how far the log reached, in which term
+/// the member was, and in which life. A log database that knows less has lost what it acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct AckedMark {
+    pub last: Position,
+    pub term: Term,
+    pub incarnation: Incarnation,
 }
 
-/// The acked mark as last synced; the default where none was written yet.
-pub(super) fn read_mark(engine: &dyn Engine) -> Result<Position, Fault> {
-    let Some(value) = key::get_value(engine, |_| Key::AckedMark.encode())? else { return Ok(Position::default()) };
-    let number = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes);
-    match (number(&value[..value.len().min(8)]), number(value.get(8..).unwrap_or_default())) {
-        (Ok(index), Ok(term)) => Ok(Position { index: Index(index), term: Term(term) }),
-        _ => Err(Fault { what: "reading the acked mark".into(), why: format!("it has {} bytes", value.len()) }),
+impl AckedMark {
+    /// Appends the write of the mark.
+    pub(super) fn put(self, ops: &mut Vec<Op>) {
+        let words = [self.last.index.0, self.last.term.0, self.term.0, self.incarnation.0];
+        let value: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        key::put_ops(|_| Key::AckedMark.encode(), &value, ops);
+    }
+
+    /// The mark as last synced; the default where none was written yet.
+    pub(super) fn read(engine: &dyn Engine) -> Result<AckedMark, Fault> {
+        let Some(value) = key::get_value(engine, |_| Key::AckedMark.encode())? else { return Ok(AckedMark::default()) };
+        let words: Vec<u64> = value.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        let [index, last_term, term, incarnation] = words[..] else {
+            return Err(Fault { what: "reading the acked mark".into(), why: format!("it has {} bytes", value.len()) });
+        };
+        let last = Position { index: Index(index), term: Term(last_term) };
+        Ok(AckedMark { last, term: Term(term), incarnation: Incarnation(incarnation) })
     }
 }

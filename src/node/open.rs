@@ -8,6 +8,7 @@
 //! | empty | empty | a newborn: follower in term 0 |
 //! | ends at or after what was applied, same term there | any prefix | the state is replayed from the log as the leader commits |
 //! | ends before the acked mark | applied within the log | it lost what it acknowledged: the mark stands in for its end in votes, and it does not campaign until the leader has filled it up |
+//! | its term is older than the mark's | | it lost its vote too: it votes for nobody else up to the mark's term |
 //! | ends before what was applied, or disagrees with it | | refused: the log's database was lost or replaced |
 //! | a record that is not what was written | | refused, with the record |
 //! | | a record that is not what was written | refused, with the record |
@@ -15,11 +16,11 @@
 //! Commit is not stored: it starts again at what was applied, until a leader says more. The member is a follower, whatever
 //! it was before.
 
-use super::node::{Node, read_mark};
+use super::node::{AckedMark, Node};
 use super::{Config, Halt, Identity};
-use crate::ids::{Index, Position};
+use crate::ids::{Index, MemberId, Position, WriteSeq};
 use crate::machine::{Machine, Member};
-use crate::raft::{self, Raft, log::Log, quorum::Configuration};
+use crate::raft::{self, HardState, Raft, Ready, log::Log, quorum::Configuration};
 use crate::rng::Seed;
 use crate::storage::Engine;
 use crate::storage::directory::Meta;
@@ -63,14 +64,17 @@ pub fn open(opening: Opening) -> Result<Opened, Halt> {
     let Opening { meta, raft: raft_engine, state: state_engine, config, seed, now } = opening;
     let members = meta.members.iter().map(initial_member).collect();
     let machine = Machine::open(state_engine.clone(), members).map_err(|e| Halt(format!("the state database: {e}")))?;
-    let mark = read_mark(&*state_engine).map_err(|e| Halt(format!("the state database: {e}")))?;
-    let (log, recovered) =
-        LogStore::open(raft_engine, TAIL_BYTES).map_err(|e| Halt(format!("the log database: {e}")))?;
+    let mark = AckedMark::read(&*state_engine).map_err(|e| Halt(format!("the state database: {e}")))?;
+    let (mut log, mut recovered) = LogStore::open(raft_engine, TAIL_BYTES, mark.incarnation)
+        .map_err(|e| Halt(format!("the log database: {e}")))?;
+    if recovered.hard_state.term < mark.term {
+        recovered.hard_state = forgotten_vote(&mut log, meta.member, mark)?;
+    }
     let applied = machine.applied();
     let tail = unapplied_tail(&log, &recovered, applied.index)?;
     let entries = Log::restore(recovered.terms, recovered.last, tail);
     check_applied(&entries, applied)?;
-    let floor = lost_mark(&entries, mark)?;
+    let floor = lost_mark(&entries, mark.last)?;
     if let Some(floor) = floor {
         tracing::error!(
             log_ends = %recovered.last, acknowledged = %floor,
@@ -86,7 +90,7 @@ pub fn open(opening: Opening) -> Result<Opened, Halt> {
     let raft = Raft::new(raft_config, recovered.hard_state, entries, applied.index, now);
     let identity =
         Identity { cluster: meta.cluster, member: meta.member, disk: meta.disk, incarnation: recovered.incarnation };
-    Ok(Opened { node: Node::new(identity, config, raft, machine, mark), log })
+    Ok(Opened { node: Node::new(identity, config, raft, machine, mark.last), log })
 }
 
 fn initial_member(member: &crate::storage::directory::InitialMember) -> Member {
@@ -121,12 +125,22 @@ fn check_applied(log: &Log, applied: Position) -> Result<(), Halt> {
         found => Err(Halt(format!(
             "the state was made from entry {applied}, but the log ends at {} and has term {} there: the directory `raft` is \
              damaged, or was replaced. Some of this member's votes and acknowledgements are gone with it, so it must not go on \
-             under its old id. Nothing was changed. Put the original `raft` directory back; if it is lost, bring the member back \
+             under its old id. Put the original `raft` directory back; if it is lost, bring the member back \
              under a new id, with an empty directory: the other members have the data",
             log.last(),
             found.map_or("none".into(), |term| term.to_string()),
         ))),
     }
+}
+
+/// The log database forgot the term, and with it whom this member voted for up to the mark's: it may have been anyone. So
+/// nobody gets this member's vote in those terms any more: it is as if it had voted for itself.
+fn forgotten_vote(log: &mut LogStore, own: MemberId, mark: AckedMark) -> Result<HardState, Halt> {
+    let hard_state = HardState { term: mark.term, vote: Some(own) };
+    tracing::error!(term = %mark.term, "the log database lost this member's term and vote; it does not vote in that term any more");
+    let ready = Ready { seq: WriteSeq(0), hard_state: Some(hard_state), truncate_from: None, entries: Vec::new() };
+    log.persist(&[ready]).map_err(|e| Halt(format!("the log database: {e}")))?;
+    Ok(hard_state)
 }
 
 /// The acked mark, if the log does not reach it.

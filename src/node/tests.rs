@@ -5,7 +5,7 @@
 //! `QUORATE_SEEDS=1000` runs more, `QUORATE_SEED=n` runs one. A failure names its seed.
 
 use super::*;
-use crate::ids::RequestId;
+use crate::ids::{Incarnation, Position, RequestId};
 use crate::machine;
 use crate::proto::{etcdserverpb as pb, quorate as own};
 use crate::raft::{Envelope, LogRead, Message, Ready};
@@ -96,13 +96,7 @@ impl World {
     fn start(&mut self, id: MemberId) {
         let seed = Seed(self.rng.next_u64());
         let host = self.hosts.get_mut(&id).unwrap();
-        let config = Config {
-            heartbeat_interval: Duration::from_millis(100),
-            election_timeout: Duration::from_millis(1000),
-            request_timeout: Duration::from_millis(7000),
-            name: format!("n{id}"),
-            client_urls: vec![format!("http://n{id}:2379")],
-        };
+        let config = config_of(id);
         let (raft, state) = (Arc::new(host.raft.clone()), Arc::new(host.state.clone()));
         let opened = open(Opening { meta: host.meta.clone(), raft, state, config, seed, now: self.now }).unwrap();
         let (node, log) = (opened.node, opened.log);
@@ -326,6 +320,16 @@ impl World {
     }
 }
 
+fn config_of(id: MemberId) -> Config {
+    Config {
+        heartbeat_interval: Duration::from_millis(100),
+        election_timeout: Duration::from_millis(1000),
+        request_timeout: Duration::from_millis(7000),
+        name: format!("n{id}"),
+        client_urls: vec![format!("http://n{id}:2379")],
+    }
+}
+
 fn run(seed: u64) -> (usize, u64) {
     let mut world = World::new(seed);
     for _ in 0..3000 {
@@ -414,4 +418,70 @@ fn a_command_that_could_not_leave_is_submitted_again_and_applied_once() {
     }
     assert_eq!(world.acknowledged, ["k"]);
     assert!(world.finds(id, "k"));
+}
+
+/// A member of three whose state witnesses of a log (to 10@2, in term 3, in its 5th life) that is gone.
+fn member_without_its_log() -> (Node, LogStore) {
+    let world = World::new(1);
+    let host = world.hosts.values().next().unwrap();
+    let state = MemoryEngine::new();
+    let mut ops = Vec::new();
+    let last = Position { index: Index(10), term: Term(2) };
+    super::node::AckedMark { last, term: Term(3), incarnation: Incarnation(5) }.put(&mut ops);
+    for op in ops {
+        let Op::Put(key, value) = op else { panic!("{op:?}") };
+        state.put(&key, &value).unwrap();
+    }
+    let id = host.meta.member;
+    let mut meta = host.meta.clone();
+    meta.members =
+        (1..=3).map(|id| InitialMember { id: MemberId(id), name: String::new(), peer_urls: vec![] }).collect();
+    let (raft, state, config) = (Arc::new(MemoryEngine::new()), Arc::new(state), config_of(id));
+    let opened = open(Opening { meta, raft, state, config, seed: Seed(1), now: Time(0) }).unwrap();
+    (opened.node, opened.log)
+}
+
+#[test]
+fn a_member_that_lost_its_log_begins_a_new_life_and_does_not_campaign() {
+    let (mut node, _) = member_without_its_log();
+    assert_eq!(node.identity().incarnation, Incarnation(6));
+    let mut effects = Vec::new();
+    for ms in (0..20_000).step_by(50) {
+        node.advance(Time::from_millis(ms), &mut effects).unwrap();
+    }
+    assert_eq!((node.status().role, node.status().term), (RoleName::Follower, Term(3)));
+    assert!(effects.is_empty(), "{effects:?}");
+}
+
+#[test]
+fn a_member_that_lost_its_log_votes_by_the_mark_and_not_in_a_term_it_may_have_voted_in() {
+    for (term, index, granted) in [(3, 10, false), (4, 9, false), (4, 10, true), (4, 11, true)] {
+        let (mut node, mut log) = member_without_its_log();
+        let last = Position { index: Index(index), term: Term(2) };
+        let vote = crate::raft::Message::Vote { campaign: 1, last, transfer: false };
+        let envelope = Envelope {
+            from: MemberId(2),
+            to: MemberId(1),
+            term: Term(term),
+            incarnation: Incarnation(1),
+            message: vote,
+        };
+        let (now, mut effects) = (Time::from_millis(10), Vec::new());
+        node.handle(now, Input::Peer(envelope)).unwrap();
+        node.advance(now, &mut effects).unwrap();
+        for effect in std::mem::take(&mut effects) {
+            if let Effect::Persist(ready) = effect {
+                let done = log.persist(&[ready]).unwrap().unwrap();
+                node.handle(now, Input::Persisted(done)).unwrap();
+                node.advance(now, &mut effects).unwrap();
+            } else {
+                effects.push(effect);
+            }
+        }
+        let answered = effects.iter().any(|effect| {
+            let Effect::Send(envelope) = effect else { return false };
+            envelope.message == crate::raft::Message::VoteReply { campaign: 1, granted }
+        });
+        assert!(answered, "a vote for {last} in term {term} must be answered with {granted}: {effects:?}");
+    }
 }

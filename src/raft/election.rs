@@ -7,10 +7,12 @@
 //! A member that has heard its leader within the election timeout T is *sticky*: it refuses pre-votes and does not even
 //! hear vote requests of higher terms. The exception is a transfer, where the leader itself asked for the election.
 //!
-//! **A lost connection is a hint.** When the leader's stream to a follower breaks, that follower alone forgets its leader,
-//! once per leader process and term: it is no longer sticky, and pre-votes within 20 ms instead of T. A follower whose
-//! stream lives stays sticky and refuses, so one flaky link leads nowhere, while a killed process, whose streams all break
-//! at once, is replaced in tens of milliseconds. Stickiness is thereby no promise in time; nothing may rest a lease on it.
+//! **A lost connection is a hint.** When the leader's stream to a follower breaks, that follower alone forgets its leader:
+//! it is no longer sticky, and pre-votes within 20 ms instead of T. A follower whose stream lives stays sticky and refuses,
+//! so one flaky link leads nowhere, while a killed process, whose streams all break at once, is replaced in tens of
+//! milliseconds. The hint works once per leader process and term, and again after the leader was followed for T without a
+//! break: a link that flaps costs at most one round of pre-votes per T. Stickiness is thereby no promise in time; nothing
+//! may rest a lease on it.
 //!
 //! There is one gate to campaigning, [`Raft::may_campaign`], for a lost patience, a hint and a transfer alike.
 
@@ -79,7 +81,8 @@ impl Raft {
             }
             State::Follower(following) if following.leader == Some((peer, incarnation)) => {
                 let life = (self.hard.term, peer, incarnation);
-                if self.hint_spent == Some(life) {
+                let settled = now.since(following.since) >= self.config.election_timeout;
+                if self.hint_spent == Some(life) && !settled {
                     return;
                 }
                 following.leader = None;

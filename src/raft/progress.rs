@@ -80,13 +80,19 @@ impl Progress {
     pub fn restart(&mut self, incarnation: Incarnation) {
         let session = self.session + 1;
         let (contact, confirmed) = (self.contact, self.confirmed);
-        *self = Progress::new(self.matched.next(), incarnation, contact);
+        *self = Progress::new(self.search_start(), incarnation, contact);
         (self.session, self.confirmed) = (session, confirmed);
+    }
+
+    /// Where to look for the place at which the logs part: after what is acknowledged. If nothing is, the search goes on
+    /// where it stands, from the end backwards; from the beginning it would send the whole log.
+    fn search_start(&self) -> Index {
+        if self.matched == Index(0) { self.next } else { self.matched.next() }
     }
 
     /// Something was lost: start again from what is acknowledged.
     pub fn probe(&mut self) {
-        self.next = self.matched.next();
+        self.next = self.search_start();
         self.flow = Flow::Probe { outstanding: false };
         self.loading = None;
     }

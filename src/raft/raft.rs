@@ -7,7 +7,7 @@
 //! | the sender's term | then |
 //! |---|---|
 //! | older incarnation of the sender, a stranger, not to us | not heard |
-//! | lower than ours | answered with ours where the sender needs to know (appends, heartbeats, votes), else not heard |
+//! | lower than ours | answered with ours where the sender needs to know (appends, heartbeats, votes, forwards), else not heard |
 //! | higher than ours | we follow it first, except for what must not move terms: pre-votes, and votes that stickiness refuses |
 //! | equal | heard |
 
@@ -101,7 +101,9 @@ pub(super) enum State {
 #[derive(Debug, Default)]
 pub(super) struct Following {
     pub leader: Option<(MemberId, Incarnation)>,
-    /// When the leader was last heard.
+    /// Since when it is followed.
+    pub since: Time,
+    /// When it was last heard.
     pub heard: Time,
     /// The last index known to equal the leader's log.
     pub verified: Index,
@@ -192,7 +194,7 @@ pub struct Raft {
     /// When a follower or candidate loses patience.
     pub(super) election_deadline: Time,
     pub(super) hint: Option<Hint>,
-    /// The last leader process that a lost connection made us forget: once is enough.
+    /// The last leader process that a lost connection made us forget.
     pub(super) hint_spent: Option<(Term, MemberId, Incarnation)>,
     pub(super) campaigns: u64,
     pub(super) reads: FollowerReads,
@@ -384,11 +386,14 @@ impl Raft {
     /// If the disk's log does not end where it must: then something else writes to it.
     pub fn persisted(&mut self, now: Time, done: Persisted) {
         assert!(done.seq < self.next_write, "write {} was never asked for (next is {})", done.seq, self.next_write);
+        if done.seq <= self.durable {
+            return; // overtaken by a later one, which said more
+        }
         while self.writing.front().is_some_and(|w| w.seq <= done.seq) {
             let write = self.writing.pop_front().expect("just seen");
             self.persisted = self.persisted.max(write.last);
         }
-        self.durable = self.durable.max(done.seq);
+        self.durable = done.seq;
         if self.writing.is_empty() && self.truncate_from.is_none() {
             let expected = self.log.position_at(self.unstable.prev());
             assert_eq!(Some(done.last), expected, "the log on the disk does not end where it should");
@@ -523,6 +528,11 @@ impl Raft {
         self.hard.term
     }
 
+    /// The newest term known to be durable: the present one, or the one before a write that is on its way.
+    pub fn durable_term(&self) -> Term {
+        if self.is_durable(self.term_write) { self.hard.term } else { Term(self.hard.term.0 - 1) }
+    }
+
     /// Durable in the log on the disk.
     pub fn persisted_position(&self) -> Position {
         self.log.position_at(self.persisted).unwrap_or_default()
@@ -641,7 +651,7 @@ impl Raft {
             self.set_term(term, None);
         }
         let life = leader.map(|l| (l, self.incarnations.get(&l).copied().unwrap_or_default()));
-        self.state = State::Follower(Following { leader: life, heard: now, ..Following::default() });
+        self.state = State::Follower(Following { leader: life, since: now, heard: now, ..Following::default() });
         if had.is_some() && had != leader {
             self.note(Event::LeaderLost(cause));
         }

@@ -145,7 +145,9 @@ impl Raft {
     }
 
     pub(super) fn on_read_index(&mut self, from: MemberId, context: u64) {
-        if let State::Leader(leading) = &mut self.state {
+        if let State::Leader(leading) = &mut self.state
+            && !leading.rounds.remote.contains(&(from, context))
+        {
             leading.rounds.remote.push((from, context));
         }
     }

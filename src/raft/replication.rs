@@ -17,7 +17,7 @@ use super::message::{Entry, EntryKind, Message, Refusal};
 use super::progress::{Flow, Progress};
 use super::raft::{Event, LossCause, Raft, State};
 use super::read::Rounds;
-use crate::ids::{Incarnation, Index, MemberId, Position, RequestId};
+use crate::ids::{Incarnation, Index, MemberId, Position, RequestId, Term};
 use crate::time::Time;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -313,9 +313,13 @@ impl Raft {
         let Some(p) = leading.progress.get_mut(&from) else { return };
         match &mut p.flow {
             Flow::Replicate { .. } if received < sequence => p.probe(),
-            // The probe, or its answer, is lost; or its answer waits for the follower's disk, and asking twice is harmless.
-            Flow::Probe { outstanding } => *outstanding = false,
-            Flow::Replicate { .. } => {}
+            // Only a heartbeat that left after the probe can say that the probe, or its conflict, is lost. If it was accepted,
+            // its acknowledgement comes with the follower's disk or with a later heartbeat. If there was none in this
+            // session, it is due.
+            Flow::Probe { outstanding } if sequence == p.sequence && (received < sequence || sequence == 0) => {
+                *outstanding = false;
+            }
+            Flow::Probe { .. } | Flow::Replicate { .. } => {}
         }
     }
 
@@ -441,7 +445,7 @@ impl Raft {
 }
 
 /// Whether an append can be what a leader of `term` made: contiguous, sound, terms that don't decrease.
-fn is_well_formed(prev: Position, entries: &[Entry], term: crate::ids::Term) -> bool {
+fn is_well_formed(prev: Position, entries: &[Entry], term: Term) -> bool {
     let mut at = prev;
     entries.iter().all(|entry| {
         let follows = entry.position.index == at.index.next() && entry.position.term >= at.term;

@@ -209,7 +209,7 @@ fn run_state_worker(engine: &dyn Engine, queue: &Receiver<StateWrite>, mailbox: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{Index, Position, RequestId, Term, WriteSeq};
+    use crate::ids::{Incarnation, Index, Position, RequestId, Term, WriteSeq};
     use crate::raft::{Entry, EntryKind, HardState};
     use crate::server::driver::mailbox;
     use crate::storage::memory::MemoryEngine;
@@ -235,7 +235,7 @@ mod tests {
 
     fn log() -> Log {
         let engine = MemoryEngine::new();
-        let (log, _) = LogStore::open(Arc::new(engine.clone()), 1024).unwrap();
+        let (log, _) = LogStore::open(Arc::new(engine.clone()), 1024, Incarnation(0)).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let guard = SpaceGuard::new(directory.path(), 0).unwrap();
         let (mailbox, events) = mailbox();

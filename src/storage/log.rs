@@ -139,11 +139,16 @@ fn log_key(first: Index) -> impl Fn(u16) -> Bytes {
 
 impl LogStore {
     /// Opens the log on `engine`: verifies every record (checksum, contiguity, terms that don't decrease, nothing above the
-    /// hard state's term), counts up the incarnation and syncs it.
+    /// hard state's term), counts up the incarnation and syncs it. `witnessed` is the newest life that anyone else knows of:
+    /// this one is later, whatever the database remembers.
     ///
     /// # Errors
     /// The disk failed, or the log is not one.
-    pub fn open(engine: Arc<dyn Engine>, tail_bytes: usize) -> Result<(LogStore, Recovered), OpenError> {
+    pub fn open(
+        engine: Arc<dyn Engine>,
+        tail_bytes: usize,
+        witnessed: Incarnation,
+    ) -> Result<(LogStore, Recovered), OpenError> {
         let hard_state = get_value(&*engine, |_| Key::HardState.encode())?;
         let incarnation = get_value(&*engine, |_| Key::Incarnation.encode())?;
         let known = hard_state.is_some();
@@ -163,7 +168,7 @@ impl LogStore {
             return Err(OpenError::Corrupt(format!("the raft database has lost the member's incarnation. {REMEDY}")));
         }
 
-        let incarnation = Incarnation(lives + 1);
+        let incarnation = Incarnation(lives.max(witnessed.0) + 1);
         let mut store = LogStore {
             engine,
             hard_state,

@@ -8,12 +8,12 @@
 //! 2. one grant per member and term, in everything that ever left it (Raft §5.2);
 //! 3. what leaves is durable: no message of a term that the sender's disk does not know, no acknowledgement of an entry
 //!    that the sender's disk does not hold;
-//! 4. a leader's commit index is on the disks of a quorum, dead members' disks included;
+//! 4. when a leader's commit index grows, it is on the disks of a quorum, dead members' disks included;
 //! 5. the same entries are applied everywhere, in the same order (Raft fig. 3, state machine safety).
 
 use super::print;
 use bytes::Bytes;
-use quorate::ids::{Incarnation, Index, MemberId, Position, RequestId, Term};
+use quorate::ids::{Incarnation, Index, MemberId, Position, RequestId, Term, WriteSeq};
 use quorate::raft::log::Log;
 use quorate::raft::quorum::Configuration;
 use quorate::raft::{Config, Entry, EntryKind, Envelope, HardState, LogRead, Message, Persisted, Raft, Ready};
@@ -69,6 +69,8 @@ pub struct Member {
     pub loads: VecDeque<LogRead>,
     pub applied: Index,
     pub reads: BTreeMap<u64, String>,
+    /// Each finished write of this life, as the disk reported it.
+    pub done: Vec<Persisted>,
     waiting: Vec<(u64, Index)>,
     sequence: u64,
     newest_write: u64,
@@ -131,6 +133,8 @@ pub struct World {
     shown: u64,
     leaders: BTreeMap<Term, Id>,
     grants: BTreeMap<(Id, Term), MemberId>,
+    /// The highest commit index of any leader.
+    committed: Index,
     history: BTreeMap<Index, Entry>,
 }
 
@@ -176,6 +180,7 @@ impl World {
             loads: VecDeque::new(),
             applied: Index(0),
             reads: BTreeMap::new(),
+            done: Vec::new(),
             waiting: Vec::new(),
             sequence: 0,
             newest_write: 0,
@@ -228,6 +233,7 @@ impl World {
         m.queue.clear();
         m.loads.clear();
         m.reads.clear();
+        m.done.clear();
         m.waiting.clear();
         m.held_shown.clear();
         m.stalled = false;
@@ -373,10 +379,18 @@ impl World {
         let done: Vec<Ready> = self.member(id).queue.drain(..count).collect();
         for ready in &done {
             self.detail(format!("n{id}     wrote {}", print::ready(ready)));
-            self.member(id).disk.execute(ready);
+            let m = self.member(id);
+            m.disk.execute(ready);
+            m.done.push(Persisted { seq: ready.seq, last: m.disk.last() });
         }
+        self.report(id, done[count - 1].seq);
+    }
+
+    /// Tells a member that its writes up to `seq` are durable: again, if it was told before.
+    pub fn report(&mut self, id: Id, seq: WriteSeq) {
         let m = self.member(id);
-        let done = Persisted { seq: done[count - 1].seq, last: m.disk.last() };
+        let done =
+            *m.done.iter().find(|done| done.seq == seq).unwrap_or_else(|| panic!("n{id} has not written w{seq}"));
         let clock = m.clock;
         self.raft(id).persisted(clock, done);
         self.turn(id);
@@ -428,15 +442,15 @@ impl World {
         self.turn(id);
     }
 
-    /// Delivers, writes and loads until nothing is left to do. No clock moves.
-    pub fn stabilize(&mut self) {
+    /// Delivers among `ids`, writes and loads until nothing is left to do. No clock moves.
+    pub fn stabilize(&mut self, ids: &[Id]) {
+        let within = |f: &Flying| ids.contains(&f.envelope.from.0) && ids.contains(&f.envelope.to.0);
         loop {
-            if !self.flying.is_empty() {
-                let flying = self.flying.remove(0);
+            if let Some(at) = self.flying.iter().position(within) {
+                let flying = self.flying.remove(at);
                 self.hear(flying.envelope);
                 continue;
             }
-            let ids = self.ids();
             let busy = |m: &Member| m.raft.is_some() && !m.stalled;
             let next = ids.iter().copied().find(|id| {
                 let m = &self.members[id];
@@ -452,7 +466,8 @@ impl World {
     /// Lets all members' clocks run together; messages and writes take no time.
     pub fn run(&mut self, duration: Duration) {
         let mut left = duration;
-        self.stabilize();
+        let ids = self.ids();
+        self.stabilize(&ids);
         loop {
             let up: Vec<Id> = self.ids().into_iter().filter(|id| self.is_up(*id)).collect();
             let wait = |w: &mut World, id: Id| w.raft(id).deadline().since(w.member(id).clock);
@@ -465,9 +480,10 @@ impl World {
             for id in up {
                 if wait(self, id).is_zero() {
                     self.turn(id);
+                    assert!(!wait(self, id).is_zero(), "n{id} does not let go of a deadline");
                 }
             }
-            self.stabilize();
+            self.stabilize(&ids);
             if left.is_zero() {
                 return;
             }
@@ -529,6 +545,10 @@ impl World {
         }
         let leader = *self.leaders.entry(status.term).or_insert(id);
         assert_eq!(leader, id, "two leaders in term {}", status.term);
+        if status.commit <= self.committed {
+            return; // checked when it was new: a script may let a disk rot since
+        }
+        self.committed = status.commit;
         let at = self.raft(id).position_before(status.commit.next());
         let holders = self.members.values().filter(|m| m.disk.holds(at)).count();
         assert!(holders * 2 > self.members.len(), "n{id} commits {at}, which is on {holders} disks");

@@ -28,7 +28,7 @@ pub fn of_machine(error: &machine::Error) -> Status {
         Error::LeaseNotFound => Status::not_found("etcdserver: requested lease not found"),
         Error::Compacted { .. } => Status::out_of_range("etcdserver: mvcc: required revision has been compacted"),
         Error::FutureRevision => Status::out_of_range("etcdserver: mvcc: required revision is a future revision"),
-        Error::NoSpace => refused(Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
+        Error::NoSpace => no_space(),
         // The process is about to end. Nobody may take this for an answer about the data.
         Error::Disk(_) => uncertain("etcdserver: server stopped"),
     }
@@ -40,7 +40,7 @@ pub fn of_refused(reason: Refused) -> Status {
         Refused::NoLeader => refused(Code::Unavailable, "etcdserver: no leader"),
         Refused::Busy => refused(Code::ResourceExhausted, "etcdserver: too many requests"),
         Refused::LeaderChanged => refused(Code::Unavailable, "etcdserver: leader changed"),
-        Refused::Space => refused(Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
+        Refused::Space => no_space(),
         Refused::NotLeader => Status::failed_precondition("etcdserver: not leader"),
         Refused::BadTransferee => Status::failed_precondition("etcdserver: bad leader transferee"),
         Refused::Stopping => refused(Code::Unavailable, "etcdserver: server stopped"),
@@ -53,6 +53,11 @@ pub fn of_uncertain(reason: Uncertain) -> Status {
         Uncertain::LeaderLost => uncertain("etcdserver: request timed out, possibly due to previous leader failure"),
         Uncertain::TimedOut => uncertain("etcdserver: request timed out"),
     }
+}
+
+/// Surely not done, but not to be tried again at once: somebody must make room first.
+fn no_space() -> Status {
+    Status::resource_exhausted("etcdserver: mvcc: database space exceeded")
 }
 
 /// A request beyond `--max-request-bytes`.
@@ -123,7 +128,7 @@ mod tests {
             (Refused::NoLeader, (Unavailable, "etcdserver: no leader", Some("refused"))),
             (Refused::Busy, (ResourceExhausted, "etcdserver: too many requests", Some("refused"))),
             (Refused::LeaderChanged, (Unavailable, "etcdserver: leader changed", Some("refused"))),
-            (Refused::Space, (ResourceExhausted, "etcdserver: mvcc: database space exceeded", Some("refused"))),
+            (Refused::Space, (ResourceExhausted, "etcdserver: mvcc: database space exceeded", None)),
             (Refused::NotLeader, (FailedPrecondition, "etcdserver: not leader", None)),
             (Refused::BadTransferee, (FailedPrecondition, "etcdserver: bad leader transferee", None)),
             (Refused::Stopping, (Unavailable, "etcdserver: server stopped", Some("refused"))),

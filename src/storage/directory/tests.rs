@@ -1,3 +1,5 @@
+//! What the module's essay promises, as tests.
+
 use super::*;
 use crate::storage::sled::SledEngine;
 use tempfile::TempDir;

@@ -1,6 +1,8 @@
+//! What the module's essay promises, as tests.
+
 use super::super::memory::MemoryEngine;
 use super::*;
-use crate::ids::WriteSeq;
+use crate::ids::{Incarnation, WriteSeq};
 use proptest::prelude::*;
 
 fn entry(index: u64, term: u64, data: impl Into<Bytes>) -> Entry {
@@ -18,7 +20,7 @@ fn term(term: u64) -> Option<HardState> {
 }
 
 fn open(engine: &MemoryEngine) -> Result<(LogStore, Recovered), OpenError> {
-    LogStore::open(Arc::new(engine.clone()), usize::MAX)
+    LogStore::open(Arc::new(engine.clone()), usize::MAX, Incarnation(0))
 }
 
 /// A log of one-byte entries, one record each, of the given terms.
@@ -118,7 +120,7 @@ fn the_tail_is_the_newest_entries() {
     let (engine, _) = log_of(&[1, 1, 1, 2, 2]);
     let size = entry(1, 1, "x").size();
     for (bytes, kept) in [(0, 0), (1, 1), (2 * size, 2), (2 * size + 1, 3), (99 * size, 5)] {
-        let (_, recovered) = LogStore::open(Arc::new(engine.clone()), bytes).unwrap();
+        let (_, recovered) = LogStore::open(Arc::new(engine.clone()), bytes, Incarnation(0)).unwrap();
         let indexes: Vec<u64> = recovered.tail.iter().map(|entry| entry.position.index.0).collect();
         assert_eq!(indexes, (6 - kept..=5).collect::<Vec<_>>());
         assert_eq!(recovered.terms, [(Index(1), Term(1)), (Index(4), Term(2))]);

@@ -1,0 +1,9 @@
+//! The long-form pages: decisions, and what went wrong.
+
+/// Why the house is as it is, one decision a section.
+#[doc = include_str!("decisions/decisions.md")]
+pub mod decisions {}
+
+/// Every bug that was found, the law it broke, how to see it again, and what mended it.
+#[doc = include_str!("bugs.md")]
+pub mod bugs {}
