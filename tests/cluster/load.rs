@@ -20,6 +20,9 @@ use tokio::task::JoinHandle;
 /// How long anything may take that must happen at last: far beyond what it takes on a machine that has other things to do.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What a member says whose disk is full.
+pub const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
+
 /// All keys of a load.
 const PREFIX: &str = "load/";
 
@@ -39,6 +42,8 @@ enum Fate {
 pub struct Counts {
     pub acknowledged: u64,
     pub refused: u64,
+    /// Refused for want of room on a disk.
+    pub declined: u64,
     pub uncertain: u64,
     /// Acknowledged writes that were then seen through another member.
     pub reads: u64,
@@ -118,8 +123,13 @@ impl Load {
     /// Ends the writers and compares what every member has with what they were told.
     ///
     /// # Panics
-    /// If anything acknowledged is missing, anything refused is there, or members differ.
-    pub async fn verify(self, cluster: &Cluster) -> Counts {
+    /// If anything acknowledged is missing, anything refused is there, members differ, or a disk was found full.
+    pub async fn verify(self, cluster: &Cluster) {
+        assert_eq!(self.verify_declined(cluster).await, 0, "writes were declined, though there is room");
+    }
+
+    /// As [`Load::verify`], on a cluster where a disk was full: how many writes were declined for that.
+    pub async fn verify_declined(self, cluster: &Cluster) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         for writer in self.writers {
             writer.await.expect("a writer panicked");
@@ -137,7 +147,7 @@ impl Load {
              {applied}",
             book.counts.acknowledged, book.counts.refused, book.counts.uncertain, book.counts.reads
         );
-        book.counts
+        book.counts.declined
     }
 }
 
@@ -164,7 +174,8 @@ impl Book {
             }
             Err(Error::Refused(_)) => counts.refused += 1,
             Err(Error::Uncertain(_)) => counts.uncertain += 1,
-            Err(Error::Rejected(status)) => self.wrong.push(format!("a lawful write was rejected: {status}")),
+            Err(Error::Rejected(status)) if status.message() == NO_SPACE => counts.declined += 1,
+            Err(Error::Rejected(status)) => self.wrong.push(format!("a lawful write was rejected: {status:?}")),
         }
         for key in keys {
             let before = self.fates.get(*key).copied().unwrap_or(Fate::Absent);
