@@ -5,8 +5,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+#[path = "cluster/called_etcd.rs"]
+mod called_etcd;
+#[path = "cluster/disks.rs"]
+mod disks;
+#[path = "cluster/ended.rs"]
+mod ended;
+#[path = "cluster/garbage.rs"]
+mod garbage;
 #[path = "cluster/kills.rs"]
 mod kills;
+#[path = "cluster/lab.rs"]
+mod lab;
 #[path = "cluster/load.rs"]
 mod load;
+#[path = "cluster/refusals.rs"]
+mod refusals;
+#[path = "cluster/strangers.rs"]
+mod strangers;
 mod support;

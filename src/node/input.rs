@@ -27,6 +27,11 @@ pub enum Input {
     },
     /// Messages to `peer` were dropped (no connection, or its queue is full): stop pipelining to it until it answers.
     PeerUnreachable(MemberId),
+    /// The forwarded command of this sequence was dropped before it could leave: it surely was not appended.
+    Unsent {
+        /// [`crate::ids::RequestId::sequence`].
+        sequence: u64,
+    },
     /// The log worker finished an [`Effect::Persist`] (and every one before it).
     Persisted(Persisted),
     /// The log worker finished an [`Effect::Load`].

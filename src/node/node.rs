@@ -96,6 +96,12 @@ impl Node {
             Input::Peer(envelope) => self.raft.step(now, envelope),
             Input::PeerLost { peer, incarnation } => self.raft.peer_lost(now, peer, incarnation),
             Input::PeerUnreachable(peer) => self.raft.peer_unreachable(peer),
+            Input::Unsent { sequence } => {
+                // The node's own command is made again when it is due.
+                if let Some(command) = self.proposals.take(sequence).filter(|command| command.slot.is_some()) {
+                    self.proposals.park(command);
+                }
+            }
             Input::Persisted(done) => self.raft.persisted(now, done),
             Input::Loaded { read, entries } => self.raft.loaded(read, entries),
             Input::StateWritten { id } => self.state_written(id),

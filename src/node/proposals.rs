@@ -3,8 +3,8 @@
 //! A command is **parked** while there is nobody to give it to (no leader, or leadership on its way elsewhere): it surely
 //! has not been appended, so it may wait and be submitted later. Once it may have left, to the local log or to the leader,
 //! it is **pending**, and is never submitted again: the reply is what the machine says when the entry with its id is applied
-//! here, or `Uncertain`, at once, when leadership changes first. A command that the leader surely did not append comes back
-//! and is parked again, under a new id.
+//! here, or `Uncertain`, at once, when leadership changes first. A command that surely was not appended, because the leader
+//! says so or because it could not even leave, comes back and is parked again, under a new id.
 
 use super::input::{Refused, Reply, Slot, Uncertain};
 use crate::ids::{Incarnation, MemberId, Term};

@@ -5,10 +5,10 @@
 //! `QUORATE_SEEDS=1000` runs more, `QUORATE_SEED=n` runs one. A failure names its seed.
 
 use super::*;
-use crate::ids::{Incarnation, Position};
+use crate::ids::{Incarnation, Position, RequestId};
 use crate::machine;
 use crate::proto::{etcdserverpb as pb, quorate as own};
-use crate::raft::{Envelope, LogRead, Ready};
+use crate::raft::{Envelope, LogRead, Message, Ready};
 use crate::rng::{Rng, Seed};
 use crate::storage::directory::{InitialMember, Meta};
 use crate::storage::log::LogStore;
@@ -231,6 +231,7 @@ impl World {
             Effect::Load(read) => alive.loads.push(read),
             Effect::WriteState(write) => alive.state_writes.push(write),
             Effect::Send(envelope) => {
+                let mut left = false;
                 for copy in 0..2 {
                     let passes = if copy == 0 { 1000 - self.loss } else { self.loss / 2 };
                     if self.chance(passes) {
@@ -238,7 +239,15 @@ impl World {
                             Duration::from_micros(100 + self.rng.below(if copy == 0 { 3_000 } else { 900_000 }));
                         self.order += 1;
                         self.network.insert((self.now + delay, self.order), envelope.clone());
+                        left = true;
                     }
+                }
+                // Lost on the way, or never sent for want of a connection: the sender knows only the latter.
+                if let Message::Forward { id: RequestId { sequence, .. }, .. } = envelope.message
+                    && !left
+                    && self.chance(500)
+                {
+                    self.input(id, Input::Unsent { sequence });
                 }
             }
             Effect::Reply(slot, reply) => self.reply(id, slot.0, reply),
@@ -422,4 +431,57 @@ fn a_member_that_lost_its_log_votes_by_the_mark_and_not_in_a_term_it_may_have_vo
         });
         assert!(answered, "a vote for {last} in term {term} must be answered with {granted}: {effects:?}");
     }
+}
+
+/// One turn of `id`: what it forwards is held back, all else goes its way.
+fn forwarded(world: &mut World, id: MemberId) -> Vec<Envelope> {
+    let now = world.now;
+    let mut effects = Vec::new();
+    world.hosts.get_mut(&id).unwrap().alive.as_mut().unwrap().node.advance(now, &mut effects).unwrap();
+    let mut held = Vec::new();
+    for effect in effects {
+        match effect {
+            Effect::Send(envelope) if matches!(envelope.message, Message::Forward { .. }) => held.push(envelope),
+            effect => world.effect(id, effect),
+        }
+    }
+    held
+}
+
+#[test]
+fn a_command_that_could_not_leave_is_submitted_again_and_applied_once() {
+    let mut world = (0..).map(World::new).find(|world| world.hosts.len() == 3).unwrap();
+    (world.loss, world.crash, world.disk) = (0, 0, 2);
+    let follows = |world: &World, id: MemberId| {
+        let status = world.hosts[&id].alive.as_ref().unwrap().node.status();
+        status.leader.is_some_and(|leader| leader != id) && status.applied == status.last && status.applied > Index(3)
+    };
+    let id = loop {
+        world.step(false);
+        if let Some(id) = world.alive().into_iter().find(|id| follows(&world, *id)) {
+            break id;
+        }
+    };
+    let slot = id.0 << 32;
+    let put = pb::PutRequest { key: "k".into(), value: "v".into(), ..Default::default() };
+    let command = own::Command { op: Some(own::command::Op::Put(put)) }.encode_to_vec().into();
+    world.puts.insert(slot, "k".into());
+    world.input(id, Input::Request(Slot(slot), Request::Propose { command, grows: true }));
+    let sequence = |envelope: &Envelope| match &envelope.message {
+        Message::Forward { id, .. } => id.sequence,
+        other => panic!("{other:?}"),
+    };
+    let first = forwarded(&mut world, id);
+    assert_eq!(first.len(), 1);
+    assert_eq!(forwarded(&mut world, id).len(), 0, "it may have left");
+    world.input(id, Input::Unsent { sequence: sequence(&first[0]) });
+    let second = forwarded(&mut world, id);
+    assert_eq!(second.len(), 1);
+    assert!(sequence(&second[0]) > sequence(&first[0]));
+    second.into_iter().for_each(|envelope| world.effect(id, Effect::Send(envelope)));
+    while !world.puts.is_empty() {
+        world.step(false);
+    }
+    assert_eq!(world.acknowledged, ["k"]);
+    assert!(world.finds(id, "k"));
 }

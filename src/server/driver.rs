@@ -13,8 +13,8 @@
 //! 1. The node is touched by this thread only.
 //! 2. Each caller gets one [`Reply`]: the node's, or `Stopping` once the thread is gone. A caller that leaves first
 //!    makes one `Input::Cancel`.
-//! 3. That a peer can't be reached is told to the node at the start of the *next* turn, and makes no turn by itself: else
-//!    a probe to a dead peer would make the next probe.
+//! 3. That a peer can't be reached, and what could not be sent to it, is told to the node at the start of the *next* turn,
+//!    and makes no turn by itself: else a probe to a dead peer would make the next probe.
 //!
 //! Absent: any decision. What to do is the node's; this is how it gets done.
 
@@ -23,6 +23,7 @@ use super::transport::Link;
 use crate::clock::Clock;
 use crate::ids::MemberId;
 use crate::node::{Effect, Halt, Input, Node, Refused, Reply, Request, Slot, StateWrite, Status, Uncertain};
+use crate::raft::Message;
 use crate::time::{Duration, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -153,6 +154,7 @@ impl Driver {
                 callers: BTreeMap::new(),
                 links: BTreeMap::new(),
                 unreachable: BTreeSet::new(),
+                unsent: Vec::new(),
                 published: Time::default(),
                 dirty: false,
             };
@@ -169,6 +171,8 @@ struct Turns {
     links: BTreeMap<MemberId, Link>,
     /// To be told to the node at the start of the next turn.
     unreachable: BTreeSet<MemberId>,
+    /// So are these: sequences of forwarded commands.
+    unsent: Vec<u64>,
     published: Time,
     /// Turns were taken since the status was published.
     dirty: bool,
@@ -220,6 +224,9 @@ impl Turns {
         for peer in std::mem::take(&mut self.unreachable) {
             self.driver.node.handle(now, Input::PeerUnreachable(peer))?;
         }
+        for sequence in std::mem::take(&mut self.unsent) {
+            self.driver.node.handle(now, Input::Unsent { sequence })?;
+        }
         let mut next = first;
         while let Some(event) = next {
             if self.take(now, event)? == Next::Stop {
@@ -258,8 +265,11 @@ impl Turns {
         match effect {
             Effect::Send(envelope) => {
                 let to = envelope.to;
+                let forwarded =
+                    if let Message::Forward { id, .. } = &envelope.message { Some(id.sequence) } else { None };
                 if !self.links.get(&to).is_some_and(|link| link.send(envelope)) {
                     self.unreachable.insert(to);
+                    self.unsent.extend(forwarded);
                 }
             }
             Effect::Persist(ready) => drop(self.driver.log.send(LogWork::Persist(ready))),

@@ -354,6 +354,7 @@ fn start(
     let transport = Arc::new(transport::Shared {
         identity,
         name: config.name.clone(),
+        process: entropy().0,
         view: view.clone(),
         mailbox: mailbox.clone(),
         fatal: fatal.clone(),

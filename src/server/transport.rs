@@ -12,7 +12,7 @@
 //! # Invariants
 //!
 //! 1. No message reaches the node but from a member of this cluster, on the disk that the cluster knows, addressed to
-//!    this member, sound, and of the life that its Hello announced.
+//!    this member, sound, of the life that its Hello announced, and of one process in that life.
 //! 2. [`Input::PeerLost`] follows the last message of its stream, and comes at most once per life of a peer unless that
 //!    peer connected again: a stream that was replaced by a newer one of the same life ends in silence.
 //! 3. A member that is told that its disk is not the one the cluster knows stops: an emptied volume has forgotten its
@@ -167,6 +167,8 @@ pub struct Shared {
     pub identity: Identity,
     /// Its name, for the peers' logs.
     pub name: String,
+    /// Drawn by chance when the process started. A life is counted on the disk, so a copy of the disk counts the same one.
+    pub process: u64,
     /// What the cluster has agreed on.
     pub view: View,
     /// The node.
@@ -198,6 +200,7 @@ impl Shared {
             incarnation: self.identity.incarnation.0,
             disk_id: self.identity.disk.0,
             name: self.name.clone(),
+            process: self.process,
         }
     }
 
@@ -358,6 +361,7 @@ fn causes(error: &dyn std::error::Error) -> String {
 #[derive(Debug)]
 struct Inbound {
     incarnation: Incarnation,
+    process: u64,
     stream: u64,
     /// Dropped when a newer stream comes; `None` once the stream has ended.
     current: Option<oneshot::Sender<()>>,
@@ -408,23 +412,29 @@ impl Acceptor {
         if !self.shared.view.members().iter().any(|member| member.id == from) {
             return Err((Refusal::Stranger, format!("{from} is no member of cluster {}", own.cluster)));
         }
-        self.shared.knows_disk(from, hello.disk_id).map_err(|reason| (Refusal::Disk, reason))?;
-        match self.inbound().get(&from) {
-            Some(seen) if hello.incarnation < seen.incarnation.0 => Err((
-                Refusal::Incarnation,
-                format!("life {} of member {from} came after its life {}", hello.incarnation, seen.incarnation),
-            )),
-            _ => Ok(()),
-        }
+        self.shared.knows_disk(from, hello.disk_id).map_err(|reason| (Refusal::Disk, reason))
     }
 
-    /// Makes this stream the peer's newest one.
-    fn enter(&self, from: MemberId, incarnation: Incarnation) -> (u64, oneshot::Receiver<()>) {
+    /// Makes this stream the peer's newest one, unless a later life of the peer was seen, or this one in another process:
+    /// of two processes on copies of one disk, only the first may speak.
+    fn enter(&self, hello: &pb::Hello) -> Result<(u64, oneshot::Receiver<()>), (Refusal, String)> {
+        let (from, incarnation) = (MemberId(hello.from), Incarnation(hello.incarnation));
         let (current, replaced) = oneshot::channel();
         let mut inbound = self.inbound();
-        let stream = inbound.get(&from).map_or(1, |previous| previous.stream + 1);
-        inbound.insert(from, Inbound { incarnation, stream, current: Some(current) });
-        (stream, replaced)
+        let stream = match inbound.get(&from) {
+            None => 1,
+            Some(seen) if incarnation < seen.incarnation => {
+                let reason = format!("life {incarnation} of member {from} came after its life {}", seen.incarnation);
+                return Err((Refusal::Incarnation, reason));
+            }
+            Some(seen) if incarnation == seen.incarnation && hello.process != seen.process => {
+                let reason = format!("life {incarnation} of member {from} is lived by another process already");
+                return Err((Refusal::Incarnation, reason));
+            }
+            Some(seen) => seen.stream + 1,
+        };
+        inbound.insert(from, Inbound { incarnation, process: hello.process, stream, current: Some(current) });
+        Ok((stream, replaced))
     }
 
     /// Ends a stream; says whether the node must hear of it.
@@ -514,10 +524,9 @@ impl pb::peer_server::Peer for Acceptor {
             disk_id: own.disk.0,
         };
         let (answers, stream) = mpsc::channel(1);
-        match self.check(&hello) {
-            Ok(()) => {
-                // Before the Welcome: when the dialer knows, the older stream may end any moment, and in silence.
-                let place = self.enter(MemberId(hello.from), Incarnation(hello.incarnation));
+        // Entered before the Welcome: when the dialer knows, the older stream may end any moment, and in silence.
+        match self.check(&hello).and_then(|()| self.enter(&hello)) {
+            Ok(place) => {
                 let _ = answers.try_send(Ok(welcome));
                 tokio::spawn(self.clone().receive(hello, place, frames, answers));
             }

@@ -41,6 +41,7 @@ fn end(identity: Identity) -> End {
     let shared = Shared {
         identity,
         name: format!("n{}", identity.member.0),
+        process: 1,
         view: machine.view(),
         mailbox,
         fatal: sender,
@@ -160,7 +161,7 @@ async fn strangers_are_refused_before_any_message() {
     let refusal = |change: fn(&mut pb::Hello)| {
         let mut hello = good.clone();
         change(&mut hello);
-        acceptor.check(&hello).map_err(|(refusal, _)| refusal)
+        acceptor.check(&hello).and_then(|()| acceptor.enter(&hello).map(|_| ())).map_err(|(refusal, _)| refusal)
     };
     assert_eq!(refusal(|hello| hello.protocol = 2), Err(Refusal::Protocol));
     assert_eq!(refusal(|hello| hello.cluster_id = 8), Err(Refusal::Cluster));
@@ -168,9 +169,11 @@ async fn strangers_are_refused_before_any_message() {
     assert_eq!(refusal(|hello| hello.from = 4), Err(Refusal::Stranger));
     assert_eq!(refusal(|hello| hello.from = 2), Err(Refusal::Stranger));
     assert_eq!(refusal(|hello| hello.disk_id = 101), Err(Refusal::Disk));
-    acceptor.enter(MemberId(1), Incarnation(6));
-    assert_eq!(refusal(|_| ()), Err(Refusal::Incarnation));
+    assert_eq!(refusal(|_| ()), Ok(()));
+    assert_eq!(refusal(|hello| hello.process = 2), Err(Refusal::Incarnation), "a copy of the disk in another process");
+    assert_eq!(refusal(|_| ()), Ok(()), "the same process may dial again");
     assert_eq!(refusal(|hello| hello.incarnation = 6), Ok(()));
+    assert_eq!(refusal(|_| ()), Err(Refusal::Incarnation), "an older life");
 }
 
 #[tokio::test]
