@@ -125,7 +125,7 @@ fn check_applied(log: &Log, applied: Position) -> Result<(), Halt> {
         found => Err(Halt(format!(
             "the state was made from entry {applied}, but the log ends at {} and has term {} there: the directory `raft` is \
              damaged, or was replaced. Some of this member's votes and acknowledgements are gone with it, so it must not go on \
-             under its old id. Nothing was changed. Put the original `raft` directory back; if it is lost, bring the member back \
+             under its old id. Put the original `raft` directory back; if it is lost, bring the member back \
              under a new id, with an empty directory: the other members have the data",
             log.last(),
             found.map_or("none".into(), |term| term.to_string()),

@@ -132,7 +132,9 @@ async fn an_old_copy(cluster: &mut Cluster, load: &Load) {
 /// Flipped bits in the log: sled takes what is behind them for never written, and the state knows better.
 async fn rot_in_the_log(cluster: &mut Cluster, load: &Load) {
     let aside = rot(cluster, load, "raft").await;
-    refused(cluster, load).await.assert(1, &["raft", "is damaged", "Nothing was changed", "under a new id"]);
+    refused(cluster, load)
+        .await
+        .assert(1, &["raft", "is damaged", "Put the original `raft` directory back", "under a new id"]);
     put_back(cluster, load, &aside).await;
 }
 
