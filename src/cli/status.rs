@@ -238,6 +238,7 @@ fn rows(heard: &Heard) -> Vec<Row> {
             row.version = inspect.version.clone();
             (row.term, row.index, row.applied) = (inspect.term, inspect.last_index, inspect.applied_index);
             row.sync_p99_us = Some(inspect.sync_p99_us);
+            row.db_bytes += i64::try_from(inspect.log_bytes).unwrap_or(i64::MAX);
             row.digest = Some(inspect.digest);
         }
         row.lag = newest.saturating_sub(row.applied);
@@ -385,8 +386,11 @@ fn to_table(rows: &[Row], boxed: bool) -> String {
             (Some(_), Some(false)) => format!("✗ @{}", row.applied),
             (Some(digest), None) => format!("{:08x} @{}", digest >> 32, row.applied),
         };
-        #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
-        let sync = row.sync_p99_us.map_or_else(blank, |us| format!("{:.1} ms", us as f64 / 1000.0));
+        let sync = match row.sync_p99_us {
+            None => blank(),
+            Some(us) if us < 1000 => format!("{us} µs"),
+            Some(us) => format!("{}.{} ms", us / 1000, us % 1000 / 100),
+        };
         table.add_row([
             row.name.clone(),
             row.role.clone(),

@@ -367,59 +367,6 @@ fn the_same_seed_twice_is_the_same_run() {
     assert_eq!(digests(5), digests(5));
 }
 
-/// One turn of `id`: what it forwards is held back, all else goes its way.
-fn forwarded(world: &mut World, id: MemberId) -> Vec<Envelope> {
-    let now = world.now;
-    let mut effects = Vec::new();
-    world.hosts.get_mut(&id).unwrap().alive.as_mut().unwrap().node.advance(now, &mut effects).unwrap();
-    let mut held = Vec::new();
-    for effect in effects {
-        match effect {
-            Effect::Send(envelope) if matches!(envelope.message, Message::Forward { .. }) => held.push(envelope),
-            effect => world.effect(id, effect),
-        }
-    }
-    held
-}
-
-#[test]
-fn a_command_that_could_not_leave_is_submitted_again_and_applied_once() {
-    let mut world = (0..).map(World::new).find(|world| world.hosts.len() == 3).unwrap();
-    (world.loss, world.crash, world.disk) = (0, 0, 2);
-    let follows = |world: &World, id: MemberId| {
-        let status = world.hosts[&id].alive.as_ref().unwrap().node.status();
-        status.leader.is_some_and(|leader| leader != id) && status.applied == status.last && status.applied > Index(3)
-    };
-    let id = loop {
-        world.step(false);
-        if let Some(id) = world.alive().into_iter().find(|id| follows(&world, *id)) {
-            break id;
-        }
-    };
-    let slot = id.0 << 32;
-    let put = pb::PutRequest { key: "k".into(), value: "v".into(), ..Default::default() };
-    let command = own::Command { op: Some(own::command::Op::Put(put)) }.encode_to_vec().into();
-    world.puts.insert(slot, "k".into());
-    world.input(id, Input::Request(Slot(slot), Request::Propose { command, grows: true }));
-    let sequence = |envelope: &Envelope| match &envelope.message {
-        Message::Forward { id, .. } => id.sequence,
-        other => panic!("{other:?}"),
-    };
-    let first = forwarded(&mut world, id);
-    assert_eq!(first.len(), 1);
-    assert_eq!(forwarded(&mut world, id).len(), 0, "it may have left");
-    world.input(id, Input::Unsent { sequence: sequence(&first[0]) });
-    let second = forwarded(&mut world, id);
-    assert_eq!(second.len(), 1);
-    assert!(sequence(&second[0]) > sequence(&first[0]));
-    second.into_iter().for_each(|envelope| world.effect(id, Effect::Send(envelope)));
-    while !world.puts.is_empty() {
-        world.step(false);
-    }
-    assert_eq!(world.acknowledged, ["k"]);
-    assert!(world.finds(id, "k"));
-}
-
 /// A member of three whose state witnesses of a log (to 10@2, in term 3, in its 5th life) that is gone.
 fn member_without_its_log() -> (Node, LogStore) {
     let world = World::new(1);
@@ -484,4 +431,57 @@ fn a_member_that_lost_its_log_votes_by_the_mark_and_not_in_a_term_it_may_have_vo
         });
         assert!(answered, "a vote for {last} in term {term} must be answered with {granted}: {effects:?}");
     }
+}
+
+/// One turn of `id`: what it forwards is held back, all else goes its way.
+fn forwarded(world: &mut World, id: MemberId) -> Vec<Envelope> {
+    let now = world.now;
+    let mut effects = Vec::new();
+    world.hosts.get_mut(&id).unwrap().alive.as_mut().unwrap().node.advance(now, &mut effects).unwrap();
+    let mut held = Vec::new();
+    for effect in effects {
+        match effect {
+            Effect::Send(envelope) if matches!(envelope.message, Message::Forward { .. }) => held.push(envelope),
+            effect => world.effect(id, effect),
+        }
+    }
+    held
+}
+
+#[test]
+fn a_command_that_could_not_leave_is_submitted_again_and_applied_once() {
+    let mut world = (0..).map(World::new).find(|world| world.hosts.len() == 3).unwrap();
+    (world.loss, world.crash, world.disk) = (0, 0, 2);
+    let follows = |world: &World, id: MemberId| {
+        let status = world.hosts[&id].alive.as_ref().unwrap().node.status();
+        status.leader.is_some_and(|leader| leader != id) && status.applied == status.last && status.applied > Index(3)
+    };
+    let id = loop {
+        world.step(false);
+        if let Some(id) = world.alive().into_iter().find(|id| follows(&world, *id)) {
+            break id;
+        }
+    };
+    let slot = id.0 << 32;
+    let put = pb::PutRequest { key: "k".into(), value: "v".into(), ..Default::default() };
+    let command = own::Command { op: Some(own::command::Op::Put(put)) }.encode_to_vec().into();
+    world.puts.insert(slot, "k".into());
+    world.input(id, Input::Request(Slot(slot), Request::Propose { command, grows: true }));
+    let sequence = |envelope: &Envelope| match &envelope.message {
+        Message::Forward { id, .. } => id.sequence,
+        other => panic!("{other:?}"),
+    };
+    let first = forwarded(&mut world, id);
+    assert_eq!(first.len(), 1);
+    assert_eq!(forwarded(&mut world, id).len(), 0, "it may have left");
+    world.input(id, Input::Unsent { sequence: sequence(&first[0]) });
+    let second = forwarded(&mut world, id);
+    assert_eq!(second.len(), 1);
+    assert!(sequence(&second[0]) > sequence(&first[0]));
+    second.into_iter().for_each(|envelope| world.effect(id, Effect::Send(envelope)));
+    while !world.puts.is_empty() {
+        world.step(false);
+    }
+    assert_eq!(world.acknowledged, ["k"]);
+    assert!(world.finds(id, "k"));
 }

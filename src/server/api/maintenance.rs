@@ -40,8 +40,9 @@ impl pb::maintenance_server::Maintenance for Maintenance {
     async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
         let front = &self.0;
         let now = front.mailbox.status().await.ok_or_else(|| status::of_refused(Refused::Stopping))?;
-        let db_size = i64::try_from(front.state.0.size_on_disk()).unwrap_or(i64::MAX).max(1);
-        let in_use = i64::try_from(front.view.live_bytes()).unwrap_or(i64::MAX);
+        let in_use = i64::try_from(front.view.live_bytes()).unwrap_or(i64::MAX).max(1);
+        // What was applied may still be on its way to the file. Never 0: etcdctl divides by it.
+        let db_size = i64::try_from(front.state.0.size_on_disk()).unwrap_or(i64::MAX).max(in_use);
         Ok(Response::new(pb::StatusResponse {
             header: front.header(front.view.revision(), now.term),
             version: ETCD_VERSION.to_string(),
@@ -51,7 +52,7 @@ impl pb::maintenance_server::Maintenance for Maintenance {
             raft_term: now.term.0,
             raft_applied_index: now.applied.0,
             errors: errors(front, now.leader.is_some()),
-            db_size_in_use: in_use.clamp(1, db_size),
+            db_size_in_use: in_use,
             ..pb::StatusResponse::default()
         }))
     }
