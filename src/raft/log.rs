@@ -221,6 +221,39 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// The search for the place where two logs part, as leader and follower do it together (Raft §5.3; T28): it ends,
+        /// at the last common entry, and skips whole terms.
+        #[test]
+        fn the_search_for_the_common_prefix_takes_a_round_per_term_at_most(
+            shared in proptest::collection::vec(1u64..4, 0..20),
+            mine in proptest::collection::vec(4u64..12, 0..25),
+            theirs in proptest::collection::vec(4u64..12, 0..25),
+        ) {
+            // Entries of one term are one leader's: where the tails' terms meet, the entries differ only from there on.
+            let (mut odd, mut even) = (mine, theirs);
+            odd.iter_mut().for_each(|term| *term = *term * 2 + 1);
+            even.iter_mut().for_each(|term| *term *= 2);
+            let sorted = |tail: Vec<u64>| {
+                let mut terms = [shared.clone(), tail].concat();
+                terms.sort_unstable();
+                terms
+            };
+            let (leader, follower) = (sorted(odd), sorted(even));
+            let distinct: std::collections::BTreeSet<u64> = leader.iter().chain(&follower).copied().collect();
+            let (leader, follower) = (log_of(&leader), log_of(&follower));
+            let mut prev = leader.last();
+            let mut rounds = 1;
+            while follower.term_at(prev.index) != Some(prev.term) {
+                let hint = follower.last_not_above(prev.index.prev(), prev.term);
+                prev = leader.last_not_above(hint.index.min(prev.index.prev()), hint.term);
+                rounds += 1;
+            }
+            prop_assert_eq!(prev.index.0, shared.len() as u64);
+            prop_assert!(rounds <= distinct.len() + 2, "{} rounds for {} terms", rounds, distinct.len());
+        }
+    }
+
     #[test]
     fn a_slice_is_cut_at_its_bytes_but_never_empty() {
         let log = log_of(&[1, 1, 1]);
