@@ -159,6 +159,9 @@ impl Node {
 
     /// When [`Node::advance`] must be called even if nothing happens.
     pub fn deadline(&self) -> Time {
+        if self.raft.has_committed() && self.may_apply() {
+            return Time(0); // the last turn's share was not all
+        }
         let (submitted, parked) = self.proposals.oldest();
         let own = [
             submitted.map(|since| since + self.config.request_timeout),
@@ -381,9 +384,14 @@ impl Node {
         }
     }
 
+    /// Whether the state's disk keeps up.
+    fn may_apply(&self) -> bool {
+        self.machine.pending_bytes() <= UNWRITTEN_STATE_BYTES_MAX
+    }
+
     /// Applies what is committed and durable, and hands what it did to the state's disk.
     fn apply(&mut self, now: Time, effects: &mut Vec<Effect>) -> Result<(), Halt> {
-        if self.machine.pending_bytes() <= UNWRITTEN_STATE_BYTES_MAX {
+        if self.may_apply() {
             for entry in self.raft.take_committed(APPLY_BYTES_PER_TURN) {
                 self.apply_entry(entry)?;
             }

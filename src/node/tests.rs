@@ -367,6 +367,37 @@ fn the_same_seed_twice_is_the_same_run() {
     assert_eq!(digests(5), digests(5));
 }
 
+#[test]
+fn a_long_catch_up_takes_many_turns_and_asks_for_each_at_once() {
+    let mut world = (0..).map(World::new).find(|world| world.hosts.len() == 1).unwrap();
+    let id = MemberId(1);
+    (world.crash, world.disk) = (0, 1);
+    while world.hosts[&id].alive.as_ref().unwrap().node.status().leader.is_none() {
+        world.step(false);
+    }
+    for slot in 1..=40 {
+        let put =
+            pb::PutRequest { key: format!("k{slot}").into(), value: vec![b'v'; 1 << 20].into(), ..Default::default() };
+        let command = own::Command { op: Some(own::command::Op::Put(put)) }.encode_to_vec().into();
+        world.puts.insert(slot, format!("k{slot}"));
+        world.input(id, Input::Request(Slot(slot), Request::Propose { command, grows: true }));
+    }
+    world.turn(id);
+    world.disks(id);
+    let mut turns = 0;
+    while !world.puts.is_empty() {
+        world.turn(id);
+        turns += 1;
+        let (open, deadline) = (world.puts.len(), world.hosts[&id].alive.as_ref().unwrap().node.deadline());
+        assert_eq!(
+            open > 0,
+            deadline <= world.now,
+            "{open} puts are open, and the next turn is asked for at {deadline:?}"
+        );
+    }
+    assert!(turns > 5, "40 MiB were applied in {turns} turns");
+}
+
 /// A member of three whose state witnesses of a log (to 10@2, in term 3, in its 5th life) that is gone.
 fn member_without_its_log() -> (Node, LogStore) {
     let world = World::new(1);

@@ -480,12 +480,17 @@ impl Raft {
         std::mem::take(&mut self.loads)
     }
 
+    /// Whether [`Raft::take_committed`] has something to give.
+    pub fn has_committed(&self) -> bool {
+        self.applied < self.commit.min(self.persisted)
+    }
+
     /// Committed and durable entries, in order, each once; about `max_bytes` of them.
     pub fn take_committed(&mut self, max_bytes: usize) -> Vec<Entry> {
-        let limit = self.commit.min(self.persisted);
-        if self.applied >= limit {
+        if !self.has_committed() {
             return Vec::new();
         }
+        let limit = self.commit.min(self.persisted);
         let Slice::Entries(mut entries) = self.log.slice(self.applied.next(), max_bytes) else {
             unreachable!("an entry left the memory before it was applied: {}", self.applied.next());
         };
