@@ -3,11 +3,11 @@
 use crate::ended::{Ended, ended, quorate, wait};
 use crate::load::eventually;
 use crate::strangers::spawn;
-use crate::support::{Cluster, Server};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 struct Terminal<'a> {
     state_home: &'a Path,
@@ -40,10 +40,17 @@ impl Terminal<'_> {
     }
 }
 
-/// The first port of a lab: nobody listens there.
+/// The first port of a lab of three on which nobody listens, different at each call. All six ports stay below the range
+/// from which the system takes ports for outgoing connections: one of those could be taken between the look and the start.
 fn port() -> String {
-    let cluster = Cluster::unstarted(Server::Quorate, 1, &[]);
-    cluster.nodes()[0].client.rsplit(':').next().unwrap().to_owned()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let somewhere = u16::try_from(std::process::id() % 60).unwrap() * 20;
+    let is_free = |base: u16| {
+        let ports = [0, 1, 20_000, 20_001, 30_000, 30_001].map(|offset| base + offset);
+        ports.iter().all(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+    };
+    let mut bases = std::iter::from_fn(|| Some(1100 + (somewhere + 20 * NEXT.fetch_add(1, Ordering::Relaxed)) % 1200));
+    bases.by_ref().take(60).find(|base| is_free(*base)).expect("no ports for a lab").to_string()
 }
 
 #[tokio::test(flavor = "multi_thread")]
