@@ -176,7 +176,7 @@ impl Raft {
     fn campaign(&mut self, now: Time, transfer: bool) {
         self.set_term(self.hard.term.next(), Some(self.config.id));
         let mut campaign = self.new_campaign();
-        campaign.own_vote = self.write_of_state();
+        campaign.own_vote = self.writes.of_state(self.log.last().index);
         let id = campaign.id;
         self.state = State::Candidate(campaign);
         self.election_deadline = now + self.campaign_patience();
@@ -256,7 +256,7 @@ impl Raft {
     /// A candidate's vote for itself counts like any other: when it is durable.
     pub(super) fn count_own_vote(&mut self, now: Time) {
         if let State::Candidate(running) = &self.state
-            && self.is_durable(running.own_vote)
+            && running.own_vote <= self.writes.durable()
         {
             let id = running.id;
             self.on_vote_reply(now, self.config.id, id, true);

@@ -3,7 +3,8 @@
 //! A replicated log, by Ongaro and Ousterhout's Raft: *In Search of an Understandable Consensus Algorithm* ("Raft §n"
 //! below) and Ongaro's dissertation. The files are the thesis's table of contents: `election` (§5.2, pre-vote, transfer),
 //! `replication` and `progress` (§5.3), `log` (what a member holds), `quorum` (what a majority is), `read` (ReadIndex,
-//! dissertation §6.4). `raft.rs` holds the state and routes; `message.rs` is what members say.
+//! dissertation §6.4). `raft.rs` holds the state and routes, `writes` knows what is durable, `outbox` holds messages back until
+//! it is; `message.rs` is what members say.
 //!
 //! [`Raft`] is a value. Messages and a time go in; messages, writes and committed entries come out. It has no thread,
 //! socket, disk, clock or dice of its own, so one test can own a whole cluster of it and every order of events is an
@@ -51,6 +52,7 @@ mod read;
 mod replication;
 #[cfg(test)]
 mod tests;
+mod writes;
 
 pub use election::TransferError;
 pub use message::{Entry, EntryKind, Envelope, Message, Refusal};

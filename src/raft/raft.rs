@@ -18,11 +18,12 @@ use super::outbox::Outbox;
 use super::quorum::Configuration;
 use super::read::FollowerReads;
 use super::replication::Leading;
+use super::writes::Writes;
 use super::{HardState, LogRead, Persisted, Ready};
 use crate::ids::{Incarnation, Index, MemberId, Position, Term, WriteSeq};
 use crate::rng::{Rng, Seed};
 use crate::time::{Duration, Time};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 /// How a member behaves. Limits in bytes and messages, each with its reason.
 #[derive(Clone, Debug)]
@@ -203,31 +204,12 @@ pub struct Raft {
     /// Whether there is space for more entries.
     pub(super) accepting: bool,
 
-    // Durability: what is dirty, what is on its way, what is done.
-    hard_dirty: bool,
-    truncate_from: Option<Index>,
-    unstable: Index,
-    next_write: WriteSeq,
-    durable: WriteSeq,
-    term_write: WriteSeq,
-    writing: VecDeque<Writing>,
-    pub(super) persisted: Index,
-
+    pub(super) writes: Writes,
     outbox: Outbox,
     pub(super) loads: Vec<LogRead>,
     pub(super) readable: Vec<ReadState>,
     pub(super) refusals: Vec<(u64, Refusal)>,
     events: Vec<Event>,
-}
-
-/// A write handed out and not yet durable.
-#[derive(Debug)]
-struct Writing {
-    seq: WriteSeq,
-    /// The last of its entries that no later truncation has taken back: what may be counted when it is done. Kept by index
-    /// and clipped, not by term, so an overwritten entry that came back under the same term is not mistaken for it (T34).
-    last: Index,
-    since: Time,
 }
 
 impl Raft {
@@ -255,14 +237,7 @@ impl Raft {
             reads: FollowerReads::new(config.incarnation.first_number()),
             incarnations: BTreeMap::new(),
             accepting: true,
-            hard_dirty: false,
-            truncate_from: None,
-            unstable: last.index.next(),
-            next_write: WriteSeq(1),
-            durable: WriteSeq(0),
-            term_write: WriteSeq(0),
-            writing: VecDeque::new(),
-            persisted: last.index,
+            writes: Writes::new(last.index, hard.term),
             outbox: Outbox::default(),
             loads: Vec::new(),
             readable: Vec::new(),
@@ -385,20 +360,14 @@ impl Raft {
     /// # Panics
     /// If the disk's log does not end where it must: then something else writes to it.
     pub fn persisted(&mut self, now: Time, done: Persisted) {
-        assert!(done.seq < self.next_write, "write {} was never asked for (next is {})", done.seq, self.next_write);
-        if done.seq <= self.durable {
-            return; // overtaken by a later one, which said more
+        if !self.writes.done(done.seq) {
+            return;
         }
-        while self.writing.front().is_some_and(|w| w.seq <= done.seq) {
-            let write = self.writing.pop_front().expect("just seen");
-            self.persisted = self.persisted.max(write.last);
-        }
-        self.durable = done.seq;
-        if self.writing.is_empty() && self.truncate_from.is_none() {
-            let expected = self.log.position_at(self.unstable.prev());
+        if let Some(end) = self.writes.end_on_disk() {
+            let expected = self.log.position_at(end);
             assert_eq!(Some(done.last), expected, "the log on the disk does not end where it should");
         }
-        self.outbox.release(self.durable);
+        self.outbox.release(self.writes.durable());
         match &self.state {
             State::Follower(_) => self.acknowledge(false),
             State::Candidate(_) => self.count_own_vote(now),
@@ -444,25 +413,12 @@ impl Raft {
 
     /// What must become durable next, if anything. Hand every one to the disk, in order.
     pub fn ready(&mut self, now: Time) -> Option<Ready> {
-        if !self.is_dirty() {
-            return None;
-        }
-        let entries = match self.log.slice(self.unstable, usize::MAX) {
-            Slice::Entries(entries) => entries,
-            Slice::Past => Vec::new(),
-            Slice::OnDisk => unreachable!("an entry left the memory before it was written: {}", self.unstable),
-        };
-        let seq = self.next_write;
-        self.next_write = seq.next();
-        self.unstable = self.log.last().index.next();
-        self.writing.push_back(Writing { seq, last: self.log.last().index, since: now });
-        let hard_state = std::mem::take(&mut self.hard_dirty).then_some(self.hard);
-        Some(Ready { seq, hard_state, truncate_from: self.truncate_from.take(), entries })
+        self.writes.take(now, self.hard, &self.log)
     }
 
     /// The truncation that the next [`Raft::ready`] will ask for: the node lowers the acked mark first.
     pub fn pending_truncation(&self) -> Option<Index> {
-        self.truncate_from
+        self.writes.pending_truncation()
     }
 
     /// Messages that may leave.
@@ -482,7 +438,7 @@ impl Raft {
 
     /// Whether [`Raft::take_committed`] has something to give.
     pub fn has_committed(&self) -> bool {
-        self.applied < self.commit.min(self.persisted)
+        self.applied < self.commit.min(self.writes.persisted())
     }
 
     /// Committed and durable entries, in order, each once; about `max_bytes` of them.
@@ -490,7 +446,7 @@ impl Raft {
         if !self.has_committed() {
             return Vec::new();
         }
-        let limit = self.commit.min(self.persisted);
+        let limit = self.commit.min(self.writes.persisted());
         let Slice::Entries(mut entries) = self.log.slice(self.applied.next(), max_bytes) else {
             unreachable!("an entry left the memory before it was applied: {}", self.applied.next());
         };
@@ -533,14 +489,14 @@ impl Raft {
         self.hard.term
     }
 
-    /// The newest term known to be durable: the present one, or the one before a write that is on its way.
+    /// The newest term known to be durable.
     pub fn durable_term(&self) -> Term {
-        if self.is_durable(self.term_write) { self.hard.term } else { Term(self.hard.term.0 - 1) }
+        self.writes.durable_term()
     }
 
     /// Durable in the log on the disk.
     pub fn persisted_position(&self) -> Position {
-        self.log.position_at(self.persisted).unwrap_or_default()
+        self.log.position_at(self.writes.persisted()).unwrap_or_default()
     }
 
     /// Where the log ends if everything from `from` on is cut off.
@@ -570,7 +526,7 @@ impl Raft {
             term: self.hard.term,
             leader: self.leader(),
             last: self.log.last(),
-            persisted: self.persisted,
+            persisted: self.writes.persisted(),
             commit: self.commit,
             applied: self.applied,
         }
@@ -581,13 +537,12 @@ impl Raft {
     /// Puts a message into the outbox, behind the write that it depends on.
     pub(super) fn send(&mut self, to: MemberId, message: Message) {
         let after = match message.dependency() {
-            Dependency::Term => self.term_write,
-            Dependency::State if self.is_dirty() => self.next_write,
-            Dependency::State => WriteSeq(self.next_write.0 - 1),
+            Dependency::Term => self.writes.of_term(),
+            Dependency::State => self.writes.of_state(self.log.last().index),
         };
         let envelope =
             Envelope { from: self.config.id, to, term: self.hard.term, incarnation: self.config.incarnation, message };
-        self.outbox.send(envelope, after, self.durable);
+        self.outbox.send(envelope, after, self.writes.durable());
     }
 
     pub(super) fn peers(&self) -> Vec<MemberId> {
@@ -598,37 +553,18 @@ impl Raft {
         self.events.push(event);
     }
 
-    /// The write that makes the present state durable.
-    pub(super) fn write_of_state(&self) -> WriteSeq {
-        if self.is_dirty() { self.next_write } else { WriteSeq(self.next_write.0 - 1) }
-    }
-
-    pub(super) fn is_durable(&self, write: WriteSeq) -> bool {
-        write <= self.durable
-    }
-
-    /// How long the oldest unfinished write has been with the disk.
-    pub(super) fn oldest_write(&self) -> Option<Time> {
-        self.writing.front().map(|w| w.since)
-    }
-
-    fn is_dirty(&self) -> bool {
-        self.hard_dirty || self.truncate_from.is_some() || self.unstable <= self.log.last().index
-    }
-
     /// Sets the term, and with it the vote: the one place where either changes, but for a vote given within a term.
     pub(super) fn set_term(&mut self, term: Term, vote: Option<MemberId>) {
         assert!(term > self.hard.term, "the term can only grow: {} to {term}", self.hard.term);
         self.hard = HardState { term, vote };
-        self.hard_dirty = true;
-        self.term_write = self.next_write;
+        self.writes.term_changed();
     }
 
     pub(super) fn set_vote(&mut self, vote: MemberId) {
         if self.hard.vote != Some(vote) {
             assert_eq!(self.hard.vote, None, "a second vote in term {}", self.hard.term);
             self.hard.vote = Some(vote);
-            self.hard_dirty = true;
+            self.writes.vote_changed();
         }
     }
 
@@ -636,14 +572,7 @@ impl Raft {
     pub(super) fn truncate(&mut self, from: Index) {
         assert!(from > self.commit, "truncation at {from}, but {} is committed", self.commit);
         self.log.truncate_from(from);
-        if from < self.unstable {
-            self.truncate_from = Some(self.truncate_from.map_or(from, |t| t.min(from)));
-            self.unstable = from;
-        }
-        self.persisted = self.persisted.min(from.prev());
-        for write in &mut self.writing {
-            write.last = write.last.min(from.prev());
-        }
+        self.writes.truncated(from);
     }
 
     /// Follows `leader` (or waits for one) in `term`.

@@ -126,7 +126,7 @@ impl Raft {
             self.become_follower(now, self.hard.term, None, LossCause::NoQuorum);
             return;
         }
-        if !handing_over && self.oldest_write().is_some_and(|since| now.since(since) >= timeout) {
+        if !handing_over && self.writes.oldest().is_some_and(|since| now.since(since) >= timeout) {
             self.hand_over_stalled(now);
         }
         if heartbeat_due {
@@ -156,7 +156,7 @@ impl Raft {
         let transfer = leading.transfer.as_ref().map(|t| t.deadline);
         let stall = match leading.progress.is_empty() {
             true => Time::NEVER,
-            false => self.oldest_write().map_or(Time::NEVER, |since| (since + timeout).max(leading.next_stall_check)),
+            false => self.writes.oldest().map_or(Time::NEVER, |since| (since + timeout).max(leading.next_stall_check)),
         };
         leading.next_heartbeat.min(quorum).min(transfer.unwrap_or(stall))
     }
@@ -325,7 +325,7 @@ impl Raft {
 
     /// Commits what a quorum has (Raft §5.3, §5.4.2).
     pub(super) fn advance_commit(&mut self) {
-        let own = self.persisted;
+        let own = self.writes.persisted();
         let State::Leader(leading) = &mut self.state else { return };
         let reached = self.config.configuration.reached(|m| leading.progress.get(&m).map_or(own, |p| p.matched));
         if reached > self.commit && self.log.term_at(reached) == Some(self.hard.term) {
@@ -403,7 +403,7 @@ impl Raft {
         self.learn_commit(commit);
         let State::Follower(following) = &self.state else { return };
         let (received, matched) = match current {
-            true => (following.received, following.verified.min(self.persisted)),
+            true => (following.received, following.verified.min(self.writes.persisted())),
             false => (0, Index(0)),
         };
         self.send(from, Message::HeartbeatReply { session, sequence, received, matched, round });
@@ -432,7 +432,7 @@ impl Raft {
     /// Tells the leader what is verified and durable, if that is news, or if nothing is on its way to the disk and
     /// `asked`.
     pub(super) fn acknowledge(&mut self, asked: bool) {
-        let persisted = self.persisted;
+        let persisted = self.writes.persisted();
         let State::Follower(following) = &mut self.state else { return };
         let Some((leader, _)) = following.leader else { return };
         let matched = following.verified.min(persisted);
