@@ -36,6 +36,9 @@ pub enum LogWork {
 /// How often the free space is looked at when nothing is written.
 const SPACE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Longer syncs are counted as this long, in microseconds. One of 30 s ends the process anyway.
+const LONGEST_SYNC_US: u64 = 60_000_000;
+
 /// What the workers tell about themselves.
 #[derive(Debug)]
 pub struct DiskFacts {
@@ -46,8 +49,8 @@ pub struct DiskFacts {
 impl DiskFacts {
     /// Nothing measured yet.
     pub fn new(log_bytes: u64) -> DiskFacts {
-        let mut syncs = Histogram::<u64>::new(2).unwrap_or_else(|error| unreachable!("2 digits are lawful: {error}"));
-        syncs.auto(true);
+        let syncs = Histogram::new_with_bounds(1, LONGEST_SYNC_US, 2)
+            .unwrap_or_else(|error| unreachable!("the bounds and 2 digits are lawful: {error}"));
         DiskFacts { syncs: Mutex::new(syncs), log_bytes: AtomicU64::new(log_bytes) }
     }
 
@@ -242,6 +245,16 @@ mod tests {
         let facts = Arc::new(DiskFacts::new(0));
         let worker = LogWorker { log, guard, low: false, checked: instant(), facts, mailbox };
         Log { engine, worker, events, _directory: directory }
+    }
+
+    #[test]
+    fn the_time_of_a_sync_is_told_as_it_was() {
+        let facts = DiskFacts::new(0);
+        for (us, p99) in [(40, 40), (7_000, 7_000), (3_000_000, 3_000_000), (90_000_000, LONGEST_SYNC_US)] {
+            facts.record(Duration::from_micros(us));
+            let told = facts.sync_micros().1;
+            assert!((p99..=p99 + p99 / 50).contains(&told), "{us} µs are told as {told} µs");
+        }
     }
 
     #[test]
