@@ -89,9 +89,10 @@ fn live(config: &Config) -> Result<(), String> {
     for notice in &config.notices {
         tracing::warn!("{notice}");
     }
+    let expected = expected(config)?;
     let peer_ports = bind_all(&config.listen_peer, "--listen-peer-urls")?;
     let client_ports = bind_all(&config.listen_client, "--listen-client-urls")?;
-    let member = Member::open(config)?;
+    let member = Member::open(config, expected.as_ref())?;
     announce(config, &member);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -101,6 +102,19 @@ fn live(config: &Config) -> Result<(), String> {
     // Streams to peers have no end of their own.
     runtime.shutdown_background();
     outcome
+}
+
+/// Who the data directory must belong to, by the flags; `None` if they leave it to the directory.
+///
+/// As in etcd, the flags about the first cluster say nothing about a member that exists; but if they are given and speak of
+/// another one, the directory is the wrong one.
+fn expected(config: &Config) -> Result<Option<Expected>, String> {
+    let made = config.data_dir.join("META").exists();
+    if made && (config.existing || config.initial_cluster.is_none()) {
+        return Ok(None);
+    }
+    let founding = config.bootstrap().map_err(|error| error.to_string())?;
+    Ok(Some(Expected { cluster: founding.cluster, member: founding.member, members: founding.members }))
 }
 
 fn bind_all(urls: &[Url], flag: &str) -> Result<Vec<TcpListener>, String> {
@@ -143,19 +157,9 @@ struct Member {
 
 impl Member {
     /// Locks the data directory, makes it if there is none, and opens what is in it.
-    fn open(config: &Config) -> Result<Member, String> {
-        let made = config.data_dir.join("META").exists();
-        // As in etcd, the flags about the first cluster say nothing about a member that exists; but if they are given and
-        // speak of another one, the directory is the wrong one.
-        let expected = if made && (config.existing || config.initial_cluster.is_none()) {
-            None
-        } else {
-            let founding = config.bootstrap().map_err(|error| error.to_string())?;
-            Some(Expected { cluster: founding.cluster, member: founding.member, members: founding.members })
-        };
+    fn open(config: &Config, expected: Option<&Expected>) -> Result<Member, String> {
         let said = |refusal: &dyn std::fmt::Display| refusal.to_string();
-        let mut directory =
-            Directory::open(&config.data_dir, expected.as_ref(), DiskId(entropy().0)).map_err(|e| said(&e))?;
+        let mut directory = Directory::open(&config.data_dir, expected, DiskId(entropy().0)).map_err(|e| said(&e))?;
         let guard = SpaceGuard::new(directory.path(), space::FLOOR)
             .map_err(|error| format!("can't tell how much room {} has: {error}", config.data_dir.display()))?;
         let databases = directory
