@@ -202,6 +202,8 @@ pub struct Raft {
     pub(super) incarnations: BTreeMap<MemberId, Incarnation>,
     /// Whether there is space for more entries.
     pub(super) accepting: bool,
+    /// [`Config::floor`], until the log on the disk reaches it.
+    pub(super) floor: Option<Position>,
 
     // Durability: what is dirty, what is on its way, what is done.
     hard_dirty: bool,
@@ -255,6 +257,7 @@ impl Raft {
             reads: FollowerReads::new(config.incarnation.first_number()),
             incarnations: BTreeMap::new(),
             accepting: true,
+            floor: config.floor,
             hard_dirty: false,
             truncate_from: None,
             unstable: last.index.next(),
@@ -397,6 +400,9 @@ impl Raft {
         if self.writing.is_empty() && self.truncate_from.is_none() {
             let expected = self.log.position_at(self.unstable.prev());
             assert_eq!(Some(done.last), expected, "the log on the disk does not end where it should");
+        }
+        if self.floor.is_some_and(|floor| self.persisted_position().reaches(floor)) {
+            self.floor = None;
         }
         self.outbox.release(self.durable);
         match &self.state {
@@ -541,6 +547,11 @@ impl Raft {
     /// Durable in the log on the disk.
     pub fn persisted_position(&self) -> Position {
         self.log.position_at(self.persisted).unwrap_or_default()
+    }
+
+    /// What this member once acknowledged, if its log lost it and does not reach it yet.
+    pub fn lost_mark(&self) -> Option<Position> {
+        self.floor
     }
 
     /// Where the log ends if everything from `from` on is cut off.
