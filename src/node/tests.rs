@@ -639,3 +639,31 @@ fn a_command_that_could_not_leave_is_submitted_again_and_applied_once() {
     assert_eq!(world.acknowledged, ["k"]);
     assert!(world.finds(id, "k"));
 }
+
+#[test]
+fn a_read_whose_index_is_never_applied_here_is_answered_in_time() {
+    let mut short = ShortLog::new();
+    short.now = Time::from_millis(1);
+    short.hear(4, Position::default(), &[1, 1, 1], 3);
+    short.node.handle(short.now, Input::Request(Slot(1), Request::Read)).unwrap();
+    let mut effects = Vec::new();
+    short.node.advance(short.now, &mut effects).unwrap();
+    let asked = effects.iter().find_map(|effect| match effect {
+        Effect::Send(Envelope { message: Message::ReadIndex { context }, .. }) => Some(*context),
+        _ => None,
+    });
+    // The leader has committed an entry that never arrives.
+    let message = Message::ReadIndexReply { context: asked.expect("the leader is asked"), index: Index(4) };
+    let (from, to, incarnation) = (MemberId(2), MemberId(1), Incarnation(1));
+    let envelope = Envelope { from, to, term: Term(4), incarnation, message };
+    short.node.handle(short.now, Input::Peer(envelope)).unwrap();
+    let mut replies = Vec::new();
+    let end = short.now + config_of(to).request_timeout;
+    while short.now <= end && replies.is_empty() {
+        short.now = short.node.deadline().max(short.now + Duration::from_millis(1));
+        let mut effects = Vec::new();
+        short.node.advance(short.now, &mut effects).unwrap();
+        replies.extend(effects.into_iter().filter(|effect| matches!(effect, Effect::Reply(..))));
+    }
+    assert!(matches!(replies[..], [Effect::Reply(Slot(1), Reply::Refused(_) | Reply::Uncertain(_))]), "{replies:?}");
+}
