@@ -163,12 +163,14 @@ impl Node {
             return Time(0); // the last turn's share was not all
         }
         let (submitted, parked) = self.proposals.oldest();
+        // A sync that is due waits for the write that lowers the mark, which wakes the node when it is durable.
+        let unsynced = self.state.unsynced_since.filter(|_| self.state.lowering.is_none());
         let own = [
             submitted.map(|since| since + self.config.request_timeout),
             parked.map(|since| since + self.leaderless_patience()),
             self.reads.oldest().map(|since| since + self.read_patience()),
             self.transfers.iter().map(|(_, _, deadline)| *deadline).min(),
-            self.state.unsynced_since.map(|since| since + STATE_SYNC_INTERVAL),
+            unsynced.map(|since| since + STATE_SYNC_INTERVAL),
         ];
         own.into_iter().flatten().fold(self.raft.deadline(), Time::min)
     }

@@ -667,3 +667,28 @@ fn a_read_whose_index_is_never_applied_here_is_answered_in_time() {
     }
     assert!(matches!(replies[..], [Effect::Reply(Slot(1), Reply::Refused(_) | Reply::Uncertain(_))]), "{replies:?}");
 }
+
+#[test]
+fn a_sync_that_waits_for_a_lower_mark_makes_no_turns() {
+    let mut short = ShortLog::new();
+    short.now = Time::from_millis(1);
+    short.hear(4, Position::default(), &[2; 12], 0);
+    short.synced_mark();
+    short.hear(4, Position { index: Index(12), term: Term(2) }, &[], 5);
+    short.now = short.now + Duration::from_secs(6);
+    let entry = Entry::new(
+        Position { index: Index(8), term: Term(5) },
+        EntryKind::Noop,
+        RequestId::default(),
+        Default::default(),
+    );
+    let prev = Position { index: Index(7), term: Term(2) };
+    let message = Message::Append { session: 1, sequence: 1, prev, commit: Index(5), entries: vec![entry] };
+    let (from, to, incarnation) = (MemberId(3), MemberId(1), Incarnation(1));
+    let envelope = Envelope { from, to, term: Term(5), incarnation, message };
+    short.node.handle(short.now, Input::Peer(envelope)).unwrap();
+    let mut effects = Vec::new();
+    short.node.advance(short.now, &mut effects).unwrap();
+    assert!(matches!(effects[..], [Effect::WriteState(StateWrite { sync: true, .. })]), "{effects:?}");
+    assert!(short.node.deadline() > short.now, "there is nothing to do until the mark is lowered");
+}
