@@ -692,3 +692,25 @@ fn a_sync_that_waits_for_a_lower_mark_makes_no_turns() {
     assert!(matches!(effects[..], [Effect::WriteState(StateWrite { sync: true, .. })]), "{effects:?}");
     assert!(short.node.deadline() > short.now, "there is nothing to do until the mark is lowered");
 }
+
+#[test]
+fn the_mark_witnesses_no_term_that_is_not_durable() {
+    let mut short = ShortLog::new();
+    short.now = Time::from_millis(1);
+    short.hear(4, Position::default(), &[1, 1, 1], 3);
+    short.now = short.now + Duration::from_secs(6);
+    let message = Message::Heartbeat { session: 1, sequence: 1, commit: Index(0), round: 0 };
+    let (from, to, incarnation) = (MemberId(3), MemberId(1), Incarnation(1));
+    let envelope = Envelope { from, to, term: Term(9), incarnation, message };
+    short.node.handle(short.now, Input::Peer(envelope)).unwrap();
+    let mut effects = Vec::new();
+    short.node.advance(short.now, &mut effects).unwrap();
+    for effect in effects {
+        if let Effect::WriteState(write) = effect {
+            execute(&short.state, &write.ops);
+        }
+    }
+    // Term 9 is on its way to the log's disk. Of terms 5 to 8 this member never heard: it has no vote there to forget.
+    let mark = AckedMark::read(&short.state).unwrap();
+    assert_eq!((mark.term, mark.incarnation), (Term(4), Incarnation(6)));
+}

@@ -211,6 +211,7 @@ pub struct Raft {
     unstable: Index,
     next_write: WriteSeq,
     durable: WriteSeq,
+    durable_term: Term,
     term_write: WriteSeq,
     writing: VecDeque<Writing>,
     pub(super) persisted: Index,
@@ -226,6 +227,8 @@ pub struct Raft {
 #[derive(Debug)]
 struct Writing {
     seq: WriteSeq,
+    /// The term that the disk knows after it.
+    term: Term,
     /// The last of its entries that no later truncation has taken back: what may be counted when it is done. Kept by index
     /// and clipped, not by term, so an overwritten entry that came back under the same term is not mistaken for it (T34).
     last: Index,
@@ -263,6 +266,7 @@ impl Raft {
             unstable: last.index.next(),
             next_write: WriteSeq(1),
             durable: WriteSeq(0),
+            durable_term: hard.term,
             term_write: WriteSeq(0),
             writing: VecDeque::new(),
             persisted: last.index,
@@ -395,6 +399,7 @@ impl Raft {
         while self.writing.front().is_some_and(|w| w.seq <= done.seq) {
             let write = self.writing.pop_front().expect("just seen");
             self.persisted = self.persisted.max(write.last);
+            self.durable_term = write.term;
         }
         self.durable = done.seq;
         if self.writing.is_empty() && self.truncate_from.is_none() {
@@ -461,7 +466,7 @@ impl Raft {
         let seq = self.next_write;
         self.next_write = seq.next();
         self.unstable = self.log.last().index.next();
-        self.writing.push_back(Writing { seq, last: self.log.last().index, since: now });
+        self.writing.push_back(Writing { seq, term: self.hard.term, last: self.log.last().index, since: now });
         let hard_state = std::mem::take(&mut self.hard_dirty).then_some(self.hard);
         Some(Ready { seq, hard_state, truncate_from: self.truncate_from.take(), entries })
     }
@@ -539,9 +544,9 @@ impl Raft {
         self.hard.term
     }
 
-    /// The newest term known to be durable: the present one, or the one before a write that is on its way.
+    /// The newest term known to be durable: the present one, or an earlier one while that is on its way to the disk.
     pub fn durable_term(&self) -> Term {
-        if self.is_durable(self.term_write) { self.hard.term } else { Term(self.hard.term.0 - 1) }
+        self.durable_term
     }
 
     /// Durable in the log on the disk.
