@@ -106,6 +106,12 @@ impl Position {
     pub fn at_least_as_up_to_date_as(self, other: Position) -> bool {
         (self.term, self.index) >= (other.term, other.index)
     }
+
+    /// Whether a log that ends here makes up for one that ended at `mark` and lost its tail: as long, and as late. What it
+    /// has otherwise by then, a later leader has put there, so what `mark` spoke of was never committed.
+    pub fn reaches(self, mark: Position) -> bool {
+        self.index >= mark.index && self.term >= mark.term
+    }
 }
 
 impl fmt::Display for Position {

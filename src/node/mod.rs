@@ -13,7 +13,8 @@
 //!
 //! 1. What may have been appended is never submitted again.
 //! 2. The machine never runs ahead of the member's own durable log, so the log can always replay it.
-//! 3. The log is never cut below the acked mark before a lower mark is durable.
+//! 3. The log is never cut below the acked mark before a lower mark is durable; and a mark that the log has lost stays, until
+//!    the log reaches it again.
 //! 4. The node never waits: for a sync, a peer or a client. The one disk wait it may meet is a value that apply reads.
 //!
 //! It may not know tokio, sockets, threads, locks, and what time it is but for the argument. Left out until they are built:

@@ -163,12 +163,14 @@ impl Node {
             return Time(0); // the last turn's share was not all
         }
         let (submitted, parked) = self.proposals.oldest();
+        // A sync that is due waits for the write that lowers the mark, which wakes the node when it is durable.
+        let unsynced = self.state.unsynced_since.filter(|_| self.state.lowering.is_none());
         let own = [
             submitted.map(|since| since + self.config.request_timeout),
             parked.map(|since| since + self.leaderless_patience()),
             self.reads.oldest().map(|since| since + self.read_patience()),
             self.transfers.iter().map(|(_, _, deadline)| *deadline).min(),
-            self.state.unsynced_since.map(|since| since + STATE_SYNC_INTERVAL),
+            unsynced.map(|since| since + STATE_SYNC_INTERVAL),
         ];
         own.into_iter().flatten().fold(self.raft.deadline(), Time::min)
     }
@@ -348,11 +350,13 @@ impl Node {
 
     /// Hands the log's next write to its disk. A truncation below the acked mark first waits until the mark is lowered on
     /// the state's disk: a log that is shorter than the mark says would be taken for one that lost what it acknowledged.
+    /// Of a log that did lose it the mark says so until the log reaches it again, whatever is cut off meanwhile.
     fn persist(&mut self, now: Time, effects: &mut Vec<Effect>) {
         if self.state.lowering.is_some() {
             return;
         }
         if let Some(from) = self.raft.pending_truncation()
+            && self.raft.lost_mark().is_none()
             && from <= self.state.mark.index
         {
             self.state.mark = self.raft.position_before(from);
@@ -407,7 +411,7 @@ impl Node {
         if sync_due && self.state.lowering.is_none() {
             self.state.unsynced_bytes = 0;
             self.state.unsynced_since = None;
-            self.state.mark = self.raft.persisted_position();
+            self.state.mark = self.raft.lost_mark().unwrap_or_else(|| self.raft.persisted_position());
             self.put_mark(&mut ops);
         }
         if !ops.is_empty() {

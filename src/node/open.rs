@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | empty | empty | a newborn: follower in term 0 |
 //! | ends at or after what was applied, same term there | any prefix | the state is replayed from the log as the leader commits |
-//! | ends before the acked mark | applied within the log | it lost what it acknowledged: the mark stands in for its end in votes, and it does not campaign until the leader has filled it up |
+//! | ends before the acked mark, or in an older term | applied within the log | it lost what it acknowledged: the mark stands in for its end in votes, and it does not campaign until the leader has filled it up |
 //! | its term is older than the mark's | | it lost its vote too: it votes for nobody else up to the mark's term |
 //! | ends before what was applied, or disagrees with it | | refused: the log's database was lost or replaced |
 //! | a record that is not what was written | | refused, with the record |
@@ -74,7 +74,7 @@ pub fn open(opening: Opening) -> Result<Opened, Halt> {
     let tail = unapplied_tail(&log, &recovered, applied.index)?;
     let entries = Log::restore(recovered.terms, recovered.last, tail);
     check_applied(&entries, applied)?;
-    let floor = lost_mark(&entries, mark.last)?;
+    let floor = (!entries.last().reaches(mark.last)).then_some(mark.last);
     if let Some(floor) = floor {
         tracing::error!(
             log_ends = %recovered.last, acknowledged = %floor,
@@ -141,16 +141,4 @@ fn forgotten_vote(log: &mut LogStore, own: MemberId, mark: AckedMark) -> Result<
     let ready = Ready { seq: WriteSeq(0), hard_state: Some(hard_state), truncate_from: None, entries: Vec::new() };
     log.persist(&[ready]).map_err(|e| Halt(format!("the log database: {e}")))?;
     Ok(hard_state)
-}
-
-/// The acked mark, if the log does not reach it.
-fn lost_mark(log: &Log, mark: Position) -> Result<Option<Position>, Halt> {
-    match log.term_at(mark.index) {
-        Some(term) if term == mark.term => Ok(None),
-        None => Ok(Some(mark)),
-        Some(term) => Err(Halt(format!(
-            "this member acknowledged {mark}, but its log has term {term} there: the directories `raft` and `state` are not \
-             of the same member. Put both back as they were."
-        ))),
-    }
 }

@@ -2,21 +2,21 @@
 //!
 //! A read waits twice: for a read index from the leader (`raft/read.rs`), and for the machine to have applied that far.
 //! Then its caller is told that the local view is fresh enough, and queries it off the node's thread. A read changes
-//! nothing, so it is simply refused when it has waited too long.
+//! nothing, so it is simply refused when it has waited too long, for either.
 
 use super::input::{Refused, Reply, Slot, Uncertain};
 use crate::ids::{Index, Term};
 use crate::raft::ReadState;
 use crate::time::Time;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// All reads on their way.
 #[derive(Debug, Default)]
 pub(super) struct Reads {
-    /// Waiting for an index, by Raft's mark; the oldest stand first.
+    /// Not answered, by Raft's mark; the oldest stand first.
     asked: BTreeMap<u64, (Slot, Time)>,
-    /// Waiting for an index to be applied.
-    indexed: BTreeMap<(Index, u64), Slot>,
+    /// Those that wait for an index to be applied, if they are not answered before.
+    indexed: BTreeSet<(Index, u64)>,
     marks: u64,
 }
 
@@ -30,15 +30,19 @@ impl Reads {
 
     /// Raft gave an index.
     pub(super) fn indexed(&mut self, state: ReadState) {
-        if let Some((slot, _)) = self.asked.remove(&state.context) {
-            self.indexed.insert((state.index, state.context), slot);
+        if self.asked.contains_key(&state.context) {
+            self.indexed.insert((state.index, state.context));
         }
     }
 
     /// Everything up to `applied` is in the view.
     pub(super) fn release(&mut self, applied: Index, term: Term, replies: &mut Vec<(Slot, Reply)>) {
-        while let Some(first) = self.indexed.first_entry().filter(|e| e.key().0 <= applied) {
-            replies.push((first.remove(), Reply::Readable { term }));
+        while let Some(&(index, mark)) = self.indexed.first()
+            && index <= applied
+        {
+            self.indexed.pop_first();
+            let slot = self.asked.remove(&mark).map(|(slot, _)| slot);
+            replies.extend(slot.map(|slot| (slot, Reply::Readable { term })));
         }
     }
 
@@ -64,7 +68,7 @@ impl Reads {
         Some(mark)
     }
 
-    /// When the oldest read without an index was asked for.
+    /// When the oldest read was asked for.
     pub(super) fn oldest(&self) -> Option<Time> {
         self.asked.values().next().map(|(_, since)| *since)
     }

@@ -4,11 +4,12 @@
 //!
 //! `QUORATE_SEEDS=1000` runs more, `QUORATE_SEED=n` runs one. A failure names its seed.
 
+use super::node::AckedMark;
 use super::*;
 use crate::ids::{Incarnation, Position, RequestId};
 use crate::machine;
 use crate::proto::{etcdserverpb as pb, quorate as own};
-use crate::raft::{Envelope, LogRead, Message, Ready};
+use crate::raft::{Entry, EntryKind, Envelope, LogRead, Message, Ready};
 use crate::rng::{Rng, Seed};
 use crate::storage::directory::{InitialMember, Meta};
 use crate::storage::log::LogStore;
@@ -398,25 +399,147 @@ fn a_long_catch_up_takes_many_turns_and_asks_for_each_at_once() {
     assert!(turns > 5, "40 MiB were applied in {turns} turns");
 }
 
+/// What the state of [`member_without_its_log`] witnesses.
+const MARK: Position = Position { index: Index(10), term: Term(2) };
+
 /// A member of three whose state witnesses of a log (to 10@2, in term 3, in its 5th life) that is gone.
 fn member_without_its_log() -> (Node, LogStore) {
-    let world = World::new(1);
-    let host = world.hosts.values().next().unwrap();
-    let state = MemoryEngine::new();
-    let mut ops = Vec::new();
-    let last = Position { index: Index(10), term: Term(2) };
-    super::node::AckedMark { last, term: Term(3), incarnation: Incarnation(5) }.put(&mut ops);
-    for op in ops {
-        let Op::Put(key, value) = op else { panic!("{op:?}") };
-        state.put(&key, &value).unwrap();
+    let short = ShortLog::new();
+    (short.node, short.log)
+}
+
+/// The same with its disks, which finish what they are given at once.
+struct ShortLog {
+    raft: MemoryEngine,
+    state: MemoryEngine,
+    node: Node,
+    log: LogStore,
+    now: Time,
+}
+
+impl ShortLog {
+    fn new() -> ShortLog {
+        let state = MemoryEngine::new();
+        let mut ops = Vec::new();
+        AckedMark { last: MARK, term: Term(3), incarnation: Incarnation(5) }.put(&mut ops);
+        execute(&state, &ops);
+        ShortLog::open(MemoryEngine::new(), state)
     }
-    let id = host.meta.member;
-    let mut meta = host.meta.clone();
-    meta.members =
-        (1..=3).map(|id| InitialMember { id: MemberId(id), name: String::new(), peer_urls: vec![] }).collect();
-    let (raft, state, config) = (Arc::new(MemoryEngine::new()), Arc::new(state), config_of(id));
-    let opened = open(Opening { meta, raft, state, config, seed: Seed(1), now: Time(0) }).unwrap();
-    (opened.node, opened.log)
+
+    fn open(raft: MemoryEngine, state: MemoryEngine) -> ShortLog {
+        let id = MemberId(1);
+        let initial = |id| InitialMember { id: MemberId(id), name: String::new(), peer_urls: vec![] };
+        let members = (1..=3).map(initial).collect();
+        let meta = Meta { cluster: ClusterId(7), member: id, disk: DiskId(101), members };
+        let (raft_engine, state_engine) = (Arc::new(raft.clone()), Arc::new(state.clone()));
+        let (config, now) = (config_of(id), Time(0));
+        let opening = Opening { meta, raft: raft_engine, state: state_engine, config, seed: Seed(1), now };
+        let Opened { node, log } = open(opening).unwrap();
+        ShortLog { raft, state, node, log, now }
+    }
+
+    fn restart(self) -> ShortLog {
+        ShortLog::open(self.raft, self.state)
+    }
+
+    /// The leader of `term`, member 2, sends no-ops of these terms after `prev`.
+    fn hear(&mut self, term: u64, prev: Position, terms: &[u64], commit: u64) {
+        let entries = (prev.index.0 + 1..).zip(terms).map(|(index, term)| {
+            let position = Position { index: Index(index), term: Term(*term) };
+            Entry::new(position, EntryKind::Noop, RequestId::default(), Default::default())
+        });
+        let message =
+            Message::Append { session: 1, sequence: 1, prev, commit: Index(commit), entries: entries.collect() };
+        let (from, to, incarnation) = (MemberId(2), MemberId(1), Incarnation(1));
+        let envelope = Envelope { from, to, term: Term(term), incarnation, message };
+        self.node.handle(self.now, Input::Peer(envelope)).unwrap();
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        loop {
+            let mut effects = Vec::new();
+            self.node.advance(self.now, &mut effects).unwrap();
+            let mut inputs = Vec::new();
+            for effect in effects {
+                match effect {
+                    Effect::Persist(ready) => inputs.extend(self.log.persist(&[ready]).unwrap().map(Input::Persisted)),
+                    Effect::WriteState(write) => {
+                        execute(&self.state, &write.ops);
+                        inputs.push(Input::StateWritten { id: write.id });
+                        inputs.extend(write.sync.then_some(Input::StateSynced { id: write.id }));
+                    }
+                    Effect::Send(_) => {}
+                    Effect::Load(_) | Effect::Reply(..) => panic!("{effect:?}"),
+                }
+            }
+            if inputs.is_empty() {
+                return;
+            }
+            inputs.into_iter().for_each(|input| self.node.handle(self.now, input).unwrap());
+        }
+    }
+
+    /// Lets the state's disk be synced, with what it then witnesses.
+    fn synced_mark(&mut self) -> Position {
+        self.now = self.now + Duration::from_secs(6);
+        self.settle();
+        self.mark()
+    }
+
+    fn mark(&self) -> Position {
+        AckedMark::read(&self.state).unwrap().last
+    }
+
+    /// Whether the member asks for votes when it hears nobody.
+    fn campaigns(&mut self) -> bool {
+        self.now = self.now + Duration::from_secs(20);
+        self.settle();
+        self.node.status().role != RoleName::Follower
+    }
+}
+
+fn execute(engine: &MemoryEngine, ops: &[Op]) {
+    for op in ops {
+        match op {
+            Op::Put(key, value) => engine.put(key, value).unwrap(),
+            Op::Delete(key) => engine.delete(key).unwrap(),
+        }
+    }
+}
+
+#[test]
+fn the_mark_of_a_lost_log_stays_until_the_log_reaches_it_again() {
+    let mut short = ShortLog::new();
+    short.hear(4, Position::default(), &[1, 1, 1], 3);
+    assert_eq!(short.node.status().applied, Index(3));
+    assert_eq!(short.synced_mark(), MARK, "three entries are not the ten that were acknowledged");
+    let mut short = short.restart();
+    assert!(!short.campaigns());
+
+    // A later leader cuts off a part of what came back.
+    let first = Position { index: Index(1), term: Term(1) };
+    let mut short = ShortLog::new();
+    short.hear(4, Position::default(), &[1, 1, 1], 0);
+    short.hear(5, first, &[2], 0);
+    assert_eq!((short.node.status().persisted, short.mark()), (Index(2), MARK));
+
+    let second = Position { index: Index(2), term: Term(2) };
+    short.hear(5, second, &[2, 2, 2, 2, 2, 2, 2, 2, 5], 11);
+    let reached = Position { index: Index(11), term: Term(5) };
+    assert_eq!(short.synced_mark(), reached);
+    assert!(short.restart().campaigns());
+}
+
+#[test]
+fn a_lost_log_that_a_later_leader_filled_up_otherwise_opens() {
+    // What was acknowledged up to 10@2 was never committed: the leader of term 4 has something else there.
+    for (terms, complete) in [([4; 12], true), ([1; 12], false)] {
+        let mut short = ShortLog::new();
+        short.hear(4, Position::default(), &terms, 0);
+        assert_eq!(short.node.status().persisted, Index(12));
+        assert_eq!(short.restart().campaigns(), complete, "after a log of {terms:?}");
+    }
 }
 
 #[test]
@@ -515,4 +638,79 @@ fn a_command_that_could_not_leave_is_submitted_again_and_applied_once() {
     }
     assert_eq!(world.acknowledged, ["k"]);
     assert!(world.finds(id, "k"));
+}
+
+#[test]
+fn a_read_whose_index_is_never_applied_here_is_answered_in_time() {
+    let mut short = ShortLog::new();
+    short.now = Time::from_millis(1);
+    short.hear(4, Position::default(), &[1, 1, 1], 3);
+    short.node.handle(short.now, Input::Request(Slot(1), Request::Read)).unwrap();
+    let mut effects = Vec::new();
+    short.node.advance(short.now, &mut effects).unwrap();
+    let asked = effects.iter().find_map(|effect| match effect {
+        Effect::Send(Envelope { message: Message::ReadIndex { context }, .. }) => Some(*context),
+        _ => None,
+    });
+    // The leader has committed an entry that never arrives.
+    let message = Message::ReadIndexReply { context: asked.expect("the leader is asked"), index: Index(4) };
+    let (from, to, incarnation) = (MemberId(2), MemberId(1), Incarnation(1));
+    let envelope = Envelope { from, to, term: Term(4), incarnation, message };
+    short.node.handle(short.now, Input::Peer(envelope)).unwrap();
+    let mut replies = Vec::new();
+    let end = short.now + config_of(to).request_timeout;
+    while short.now <= end && replies.is_empty() {
+        short.now = short.node.deadline().max(short.now + Duration::from_millis(1));
+        let mut effects = Vec::new();
+        short.node.advance(short.now, &mut effects).unwrap();
+        replies.extend(effects.into_iter().filter(|effect| matches!(effect, Effect::Reply(..))));
+    }
+    assert!(matches!(replies[..], [Effect::Reply(Slot(1), Reply::Refused(_) | Reply::Uncertain(_))]), "{replies:?}");
+}
+
+#[test]
+fn a_sync_that_waits_for_a_lower_mark_makes_no_turns() {
+    let mut short = ShortLog::new();
+    short.now = Time::from_millis(1);
+    short.hear(4, Position::default(), &[2; 12], 0);
+    short.synced_mark();
+    short.hear(4, Position { index: Index(12), term: Term(2) }, &[], 5);
+    short.now = short.now + Duration::from_secs(6);
+    let entry = Entry::new(
+        Position { index: Index(8), term: Term(5) },
+        EntryKind::Noop,
+        RequestId::default(),
+        Default::default(),
+    );
+    let prev = Position { index: Index(7), term: Term(2) };
+    let message = Message::Append { session: 1, sequence: 1, prev, commit: Index(5), entries: vec![entry] };
+    let (from, to, incarnation) = (MemberId(3), MemberId(1), Incarnation(1));
+    let envelope = Envelope { from, to, term: Term(5), incarnation, message };
+    short.node.handle(short.now, Input::Peer(envelope)).unwrap();
+    let mut effects = Vec::new();
+    short.node.advance(short.now, &mut effects).unwrap();
+    assert!(matches!(effects[..], [Effect::WriteState(StateWrite { sync: true, .. })]), "{effects:?}");
+    assert!(short.node.deadline() > short.now, "there is nothing to do until the mark is lowered");
+}
+
+#[test]
+fn the_mark_witnesses_no_term_that_is_not_durable() {
+    let mut short = ShortLog::new();
+    short.now = Time::from_millis(1);
+    short.hear(4, Position::default(), &[1, 1, 1], 3);
+    short.now = short.now + Duration::from_secs(6);
+    let message = Message::Heartbeat { session: 1, sequence: 1, commit: Index(0), round: 0 };
+    let (from, to, incarnation) = (MemberId(3), MemberId(1), Incarnation(1));
+    let envelope = Envelope { from, to, term: Term(9), incarnation, message };
+    short.node.handle(short.now, Input::Peer(envelope)).unwrap();
+    let mut effects = Vec::new();
+    short.node.advance(short.now, &mut effects).unwrap();
+    for effect in effects {
+        if let Effect::WriteState(write) = effect {
+            execute(&short.state, &write.ops);
+        }
+    }
+    // Term 9 is on its way to the log's disk. Of terms 5 to 8 this member never heard: it has no vote there to forget.
+    let mark = AckedMark::read(&short.state).unwrap();
+    assert_eq!((mark.term, mark.incarnation), (Term(4), Incarnation(6)));
 }

@@ -130,14 +130,14 @@ impl Raft {
 
     /// The one gate: only a voter whose log holds everything it ever acknowledged.
     fn may_campaign(&self) -> bool {
-        let complete = self.config.floor.is_none_or(|floor| self.log.last().index >= floor.index);
+        let complete = self.floor.is_none_or(|floor| self.log.last().reaches(floor));
         self.config.configuration.contains(self.config.id) && complete
     }
 
     /// What stands for this member's log in vote checks: its end, or the mark it once acknowledged and lost.
     fn vote_position(&self) -> Position {
         let last = self.log.last();
-        match self.config.floor {
+        match self.floor {
             Some(floor) if !last.at_least_as_up_to_date_as(floor) => floor,
             _ => last,
         }

@@ -22,8 +22,8 @@ use std::collections::VecDeque;
 pub enum Flow {
     /// One append at a time, to find where the logs part.
     Probe {
-        /// One is out and unanswered.
-        outstanding: bool,
+        /// One is out and unanswered: its last index and its bytes.
+        outstanding: Option<(Index, usize)>,
     },
     /// Appends run ahead, as far as the window allows.
     Replicate {
@@ -65,7 +65,7 @@ impl Progress {
         Progress {
             matched: Index(0),
             next,
-            flow: Flow::Probe { outstanding: false },
+            flow: Flow::Probe { outstanding: None },
             session: 1,
             sequence: 0,
             told_commit: Index(0),
@@ -93,14 +93,20 @@ impl Progress {
     /// Something was lost: start again from what is acknowledged.
     pub fn probe(&mut self) {
         self.next = self.search_start();
-        self.flow = Flow::Probe { outstanding: false };
+        self.flow = Flow::Probe { outstanding: None };
         self.loading = None;
+    }
+
+    /// Nothing gets through: no append before a sign of life.
+    pub fn hold(&mut self) {
+        self.probe();
+        self.flow = Flow::Probe { outstanding: Some((self.next.prev(), 0)) };
     }
 
     /// Whether one more append with entries may leave.
     pub fn has_room(&self, max_messages: usize, max_bytes: usize) -> bool {
         match &self.flow {
-            Flow::Probe { outstanding } => !outstanding,
+            Flow::Probe { outstanding } => outstanding.is_none(),
             Flow::Replicate { window, bytes } => window.len() < max_messages && *bytes < max_bytes,
         }
     }
@@ -109,7 +115,7 @@ impl Progress {
     pub fn sent(&mut self, last: Index, size: usize) {
         self.sequence += 1;
         match &mut self.flow {
-            Flow::Probe { outstanding } => *outstanding = true,
+            Flow::Probe { outstanding } => *outstanding = Some((last, size)),
             Flow::Replicate { window, bytes } => {
                 if last >= self.next {
                     window.push_back((last, size));
@@ -127,9 +133,13 @@ impl Progress {
         match &mut self.flow {
             // An older acknowledgement says nothing of the place being probed.
             Flow::Probe { .. } if !news && matched.next() < self.next => {}
-            Flow::Probe { .. } => {
-                self.next = self.matched.next();
-                self.flow = Flow::Replicate { window: VecDeque::new(), bytes: 0 };
+            // A follower tells that the place is found before its disk has what the probe brought: that stays on its way.
+            Flow::Probe { outstanding } => {
+                let (place, reached) = (self.next.prev(), self.matched);
+                let rest = outstanding.filter(|(last, _)| place <= reached && reached < *last);
+                self.next = rest.map_or(reached, |(last, _)| last).next();
+                self.flow =
+                    Flow::Replicate { window: rest.into_iter().collect(), bytes: rest.map_or(0, |(_, size)| size) };
             }
             Flow::Replicate { window, bytes } => {
                 while window.front().is_some_and(|(last, _)| *last <= matched) {
@@ -151,7 +161,7 @@ impl Progress {
         if current && prev > self.matched {
             assert!(at < prev, "a conflict at {prev} must lead further back than {at}");
             self.next = at.max(self.matched).next();
-            self.flow = Flow::Probe { outstanding: false };
+            self.flow = Flow::Probe { outstanding: None };
             self.loading = None;
         }
     }

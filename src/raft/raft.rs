@@ -203,6 +203,8 @@ pub struct Raft {
     pub(super) incarnations: BTreeMap<MemberId, Incarnation>,
     /// Whether there is space for more entries.
     pub(super) accepting: bool,
+    /// [`Config::floor`], until the log on the disk reaches it.
+    pub(super) floor: Option<Position>,
 
     pub(super) writes: Writes,
     outbox: Outbox,
@@ -237,6 +239,7 @@ impl Raft {
             reads: FollowerReads::new(config.incarnation.first_number()),
             incarnations: BTreeMap::new(),
             accepting: true,
+            floor: config.floor,
             writes: Writes::new(last.index, hard.term),
             outbox: Outbox::default(),
             loads: Vec::new(),
@@ -366,6 +369,9 @@ impl Raft {
         if let Some(end) = self.writes.end_on_disk() {
             let expected = self.log.position_at(end);
             assert_eq!(Some(done.last), expected, "the log on the disk does not end where it should");
+        }
+        if self.floor.is_some_and(|floor| self.persisted_position().reaches(floor)) {
+            self.floor = None;
         }
         self.outbox.release(self.writes.durable());
         match &self.state {
@@ -497,6 +503,11 @@ impl Raft {
     /// Durable in the log on the disk.
     pub fn persisted_position(&self) -> Position {
         self.log.position_at(self.writes.persisted()).unwrap_or_default()
+    }
+
+    /// What this member once acknowledged, if its log lost it and does not reach it yet.
+    pub fn lost_mark(&self) -> Option<Position> {
+        self.floor
     }
 
     /// Where the log ends if everything from `from` on is cut off.

@@ -211,7 +211,7 @@ impl Raft {
             return true;
         }
         let news = match p.flow {
-            Flow::Probe { outstanding } => !outstanding,
+            Flow::Probe { outstanding } => outstanding.is_none(),
             // Even with a full window the commit index must spread (etcd PR #14633).
             Flow::Replicate { .. } => p.told_commit < commit.min(p.next.prev()),
         };
@@ -256,8 +256,7 @@ impl Raft {
         if let State::Leader(leading) = &mut self.state
             && let Some(p) = leading.progress.get_mut(&peer)
         {
-            p.probe();
-            p.flow = Flow::Probe { outstanding: true };
+            p.hold();
         }
     }
 
@@ -317,7 +316,7 @@ impl Raft {
             // its acknowledgement comes with the follower's disk or with a later heartbeat. If there was none in this
             // session, it is due.
             Flow::Probe { outstanding } if sequence == p.sequence && (received < sequence || sequence == 0) => {
-                *outstanding = false;
+                *outstanding = None;
             }
             Flow::Probe { .. } | Flow::Replicate { .. } => {}
         }
