@@ -8,6 +8,7 @@
 //! | empty | empty | a newborn: follower in term 0 |
 //! | ends at or after what was applied, same term there | any prefix | the state is replayed from the log as the leader commits |
 //! | ends before the acked mark, or in an older term | applied within the log | it lost what it acknowledged: the mark stands in for its end in votes, and it does not campaign until the leader has filled it up |
+//! | the same, and it is the only member | | refused: nobody can send what is missing |
 //! | its term is older than the mark's | | it lost its vote too: it votes for nobody else up to the mark's term |
 //! | ends before what was applied, or disagrees with it | | refused: the log's database was lost or replaced |
 //! | a record that is not what was written | | refused, with the record |
@@ -75,6 +76,15 @@ pub fn open(opening: Opening) -> Result<Opened, Halt> {
     let entries = Log::restore(recovered.terms, recovered.last, tail);
     check_applied(&entries, applied)?;
     let floor = (!entries.last().reaches(mark.last)).then_some(mark.last);
+    if let Some(floor) = floor
+        && meta.members.len() == 1
+    {
+        return Err(Halt(format!(
+            "the log ends at {}, but this member had acknowledged {floor}, and it is the only member: nobody can send what is \
+             missing. Put back a copy of the whole data directory, or begin anew with an empty --data-dir.",
+            recovered.last
+        )));
+    }
     if let Some(floor) = floor {
         tracing::error!(
             log_ends = %recovered.last, acknowledged = %floor,

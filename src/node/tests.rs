@@ -543,6 +543,20 @@ fn a_lost_log_that_a_later_leader_filled_up_otherwise_opens() {
 }
 
 #[test]
+fn the_only_member_with_a_short_log_says_that_nobody_can_help() {
+    let state = MemoryEngine::new();
+    let mut ops = Vec::new();
+    AckedMark { last: MARK, term: Term(3), incarnation: Incarnation(5) }.put(&mut ops);
+    execute(&state, &ops);
+    let id = MemberId(1);
+    let members = vec![InitialMember { id, name: String::new(), peer_urls: vec![] }];
+    let meta = Meta { cluster: ClusterId(7), member: id, disk: DiskId(101), members };
+    let (raft, state, config) = (Arc::new(MemoryEngine::new()), Arc::new(state), config_of(id));
+    let refusal = open(Opening { meta, raft, state, config, seed: Seed(1), now: Time(0) }).unwrap_err();
+    assert!(refusal.0.contains("it is the only member") && refusal.0.contains("--data-dir"), "{refusal}");
+}
+
+#[test]
 fn a_member_that_lost_its_log_begins_a_new_life_and_does_not_campaign() {
     let (mut node, _) = member_without_its_log();
     assert_eq!(node.identity().incarnation, Incarnation(6));
