@@ -209,6 +209,19 @@ fn only_one_file_is_unsafe() {
     }
 }
 
+/// They panic when whoever reads the pipe has seen enough; `cli::output` hears of it as an error.
+#[test]
+fn nobody_prints_with_macros_that_panic() {
+    for path in sources(&src()).into_iter().filter(|path| !is_test_file(path)) {
+        for (number, line) in code(&path) {
+            let prints = ["print!(", "println!("].iter().any(|word| {
+                line.match_indices(word).any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'))
+            });
+            assert!(!prints, "{}:{number}: use cli::output::print", path.display());
+        }
+    }
+}
+
 #[test]
 fn every_module_opens_with_an_essay_and_nothing_is_left_open() {
     let mut broken = Vec::new();

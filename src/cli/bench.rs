@@ -19,7 +19,7 @@ mod report;
 use super::Global;
 use super::exit::{self, Failure};
 use super::go_duration;
-use super::output::Format;
+use super::output::{Format, print};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use crate::time::Duration;
@@ -46,6 +46,9 @@ const WINDOW: u32 = 1 << 20;
 
 /// `quorate bench`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Examples:\n  quorate bench put --clients 64 --duration 10s\n  \
+    quorate bench mixed --read-ratio 0.5 --rate 1000 -w json\n  \
+    quorate bench failover --rounds 5")]
 pub struct Args {
     #[command(subcommand)]
     what: What,
@@ -232,7 +235,7 @@ fn publish(report: &Report, json: bool, out: Option<&Path>) -> Result<(), Failur
         std::fs::write(path, &text)
             .map_err(|e| Failure::new(exit::ERROR, format!("can't write the report to {}: {e}", path.display())))?;
     }
-    print!("{}", if json { text } else { report.text() });
+    print(if json { text } else { report.text() })?;
     if let Some(path) = out {
         eprintln!("saved {}", path.display());
     }

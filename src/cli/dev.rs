@@ -19,7 +19,7 @@ mod supervise;
 use super::Global;
 use super::exit::{self, Failure};
 use super::lab_file::{LabFile, LabNode, LabState};
-use super::output::Format;
+use super::output::{Format, print};
 use crate::clock;
 use crate::time::Duration;
 use comfy_table::{Table, presets};
@@ -40,6 +40,8 @@ const FOLLOW: Duration = Duration::from_millis(100);
 /// `quorate dev`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(after_help = "Examples:\n  quorate dev\n  quorate dev -n 5 --keep mine --detach\n  \
+    quorate dev kill leader\n  quorate dev start n1\n  quorate dev down")]
 pub struct Args {
     #[command(subcommand)]
     verb: Option<Verb>,
@@ -154,8 +156,8 @@ async fn up(args: StartArgs) -> Result<(), Failure> {
     };
     match result {
         Ok((lab, seen)) => {
-            anstream::print!("{}", banner(&lab, &seen, began.elapsed()));
-            std::io::stdout().flush()?;
+            // The lab is there whether anybody reads of it or not.
+            _ = print(banner(&lab, &seen, began.elapsed()));
             if args.detach {
                 return Ok(());
             }
@@ -241,9 +243,9 @@ fn banner(lab: &LabFile, seen: &[Seen], took: Duration) -> String {
 async fn measured(name: &str, fault: Fault, json: bool) -> Result<(), Failure> {
     let report = fault::inflict(lab::running()?, name, fault).await?;
     if json {
-        println!("{}", serde_json::to_string(&report).map_err(std::io::Error::from)?);
+        print(serde_json::to_string(&report).map_err(std::io::Error::from)? + "\n")?;
     } else {
-        anstream::print!("{}", report.text());
+        print(report.text())?;
     }
     match report.lost.len() {
         0 => Ok(()),
@@ -294,14 +296,14 @@ async fn caught_up(lab: &LabFile, place: usize, verb: &str) -> Result<(), Failur
         Some(seen) => {
             let role = if seen.leads() { "leader" } else { "follower" };
             let ms = report::millis(began.elapsed().as_secs_f64() * 1000.0);
-            println!("{named}: {role} in term {}, caught up in {ms}", seen.status.raft_term);
+            print(format!("{named}: {role} in term {}, caught up in {ms}\n", seen.status.raft_term))
         }
         None => {
             let (running, members) = (lab::living(lab).count(), lab.nodes.len());
-            println!("{named}: {running} of {members} members run, {} are needed for a leader", members / 2 + 1);
+            let needed = members / 2 + 1;
+            print(format!("{named}: {running} of {members} members run, {needed} are needed for a leader\n"))
         }
     }
-    Ok(())
 }
 
 /// The member's status once it has applied what its leader had when it was asked first; `None` if there can be no leader.
@@ -372,12 +374,7 @@ async fn ps(json: bool) -> Result<(), Failure> {
             "peer_url": node.peer_url, "data_dir": node.data_dir, "log_path": node.log_path,
         }));
     }
-    if json {
-        println!("{}", serde_json::Value::Array(rows));
-    } else {
-        println!("{}", table.trim_fmt());
-    }
-    Ok(())
+    if json { print(format!("{}\n", serde_json::Value::Array(rows))) } else { print(table.trim_fmt() + "\n") }
 }
 
 async fn logs(name: &str, follow: bool) -> Result<(), Failure> {
@@ -404,8 +401,7 @@ async fn down(purge: bool) -> Result<(), Failure> {
     let lab = lab::running()?;
     lab::end(&lab, purge, std::future::pending()).await?;
     let data = if purge || lab::is_throwaway(&lab) { "deleted" } else { "kept" };
-    println!("the lab is down, its data in {} are {data}", lab.dir.display());
-    Ok(())
+    print(format!("the lab is down, its data in {} are {data}\n", lab.dir.display()))
 }
 
 /// A name that is one directory beside the throwaway lab's.

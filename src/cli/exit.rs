@@ -18,6 +18,9 @@ pub const UNHEALTHY: u8 = 5;
 /// The command line can't be understood.
 pub const BAD_ARGS: u8 = 128;
 
+/// How servers say that a request has too many bytes: etcd's store, and its transport.
+const TOO_LARGE: [&str; 2] = ["request is too large", "received message larger than max"];
+
 /// Why a command ends with another code than 0.
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -63,7 +66,13 @@ impl From<client::Error> for Failure {
                 Failure::new(ERROR, text).fix("read the key back before writing again: quorate get KEY")
             }
             client::Error::Refused(_) => Failure::new(ERROR, text).fix("see what the cluster lacks: quorate status"),
-            client::Error::Rejected(status) if status.code() == Code::Unimplemented => Failure::new(SERVER, text),
+            client::Error::Rejected(status) if status.code() == Code::Unimplemented => Failure::new(SERVER, text).fix(
+                "give a member's client address (port 2379, where 2380 is its peers'), or a server that has this call",
+            ),
+            client::Error::Rejected(status) if TOO_LARGE.iter().any(|what| status.message().contains(what)) => {
+                Failure::new(ERROR, text)
+                    .fix("send less at once, or start every member with a larger --max-request-bytes")
+            }
             client::Error::Rejected(_) => Failure::new(ERROR, text),
         }
     }
@@ -88,4 +97,23 @@ pub fn finish(result: Result<(), Failure>) -> ExitCode {
         anstream::eprintln!("  fix: {fix}");
     }
     ExitCode::from(failure.code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::Status;
+
+    #[test]
+    fn a_refusal_comes_with_its_exit_code_and_the_way_out() {
+        for (status, code, way_out) in [
+            (Status::unimplemented("unknown service etcdserverpb.KV"), SERVER, "client address"),
+            (Status::invalid_argument("etcdserver: request is too large"), ERROR, "--max-request-bytes"),
+            (Status::resource_exhausted("grpc: received message larger than max (3 vs. 2)"), ERROR, "less at once"),
+        ] {
+            let failure = Failure::from(client::Error::Rejected(status));
+            assert_eq!(failure.code, code, "{failure}");
+            assert!(failure.fix.as_ref().is_some_and(|fix| fix.contains(way_out)), "{failure:?}");
+        }
+    }
 }

@@ -12,7 +12,7 @@ use crate::proto::etcdserverpb as pb;
 use bytes::Bytes;
 use pb::range_request::{SortOrder, SortTarget};
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{IsTerminal as _, Read as _};
 use std::os::unix::ffi::OsStringExt;
 
 /// `quorate put`.
@@ -227,6 +227,9 @@ pub fn put(global: &Global, args: PutArgs) -> Result<(), Failure> {
     let client = global.client()?;
     let request = args.request(|| {
         let mut value = Vec::new();
+        if std::io::stdin().is_terminal() {
+            anstream::eprintln!("reading the value from the terminal, to its end (Ctrl-D)");
+        }
         std::io::stdin().read_to_end(&mut value)?;
         Ok(value)
     })?;

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 /// `quorate member ...`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Examples:\n  quorate member list\n  quorate member list -w table")]
 pub struct MemberArgs {
     #[command(subcommand)]
     command: MemberCommand,
@@ -25,6 +26,8 @@ enum MemberCommand {
 
 /// `quorate endpoint ...`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Examples:\n  quorate endpoint status --cluster -w table\n  \
+    quorate endpoint health --endpoints 10.0.0.1:2379,10.0.0.2:2379")]
 pub struct EndpointArgs {
     /// Ask all members that the member list names, instead of --endpoints.
     #[arg(long, global = true)]
@@ -96,7 +99,10 @@ async fn status(global: &Global, client: &Client, endpoints: Vec<String>) -> Res
         }
     }
     Printer::new(global).statuses(&answered)?;
-    if all { Ok(()) } else { Err(Failure::silent(ERROR)) }
+    if all {
+        return Ok(());
+    }
+    Err(Failure::new(ERROR, "an endpoint did not answer").fix("see what the cluster lacks: quorate status"))
 }
 
 async fn health(global: &Global, client: &Client, endpoints: Vec<String>) -> Result<(), Failure> {

@@ -31,7 +31,7 @@ pub mod txn;
 
 #[derive(Debug, Parser)]
 #[command(name = "quorate", version, about = "A replicated key-value store that speaks etcd's v3 API")]
-#[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -238,6 +238,15 @@ mod tests {
             parse(&format!("quorate {line}")).unwrap();
         }
         assert_eq!(parse("quorate put k v --endpoints a:1,b:2").unwrap().global.endpoints(), ["a:1", "b:2"]);
+    }
+
+    #[test]
+    fn help_is_a_word_too_and_shows_how_a_command_is_used() {
+        assert!(parse("quorate help").unwrap_err().contains("Usage: quorate"));
+        for name in ["serve", "dev", "bench", "put", "get", "del", "endpoint", "member", "status"] {
+            let help = parse(&format!("quorate help {name}")).unwrap_err();
+            assert!(help.contains(&format!("Examples:\n  quorate {name}")), "{help}");
+        }
     }
 
     #[test]

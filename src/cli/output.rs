@@ -273,6 +273,15 @@ pub fn write(bytes: &[u8]) -> Result<(), Failure> {
     Ok(stdout.flush()?)
 }
 
+/// Writes text to stdout, with its colours only if a person looks.
+///
+/// The one way to stdout for text: the macros of the standard library panic when nobody reads any more.
+pub fn print(text: impl AsRef<str>) -> Result<(), Failure> {
+    let mut stdout = anstream::stdout().lock();
+    stdout.write_all(text.as_ref().as_bytes())?;
+    Ok(stdout.flush()?)
+}
+
 fn header_fields(header: Option<&pb::ResponseHeader>) -> String {
     let header = header.cloned().unwrap_or_default();
     format!(

@@ -11,6 +11,15 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+/// How a member is started: alone, and as the first of three.
+const EXAMPLES: &str = "Examples:
+  quorate serve
+  quorate serve --name n1 --data-dir /var/lib/quorate \\
+    --listen-client-urls http://10.0.0.1:2379 --listen-peer-urls http://10.0.0.1:2380 \\
+    --initial-cluster n1=http://10.0.0.1:2380,n2=http://10.0.0.2:2380,n3=http://10.0.0.3:2380
+
+Each flag is also a variable: QUORATE_DATA_DIR, else ETCD_DATA_DIR, for --data-dir.";
+
 /// The server's flags, as given: etcd's, all of them.
 #[derive(Clone, Debug, Default)]
 pub struct Args {
@@ -19,7 +28,7 @@ pub struct Args {
 
 impl clap::Args for Args {
     fn augment_args(command: Command) -> Command {
-        flags::augment(command)
+        flags::augment(command).after_help(EXAMPLES)
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -55,10 +64,9 @@ pub fn is_etcd(args: &[OsString]) -> bool {
 pub fn run_as_etcd(args: Vec<OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().map(flags::two_dashes).collect();
     if args.iter().any(|arg| arg == "--version") {
-        println!("etcd Version: {ETCD_VERSION}");
-        println!("Quorate Version: {}", env!("CARGO_PKG_VERSION"));
-        println!("OS/Arch: {}/{}", std::env::consts::OS, std::env::consts::ARCH);
-        return ExitCode::SUCCESS;
+        let (ours, os, arch) = (env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH);
+        let text = format!("etcd Version: {ETCD_VERSION}\nQuorate Version: {ours}\nOS/Arch: {os}/{arch}\n");
+        return super::exit::finish(super::output::print(text));
     }
     let about =
         "Quorate with etcd's command line: one member of a replicated key-value store that speaks etcd's v3 API";

@@ -8,7 +8,7 @@
 
 use super::exit::{BAD_CONNECTION, Failure, SERVER, UNHEALTHY};
 use super::lab_file::{self, LabFile, LabState};
-use super::output::{Format, size, write};
+use super::output::{Format, print, size, write};
 use super::{Global, block_on, go_duration, member};
 use crate::client::{Client, Error, Options};
 use crate::proto::etcdserverpb as pb;
@@ -28,9 +28,8 @@ const LAG_MAX: u64 = 1000;
 
 /// `quorate status`.
 #[derive(Clone, Copy, Debug, clap::Args)]
-#[command(
-    after_help = "Exit code: 0 if the cluster works (HEALTHY or DEGRADED), 5 if it does not, 2 if nobody answered."
-)]
+#[command(after_help = "Examples:\n  quorate status\n  quorate status -w json --endpoints 10.0.0.1:2379\n\n\
+    Exit code: 0 if the cluster works (HEALTHY or DEGRADED), 5 if it does not, 2 if nobody answered.")]
 pub struct Args {}
 
 /// What one endpoint said, or why it did not.
@@ -116,7 +115,7 @@ pub fn run(global: &Global, _args: Args) -> Result<(), Failure> {
         return Err(Failure::new(SERVER, "status has no fields form").fix("use -w simple, table or json"));
     }
     let client = global.client()?;
-    let lab = lab_file::running().unwrap_or_default();
+    let lab = lab_file::running().unwrap_or_default().filter(|lab| is_meant(lab, client.endpoints()));
     let heard = block_on(hear(&client, lab))?;
     if heard.answers.iter().all(|answer| answer.status.is_err()) {
         let tried: Vec<String> = heard
@@ -134,13 +133,18 @@ pub fn run(global: &Global, _args: Args) -> Result<(), Failure> {
     match global.write_out {
         Format::Json => write((to_json(&report).to_string() + "\n").as_bytes())?,
         Format::Simple | Format::Table | Format::Fields => {
-            anstream::print!("{}", to_text(&report, global.write_out == Format::Table));
+            print(to_text(&report, global.write_out == Format::Table))?;
         }
     }
     match report.verdict {
         Verdict::Healthy | Verdict::Degraded => Ok(()),
         Verdict::Unavailable => Err(Failure::silent(UNHEALTHY)),
     }
+}
+
+/// Whether any of `endpoints` is the lab's: whoever asks about another cluster must not hear of the lab.
+fn is_meant<'a>(lab: &LabFile, mut endpoints: impl Iterator<Item = &'a str>) -> bool {
+    endpoints.any(|endpoint| lab.node_at(endpoint).is_some())
 }
 
 fn bare(url: &str) -> &str {
@@ -510,8 +514,8 @@ mod tests {
         assert!(report.problems.iter().any(|problem| problem.what.contains("n2 has another state")), "{report:?}");
     }
 
-    #[test]
-    fn a_down_member_of_the_lab_comes_with_the_command_that_starts_it() {
+    /// A lab of one member, killed.
+    fn lab() -> LabFile {
         let node = lab_file::LabNode {
             name: "n1".into(),
             client_url: "http://127.0.0.1:1".into(),
@@ -522,8 +526,18 @@ mod tests {
             command: vec!["quorate".into(), "serve".into()],
             state: LabState::Killed,
         };
-        let lab = LabFile { version: 1, pid: 0, started_unix_us: 0, dir: "/".into(), nodes: vec![node] };
-        let report = judge(&Heard { lab: Some(lab), ..heard(&[1]) });
+        LabFile { version: 1, pid: 0, started_unix_us: 0, dir: "/".into(), nodes: vec![node] }
+    }
+
+    #[test]
+    fn the_lab_is_spoken_of_only_to_those_who_ask_its_members() {
+        assert!(is_meant(&lab(), ["10.0.0.1:2379", "127.0.0.1:1"].into_iter()));
+        assert!(!is_meant(&lab(), ["10.0.0.1:2379", "127.0.0.1:2"].into_iter()));
+    }
+
+    #[test]
+    fn a_down_member_of_the_lab_comes_with_the_command_that_starts_it() {
+        let report = judge(&Heard { lab: Some(lab()), ..heard(&[1]) });
         let text = anstream::adapter::strip_str(&to_text(&report, false)).to_string();
         let expected = "\
 DEGRADED  cluster abc · 3 voters · can lose 0 more members · leader n3 (term 2)

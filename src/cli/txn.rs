@@ -21,7 +21,7 @@ use crate::proto::etcdserverpb as pb;
 use clap::Parser;
 use pb::compare::{CompareResult, CompareTarget, TargetUnion};
 use pb::request_op::Request;
-use std::io::{BufRead, Write};
+use std::io::{BufRead, IsTerminal as _, Write};
 
 /// `quorate txn`.
 #[derive(Clone, Debug, clap::Args)]
@@ -37,7 +37,7 @@ pub struct Args {
 
 /// One operation, with the arguments and flags of the command of that name.
 #[derive(Debug, Parser)]
-#[command(no_binary_name = true, disable_help_flag = true)]
+#[command(no_binary_name = true, disable_help_flag = true, disable_help_subcommand = true)]
 enum Operation {
     /// As `quorate put`.
     Put(PutArgs),
@@ -52,6 +52,9 @@ pub fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let printer = Printer::without_table(global)?;
     let client = global.client()?;
     let mut input = std::io::stdin().lock();
+    if !args.interactive && input.is_terminal() {
+        anstream::eprintln!("reading three sections from the terminal, each ended by an empty line (-i asks for each)");
+    }
     let request = read(&mut input, |section| match args.interactive {
         true => Ok(writeln!(std::io::stdout(), "{section}:")?),
         false => Ok(()),
@@ -86,7 +89,7 @@ fn section<T>(input: &mut impl BufRead, parse: fn(&str) -> Result<T, String>) ->
         if text.trim().is_empty() {
             return Ok(items);
         }
-        let item = parse(text.trim()).map_err(|why| Failure::new(INVALID_INPUT, format!("{text:?}: {why}")))?;
+        let item = parse(text.trim()).map_err(|why| Failure::new(INVALID_INPUT, format!("{}: {why}", text.trim())))?;
         items.push(item);
     }
 }
@@ -94,15 +97,17 @@ fn section<T>(input: &mut impl BufRead, parse: fn(&str) -> Result<T, String>) ->
 /// Reads `target("key") op "operand"`.
 fn compare(line: &str) -> Result<pb::Compare, String> {
     const FORM: &str = "a compare looks like mod(\"key\") > \"0\"";
+    const OPERATORS: &str = "after the target comes one of = != < >";
     let (target, rest) = line.split_once('(').ok_or(FORM)?;
     let (key, rest) = quoted(rest.trim_start())?;
     let rest = rest.trim_start().strip_prefix(')').ok_or(FORM)?.trim_start();
     let (result, rest) = match rest {
+        _ if [">=", "<=", "=="].iter().any(|op| rest.starts_with(op)) => return Err(OPERATORS.to_owned()),
         _ if rest.starts_with("!=") => (CompareResult::NotEqual, &rest[2..]),
         _ if rest.starts_with('=') => (CompareResult::Equal, &rest[1..]),
         _ if rest.starts_with('<') => (CompareResult::Less, &rest[1..]),
         _ if rest.starts_with('>') => (CompareResult::Greater, &rest[1..]),
-        _ => return Err("after the target comes one of = != < >".to_owned()),
+        _ => return Err(OPERATORS.to_owned()),
     };
     let (operand, rest) = quoted(rest.trim_start())?;
     if !rest.trim().is_empty() {
@@ -131,7 +136,7 @@ fn compare(line: &str) -> Result<pb::Compare, String> {
 
 /// Reads one operation.
 fn operation(line: &str) -> Result<pb::RequestOp, String> {
-    let parsed = Operation::try_parse_from(words(line)?).map_err(|e| e.to_string())?;
+    let parsed = Operation::try_parse_from(words(line)?).map_err(|e| in_a_line(&e))?;
     let stdin = || Err(Failure::new(INVALID_INPUT, "the value is missing: put KEY VALUE"));
     let request = match parsed {
         Operation::Put(args) => args.request(stdin).map(Request::RequestPut),
@@ -139,6 +144,16 @@ fn operation(line: &str) -> Result<pb::RequestOp, String> {
         Operation::Del(args) => args.request().map(Request::RequestDeleteRange),
     };
     request.map(|request| pb::RequestOp { request: Some(request) }).map_err(|failure| failure.to_string())
+}
+
+/// What the parser says is wrong, without its advice, which is for command lines.
+fn in_a_line(error: &clap::Error) -> String {
+    if error.kind() == clap::error::ErrorKind::InvalidSubcommand {
+        return "an operation is one of get, put, del".to_owned();
+    }
+    let text = error.to_string();
+    let what = text.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
+    what.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Splits a line at blanks; quotes of either kind hold a word together and are taken off, and nothing in them is special.
@@ -257,7 +272,11 @@ mod tests {
             ("mod(\"a) = 1\n\n\n\n", "not closed"),
             ("mod(\"a\") = \"1\" 2\n\n\n\n", "too much"),
             ("value(\"\\q\") = \"1\"\n\n\n\n", "unknown escape"),
-            ("\nfrob a\n\n\n", "frob"),
+            ("mod(\"a\") >= \"1\"\n\n\n\n", "mod(\"a\") >= \"1\": after the target comes one of ="),
+            ("\nfrob a\n\n\n", "frob a: an operation is one of get, put, del"),
+            ("\nhelp\n\n\n", "one of get, put, del"),
+            ("\nget\n\n\n", "get: the following required arguments were not provided: <KEY>"),
+            ("\nget a --frob\n\n\n", "get a --frob: unexpected argument '--frob' found"),
             ("\nput a\n\n\n", "value is missing"),
             ("\nget \"a\n\n\n", "not closed"),
             ("\nput a b --lease=zz\n\n\n", "hexadecimal"),

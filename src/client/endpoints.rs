@@ -41,7 +41,10 @@ impl Endpoint {
         };
         let authority = authority.trim_end_matches('/');
         match authority.parse::<http::uri::Authority>() {
-            Ok(parsed) if parsed.port_u16().is_none() => refuse("no port, e.g. 127.0.0.1:2379"),
+            Ok(parsed) if parsed.port_u16().is_none() => match authority.rsplit_once(':') {
+                Some((_, port)) if port.parse::<u64>().is_ok() => refuse("a port is at most 65535"),
+                Some(_) | None => refuse("no port, e.g. 127.0.0.1:2379"),
+            },
             Ok(parsed) if parsed.host().is_empty() || authority.contains('@') => refuse("not host:port"),
             Err(_) => refuse("not host:port"),
             Ok(_) => match tonic::transport::Endpoint::from_shared(format!("http://{authority}")) {
@@ -134,7 +137,9 @@ mod tests {
             (":2379", "not host:port"),
             ("a b:2379", "not host:port"),
             ("me@host:2379", "not host:port"),
-            ("host:99999", "no port"),
+            ("host:99999", "at most 65535"),
+            ("host:", "no port"),
+            ("[::1]", "no port"),
         ] {
             let text = parse(bad).expect_err(bad);
             assert!(text.contains(why), "{bad}: {text}");

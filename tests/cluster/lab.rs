@@ -6,7 +6,7 @@ use crate::strangers::spawn;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 struct Terminal<'a> {
@@ -53,6 +53,15 @@ fn port() -> String {
     bases.by_ref().take(60).find(|base| is_free(*base)).expect("no ports for a lab").to_string()
 }
 
+/// Runs a command whose output nobody reads: it ends as one whose reader has seen enough, without a word.
+#[track_caller]
+fn unread(command: &mut Command) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = command.stdin(Stdio::null()).stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(1), ""), "{command:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lab_is_started_used_broken_and_ended() {
     let home = tempfile::tempdir().unwrap();
@@ -68,6 +77,9 @@ async fn a_lab_is_started_used_broken_and_ended() {
     terminal.ok("put hello world", &["OK"]);
     terminal.ok("get hello", &["hello world"]);
     terminal.ok("status", &["HEALTHY", "can lose 1 more member", "n1", "n2", "n3"]);
+    for line in ["status", "dev ps", "dev ps -w json", "get hello"] {
+        unread(&mut terminal.command(line));
+    }
     let killed = terminal.ok(
         "dev kill leader",
         &["killed (SIGKILL, it was the leader", "detect", "elect", "recover", "writes were unavailable for"],

@@ -20,7 +20,7 @@ use crate::cli::dev::probe::{self, Gap};
 use crate::cli::dev::report::{Failover, Fault, millis};
 use crate::cli::exit::{self, Failure};
 use crate::cli::lab_file::LabFile;
-use crate::cli::output::Format;
+use crate::cli::output::{Format, print};
 use crate::client::{Client, Error, Options};
 use crate::clock;
 use crate::proto::etcdserverpb as pb;
@@ -86,7 +86,7 @@ pub fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         std::fs::write(path, &text)
             .map_err(|e| Failure::new(exit::ERROR, format!("can't write the report to {}: {e}", path.display())))?;
     }
-    anstream::print!("{}", if json { text } else { report.text() });
+    print(if json { text } else { report.text() })?;
     match report.lost {
         0 => Ok(()),
         n => Err(Failure::new(exit::ERROR, format!("{n} acknowledged writes are lost: this must never happen"))
