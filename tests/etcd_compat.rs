@@ -44,8 +44,12 @@ impl Connections {
     async fn ask(&self, place: usize, call: Call) -> Comparable {
         let channel = self.channels[place % self.channels.len()].clone();
         let mut kv = KvClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
-        let serializable = matches!(&call, Call::Range(request) if request.serializable);
-        if serializable || matches!(call, Call::Status) {
+        let local = match &call {
+            Call::Range(request) => request.serializable,
+            Call::Txn(request) => quorate::machine::check::is_serializable(request),
+            call => matches!(call, Call::Status),
+        };
+        if local {
             // What a member answers on its own may be old; after a linearizable read it is not.
             let current = pb::RangeRequest { key: "current".into(), ..Default::default() };
             kv.range(current).await.expect("a ready member reads");
