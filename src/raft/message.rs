@@ -241,8 +241,8 @@ impl Message {
     /// What must be durable before this message may leave.
     ///
     /// Votes and vote requests speak of the vote, `Conflict` of the log: they wait for everything. `Appended` and the
-    /// `matched` of a heartbeat's answer name an index that is already persisted (the core asserts it), so these wait for
-    /// the term only. A leader's appends may leave before its own disk has the entries, for it counts itself only then.
+    /// `matched` of a heartbeat's answer name an index that is already persisted (the core takes the smaller of verified and
+    /// persisted), so these wait for the term only. A leader's appends may leave before its own disk has the entries, for it counts itself only then.
     pub fn dependency(&self) -> Dependency {
         match self {
             Message::Vote { .. } | Message::VoteReply { .. } | Message::Conflict { .. } => Dependency::State,

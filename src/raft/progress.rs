@@ -10,8 +10,8 @@
 //!
 //! # Invariants
 //!
-//! matched < next; within a session `matched` never decreases; the window is within its limits, save that a single append
-//! may exceed the byte limit when it is alone.
+//! matched < next; within a session `matched` never decreases; the window takes no more
+//! appends once one of its limits is reached, so the last one in may exceed the byte limit.
 
 use crate::ids::{Incarnation, Index};
 use crate::time::Time;
