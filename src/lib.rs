@@ -88,6 +88,7 @@
 //! [`docs`] has the decisions that shaped the house and the table of bugs that were found, each with the law it broke and the
 //! test that holds it now.
 
+pub mod check;
 pub mod checksum;
 pub mod cli;
 pub mod client;
@@ -100,5 +101,6 @@ pub mod proto;
 pub mod raft;
 pub mod rng;
 pub mod server;
+pub mod sim;
 pub mod storage;
 pub mod time;
