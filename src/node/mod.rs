@@ -7,6 +7,7 @@
 //! - `node.rs` is the turn: what happens in which order.
 //! - `open.rs` is birth: from two databases to a node, the only constructor, in production and simulation alike.
 //! - `proposals.rs` and `reads.rs` keep what clients wait for. Each slot is answered exactly once.
+//! - `events.rs` tells what a turn changed.
 //! - `elections.rs` remembers changes of leader, for people.
 //!
 //! # Invariants
@@ -25,6 +26,7 @@ use crate::raft;
 use crate::time::{Duration, Time};
 
 mod elections;
+pub mod events;
 pub mod input;
 #[expect(clippy::module_inception, reason = "the file of the room's one value, named after it")]
 mod node;
@@ -52,6 +54,8 @@ pub struct Config {
     pub name: String,
     /// Its client URLs, published to the others.
     pub client_urls: Vec<String>,
+    /// How much Raft holds and sends.
+    pub limits: raft::Limits,
 }
 
 /// Why a node stops for good: printed, then the process exits.
@@ -98,6 +102,18 @@ pub enum RoleName {
     Candidate,
     /// Leads.
     Leader,
+}
+
+impl RoleName {
+    /// As people read it.
+    pub fn name(self) -> &'static str {
+        match self {
+            RoleName::Follower => "follower",
+            RoleName::PreCandidate => "pre-candidate",
+            RoleName::Candidate => "candidate",
+            RoleName::Leader => "leader",
+        }
+    }
 }
 
 impl From<raft::Role> for RoleName {

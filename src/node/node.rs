@@ -8,6 +8,7 @@
 //! Writes and messages leave before apply begins, so the disk and the peers work meanwhile.
 
 use super::elections::Elections;
+use super::events::Glance;
 use super::input::{Effect, Input, Refused, Reply, Request, Slot, StateWrite, Uncertain};
 use super::proposals::{Command, Proposals};
 use super::reads::Reads;
@@ -188,6 +189,21 @@ impl Node {
     /// The last entry applied.
     pub fn applied(&self) -> Position {
         self.machine.applied()
+    }
+
+    /// What is to be seen at a glance.
+    pub fn glance(&self) -> Glance {
+        let raft = self.raft.status();
+        Glance {
+            role: raft.role.into(),
+            term: raft.term,
+            leader: raft.leader,
+            last: raft.last,
+            persisted: raft.persisted,
+            commit: raft.commit,
+            applied: self.machine.applied().index,
+            digest: self.machine.digest(),
+        }
     }
 
     /// What there is to tell.

@@ -96,6 +96,7 @@ pub fn open(opening: Opening) -> Result<Opened, Halt> {
     let mut raft_config = raft::Config::new(meta.member, recovered.incarnation, Configuration::new(voters), seed);
     raft_config.heartbeat_interval = config.heartbeat_interval;
     raft_config.election_timeout = config.election_timeout;
+    raft_config.limits = config.limits.clone();
     raft_config.floor = floor;
     let raft = Raft::new(raft_config, recovered.hard_state, entries, applied.index, now);
     let identity =

@@ -328,6 +328,7 @@ fn config_of(id: MemberId) -> Config {
         request_timeout: Duration::from_millis(7000),
         name: format!("n{id}"),
         client_urls: vec![format!("http://n{id}:2379")],
+        limits: crate::raft::Limits::default(),
     }
 }
 

@@ -56,7 +56,7 @@ mod writes;
 
 pub use election::TransferError;
 pub use message::{Entry, EntryKind, Envelope, Message, Refusal};
-pub use raft::{Config, Event, LossCause, Raft, ReadState, Role, Status};
+pub use raft::{Config, Event, Limits, LossCause, Raft, ReadState, Role, Status};
 
 /// What a member must never forget (Raft fig. 2, "persistent state"), apart from the log. The commit index is not in it:
 /// after a crash, commit starts again at what was applied until a leader says more.

@@ -25,7 +25,7 @@ use crate::rng::{Rng, Seed};
 use crate::time::{Duration, Time};
 use std::collections::BTreeMap;
 
-/// How a member behaves. Limits in bytes and messages, each with its reason.
+/// How a member behaves.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Who this is.
@@ -43,6 +43,13 @@ pub struct Config {
     /// The member acknowledged up to here before its log lost its tail: it stands in for the log's end in vote checks, and
     /// the member does not campaign until its log is there again.
     pub floor: Option<Position>,
+    /// How much it holds and sends.
+    pub limits: Limits,
+}
+
+/// How much a member holds and sends, in bytes and messages, each with its reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
     /// Appends on their way to one follower: enough to fill the pipe, few enough to bound what a slow one holds.
     pub max_inflight_messages: usize,
     /// The same in bytes.
@@ -56,6 +63,18 @@ pub struct Config {
     pub memory_bytes: usize,
 }
 
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            max_inflight_messages: 256,
+            max_inflight_bytes: 16 << 20,
+            max_append_bytes: 1 << 20,
+            max_uncommitted_bytes: 64 << 20,
+            memory_bytes: 16 << 20,
+        }
+    }
+}
+
 impl Config {
     /// The defaults for everything but identity and timers.
     pub fn new(id: MemberId, incarnation: Incarnation, configuration: Configuration, seed: Seed) -> Config {
@@ -67,11 +86,7 @@ impl Config {
             election_timeout: Duration::from_millis(1000),
             seed,
             floor: None,
-            max_inflight_messages: 256,
-            max_inflight_bytes: 16 << 20,
-            max_append_bytes: 1 << 20,
-            max_uncommitted_bytes: 64 << 20,
-            memory_bytes: 16 << 20,
+            limits: Limits::default(),
         }
     }
 }
@@ -403,7 +418,7 @@ impl Raft {
             self.begin_read_round(now);
             self.replicate();
         }
-        self.log.evict(self.applied, self.config.memory_bytes);
+        self.log.evict(self.applied, self.config.limits.memory_bytes);
     }
 
     /// When [`Raft::tick`] must be called at the latest.

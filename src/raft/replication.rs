@@ -72,7 +72,8 @@ impl Raft {
             return Err(Refusal::Space);
         }
         let size = Entry::OVERHEAD + data.len();
-        if leading.uncommitted_bytes > 0 && leading.uncommitted_bytes + size > self.config.max_uncommitted_bytes {
+        if leading.uncommitted_bytes > 0 && leading.uncommitted_bytes + size > self.config.limits.max_uncommitted_bytes
+        {
             return Err(Refusal::Busy);
         }
         Ok(self.append_own(EntryKind::Command, id, data))
@@ -191,7 +192,7 @@ impl Raft {
     /// Sends one append to `peer` if there is something to say. Says whether there may be more.
     fn replicate_once(&mut self, peer: MemberId) -> bool {
         let (last, commit) = (self.log.last().index, self.commit);
-        let (messages, bytes) = (self.config.max_inflight_messages, self.config.max_inflight_bytes);
+        let (messages, bytes) = (self.config.limits.max_inflight_messages, self.config.limits.max_inflight_bytes);
         let State::Leader(leading) = &mut self.state else { return false };
         let Some(p) = leading.progress.get_mut(&peer) else { return false };
         if p.loading.is_some() {
@@ -199,11 +200,11 @@ impl Raft {
         }
         let room = p.has_room(messages, bytes);
         if p.next <= last && room {
-            match self.log.slice(p.next, self.config.max_append_bytes) {
+            match self.log.slice(p.next, self.config.limits.max_append_bytes) {
                 Slice::Entries(entries) => self.send_append(peer, entries),
                 Slice::OnDisk => {
                     p.loading = Some(p.next);
-                    self.loads.push(LogRead { peer, from: p.next, max_bytes: self.config.max_append_bytes });
+                    self.loads.push(LogRead { peer, from: p.next, max_bytes: self.config.limits.max_append_bytes });
                     return false;
                 }
                 Slice::Past => unreachable!("next {} is not past the end {last}", p.next),

@@ -146,7 +146,8 @@ impl World {
         member.disk.lives += 1;
         let mut config = Config::new(id, Incarnation(member.disk.lives), configuration, seed);
         if self.seed.is_multiple_of(3) {
-            (config.max_inflight_messages, config.max_append_bytes, config.memory_bytes) = (1, 1, 0);
+            let limits = &mut config.limits;
+            (limits.max_inflight_messages, limits.max_append_bytes, limits.memory_bytes) = (1, 1, 0);
         }
         let mut log = Log::empty();
         for entry in &member.disk.entries {

@@ -178,6 +178,7 @@ impl Member {
                 request_timeout: REQUEST_TIMEOUT_BASE + 2 * config.election_timeout,
                 name: config.name.clone(),
                 client_urls: config.advertise_client.iter().map(Url::to_string).collect(),
+                limits: crate::raft::Limits::default(),
             },
             seed: entropy(),
             now: clock.now(),

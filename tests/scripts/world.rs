@@ -209,11 +209,11 @@ impl World {
         let mut config = Config::new(MemberId(id), Incarnation(m.life), configuration, Seed(id * 1000 + m.life));
         config.floor = floor;
         config.election_timeout = limits.timeout.unwrap_or(config.election_timeout);
-        config.max_inflight_messages = limits.inflight.unwrap_or(config.max_inflight_messages);
-        config.max_inflight_bytes = limits.inflight_bytes.unwrap_or(config.max_inflight_bytes);
-        config.max_append_bytes = limits.append.unwrap_or(config.max_append_bytes);
-        config.max_uncommitted_bytes = limits.uncommitted.unwrap_or(config.max_uncommitted_bytes);
-        config.memory_bytes = limits.memory.unwrap_or(config.memory_bytes);
+        config.limits.max_inflight_messages = limits.inflight.unwrap_or(config.limits.max_inflight_messages);
+        config.limits.max_inflight_bytes = limits.inflight_bytes.unwrap_or(config.limits.max_inflight_bytes);
+        config.limits.max_append_bytes = limits.append.unwrap_or(config.limits.max_append_bytes);
+        config.limits.max_uncommitted_bytes = limits.uncommitted.unwrap_or(config.limits.max_uncommitted_bytes);
+        config.limits.memory_bytes = limits.memory.unwrap_or(config.limits.memory_bytes);
         m.applied = m.applied.min(m.disk.last().index);
         let mut runs: Vec<(Index, Term)> = Vec::new();
         for entry in &m.disk.entries {

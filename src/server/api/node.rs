@@ -31,7 +31,7 @@ impl pb::node_server::Node for NodeService {
             name: front.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_string(),
             pid: std::process::id(),
-            role: role(told.role).to_string(),
+            role: told.role.name().to_string(),
             term: told.term.0,
             leader: told.leader.map_or(0, |leader| leader.0),
             last_index: told.last.0,
@@ -68,15 +68,6 @@ fn peers(front: &Front, told: &node::Status) -> Vec<pb::PeerStatus> {
         }
     };
     front.transport.peers.iter().map(|(id, facts)| peer(id, facts)).collect()
-}
-
-fn role(role: RoleName) -> &'static str {
-    match role {
-        RoleName::Follower => "follower",
-        RoleName::PreCandidate => "pre-candidate",
-        RoleName::Candidate => "candidate",
-        RoleName::Leader => "leader",
-    }
 }
 
 fn cause(cause: Cause) -> &'static str {
