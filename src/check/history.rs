@@ -136,7 +136,7 @@ pub enum Reply {
 }
 
 /// A key as it was found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Pair {
     /// The key.
     pub key: String,

@@ -99,7 +99,6 @@ pub struct Witness {
 
 impl Witness {
     /// The operation at `place`.
-    #[expect(dead_code, reason = "the checks come next")]
     fn of(history: &[Operation], place: usize) -> Witness {
         Witness { place, operation: history[place].clone() }
     }
