@@ -8,6 +8,7 @@
 //! it. One operation is one line of JSON (`Operation`'s serde form), in the order of invocation.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// One operation, as its client saw it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,7 +136,7 @@ pub enum Reply {
 }
 
 /// A key as it was found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Pair {
     /// The key.
     pub key: String,
@@ -147,4 +148,52 @@ pub struct Pair {
     pub create_revision: i64,
     /// The number of changes since its creation.
     pub version: i64,
+}
+
+/// As a person would type it: `put a = 1`, `get a..c`, `delete a`, `if version(a) = 0 then put a = 1`.
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let range = |end: &Option<String>| end.as_ref().map_or(String::new(), |end| format!("..{end}"));
+        match self {
+            Call::Put { key, value } => write!(f, "put {key} = {value}"),
+            Call::Get { key, end, revision, serializable } => {
+                write!(f, "get {key}{}", range(end))?;
+                if *revision > 0 {
+                    write!(f, " at revision {revision}")?;
+                }
+                if *serializable { f.write_str(" (serializable)") } else { Ok(()) }
+            }
+            Call::Delete { key, end } => write!(f, "delete {key}{}", range(end)),
+            Call::Txn { compare, then, otherwise } => {
+                f.write_str("if")?;
+                for (place, compare) in compare.iter().enumerate() {
+                    write!(f, "{} {compare}", if place > 0 { " and" } else { "" })?;
+                }
+                for (word, branch) in [("then", then), ("else", otherwise)] {
+                    for (place, call) in branch.iter().enumerate() {
+                        write!(f, " {} {call}", if place > 0 { "and" } else { word })?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Compare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let relation = match self.relation {
+            Relation::Equal => "=",
+            Relation::NotEqual => "≠",
+            Relation::Less => "<",
+            Relation::Greater => ">",
+        };
+        let key = &self.key;
+        match &self.target {
+            Target::Value(value) => write!(f, "value({key}) {relation} {value}"),
+            Target::ModRevision(revision) => write!(f, "mod({key}) {relation} {revision}"),
+            Target::CreateRevision(revision) => write!(f, "create({key}) {relation} {revision}"),
+            Target::Version(version) => write!(f, "version({key}) {relation} {version}"),
+        }
+    }
 }
