@@ -26,6 +26,7 @@ pub mod lab_file;
 pub mod member;
 pub mod output;
 pub mod serve;
+pub mod sim;
 pub mod status;
 pub mod txn;
 
@@ -163,6 +164,8 @@ enum Command {
     Dev(dev::Args),
     /// Measure any etcd v3 server.
     Bench(bench::Args),
+    /// Run clusters in a simulated world, with every fault there is.
+    Sim(sim::Args),
     /// Store a value.
     Put(kv::PutArgs),
     /// Read a key or a range of keys.
@@ -201,6 +204,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Dev(args) => dev::run(&global, args),
         Command::Bench(args) => bench::run(&global, args),
+        Command::Sim(args) => exit::finish(sim::run(&args)),
         Command::Put(args) => exit::finish(kv::put(&global, args)),
         Command::Get(args) => exit::finish(kv::get(&global, args)),
         Command::Del(args) => exit::finish(kv::del(&global, args)),
@@ -243,7 +247,7 @@ mod tests {
     #[test]
     fn help_is_a_word_too_and_shows_how_a_command_is_used() {
         assert!(parse("quorate help").unwrap_err().contains("Usage: quorate"));
-        for name in ["serve", "dev", "bench", "put", "get", "del", "endpoint", "member", "status"] {
+        for name in ["serve", "dev", "bench", "sim", "put", "get", "del", "endpoint", "member", "status"] {
             let help = parse(&format!("quorate help {name}")).unwrap_err();
             assert!(help.contains(&format!("Examples:\n  quorate {name}")), "{help}");
         }

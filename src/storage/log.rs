@@ -187,6 +187,11 @@ impl LogStore {
         Ok((store, Recovered { hard_state, incarnation, terms, last, tail }))
     }
 
+    /// Term and vote, as last written.
+    pub fn hard_state(&self) -> HardState {
+        self.hard_state
+    }
+
     /// Executes all of `batch` in order and syncs once (group commit).
     ///
     /// # Errors

@@ -1,0 +1,186 @@
+//! The second phase: a majority is healed, and must work.
+//!
+//! A random majority (the core) gets perfect links among its members, quick disks and running processes. Everyone outside
+//! stays broken for ever, in one of a few ways: not there, heard but deaf, hearing but mute, or connected as badly as before. Who is
+//! down may stay down, or come and go. (A member outside that is heard by a part of the core only, for ever, is left out:
+//! if it leads, the other part waits for ever, and no majority protocol with a stable leader can help it.)
+//!
+//! Then, without one new request, all of the core must reach one state; then each of its members must serve a write and a
+//! read; then the leader stays; then only heartbeats pass. Healing everything would hide what hangs: a livelock that needs
+//! one member to stay away is found only if it does.
+
+use super::host::Host;
+use super::laws::{Law, Violation};
+use super::world::{Event, World};
+use crate::node::Input;
+use crate::time::{Duration, Time};
+
+impl<H: Host> World<H> {
+    /// Everything that follows the plan's end.
+    pub(super) fn end(&mut self) -> Result<(), Violation> {
+        self.heal()?;
+        self.converge()?;
+        self.serve()?;
+        self.rest()?;
+        self.read_all()
+    }
+
+    fn heal(&mut self) -> Result<(), Violation> {
+        let mut candidates: Vec<usize> = (0..self.places.len()).filter(|node| !self.places[*node].wiped).collect();
+        let majority = self.places.len() / 2 + 1;
+        let size = majority + self.dice.below((candidates.len() - majority) as u64 + 1) as usize;
+        while candidates.len() > size {
+            let out = self.dice.below(candidates.len() as u64) as usize;
+            candidates.swap_remove(out);
+        }
+        candidates.sort_unstable();
+        let core = candidates.iter().fold(0, |core, node| core | 1 << node);
+        self.frozen = self.dice.below(2) == 0;
+        self.core = core;
+        self.network.heal(self.now, core, &mut self.dice);
+        self.clients.be_quiet();
+        self.tell(None, || format!("-- the core is {:?}", candidates.iter().map(|n| n + 1).collect::<Vec<_>>()));
+        for node in 0..self.places.len() {
+            let place = &mut self.places[node];
+            if core & (1 << node) == 0 {
+                if self.frozen && place.paused_until > self.now {
+                    place.paused_until = Time::NEVER;
+                }
+                continue;
+            }
+            place.paused_until = self.now;
+            if place.rotten {
+                place.rotten = false;
+                place.host.heal_rot();
+            }
+            if place.failing {
+                self.crash(node, 500, true, Duration::ZERO);
+            }
+            match self.places[node].host.is_up() {
+                true => {
+                    self.input(node, Input::Space { low: false })?;
+                    for event in [Event::Turn(node), Event::LogDone(node), Event::StateDone(node)] {
+                        self.schedule(self.now, event);
+                    }
+                }
+                false => self.schedule(self.now, Event::Up(node)),
+            }
+        }
+        Ok(())
+    }
+
+    fn core_nodes(&self) -> Vec<usize> {
+        (0..self.places.len()).filter(|node| self.core & (1 << node) != 0).collect()
+    }
+
+    /// How long the core may take for what needs `steps` round trips, one after another, through whoever leads.
+    fn patience(&self, steps: u64) -> Duration {
+        let noise = &self.plan.noise;
+        let step = Duration::from_micros(4_000 + 8 * noise.delay_us + 4 * noise.disk_us + 4 * noise.turn_us);
+        self.plan.timers.election * 30 + Duration::from_secs(10) + step * u32::try_from(steps).unwrap_or(u32::MAX)
+    }
+
+    /// Lets time pass until `done`, at most `patience`.
+    fn wait(&mut self, patience: Duration, mut done: impl FnMut(&World<H>) -> bool) -> Result<bool, Violation> {
+        let deadline = self.now + patience;
+        while !done(self) {
+            if self.now >= deadline {
+                return Ok(false);
+            }
+            self.run(self.now + Duration::from_millis(5))?;
+        }
+        Ok(true)
+    }
+
+    fn is_one(&self) -> bool {
+        let nodes = self.core_nodes();
+        let first = self.places[nodes[0]].glance;
+        let agrees = |node: &usize| {
+            let (up, glance) = (self.places[*node].host.is_up(), self.places[*node].glance);
+            up && glance.leader.is_some()
+                && (glance.term, glance.leader) == (first.term, first.leader)
+                && glance.applied == glance.last.index
+                && (glance.applied, glance.digest) == (first.applied, first.digest)
+        };
+        nodes.iter().all(agrees) && self.clients.owed(self.core) == 0
+    }
+
+    fn converge(&mut self) -> Result<(), Violation> {
+        let longest = self.places.iter().map(|place| place.glance.last.index.0).max().unwrap_or(0);
+        let patience = self.patience(longest.max(self.laws.committed() as u64));
+        if self.wait(patience, |world| world.is_one())? {
+            return Ok(());
+        }
+        self.laws.broken(Law::Converges, || {
+            let nodes: Vec<String> = self.core_nodes().iter().map(|node| self.describe(*node)).collect();
+            format!(
+                "{patience:?} after it was healed the core has not reached one state ({} answers owed): {}",
+                self.clients.owed(self.core),
+                nodes.join("; ")
+            )
+        })
+    }
+
+    fn describe(&self, node: usize) -> String {
+        let place = &self.places[node];
+        if place.host.is_up() { format!("n{} {:?}", node + 1, place.glance) } else { format!("n{} is down", node + 1) }
+    }
+
+    fn serve(&mut self) -> Result<(), Violation> {
+        let deadline = self.now + self.patience(100);
+        for node in self.core_nodes() {
+            for write in [true, false] {
+                let before = self.clients.answers();
+                while self.clients.answers() == before {
+                    let committed = self.laws.committed();
+                    let (_, slot, request) = self.clients.probe::<H>(node, write, self.now, committed);
+                    self.ask(node, slot, request)?;
+                    self.wait(self.patience(10), |world| !world.clients.is_open(slot))?;
+                    if self.now >= deadline && self.clients.answers() == before {
+                        return self.laws.broken(Law::Serves, || {
+                            let what = if write { "write" } else { "read" };
+                            format!("a healed core does not serve a {what}: {}", self.describe(node))
+                        });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn rest(&mut self) -> Result<(), Violation> {
+        let leader = self.places[self.core_nodes()[0]].glance.leader;
+        let inside = leader.is_some_and(|leader| self.core & (1 << (leader.0 - 1)) != 0);
+        let (changes, timers) = (self.laws.leader_changes(), self.plan.timers.clone());
+        self.run(self.now + timers.election * 6)?;
+        let changed = self.laws.leader_changes() - changes;
+        if inside && changed > 1 {
+            self.laws.broken(Law::Stable, || format!("the leader of a healed core changed {changed} times"))?;
+        }
+        if !self.wait(self.patience(100), |world| world.is_one())? {
+            return self.laws.broken(Law::Converges, || "a healed core fell apart again".to_string());
+        }
+        let (sent, beats) = (self.network.sent_inside(), 20);
+        self.run(self.now + timers.heartbeat * beats)?;
+        let sent = self.network.sent_inside() - sent;
+        // A heartbeat and its answer for each; clocks may run a tenth too fast, and one campaign from outside may pass.
+        let most = (self.core_nodes().len() as u64 - 1) * 2 * (u64::from(beats) + 8) * 3 / 2;
+        if sent > most && self.laws.leader_changes() == changes + changed {
+            self.laws.broken(Law::Quiet, || {
+                format!("a core at rest sent {sent} messages in {beats} heartbeats, more than {most}")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What the judge needs to see the end of: everything, at each member.
+    fn read_all(&mut self) -> Result<(), Violation> {
+        for node in self.core_nodes() {
+            let committed = self.laws.committed();
+            let (_, slot, request) = self.clients.probe::<H>(node, false, self.now, committed);
+            self.ask(node, slot, request)?;
+            self.wait(self.patience(10), |world| !world.clients.is_open(slot))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+//! What the world drives: something that takes a node's inputs and gives a node's effects, on disks that can fail.
+//!
+//! There are two: the whole member ([`super::member::Member`]) and the bare core ([`super::core::Core`]). Both speak the
+//! node's own [`Input`] and [`Effect`], so one world, one network, one menu of faults and one set of laws serve both.
+
+use crate::check::history::{Call, Reply};
+use crate::ids::{Incarnation, Index, MemberId};
+use crate::machine;
+use crate::node::events::Glance;
+use crate::node::{Effect, Halt, Input, StateWrite};
+use crate::raft::{Entry, HardState, Limits, LogRead, Persisted, Ready};
+use crate::rng::Seed;
+use crate::time::{Duration, Time};
+use bytes::Bytes;
+
+use super::plan::{Plan, Timers};
+
+/// What all members of a cluster are told.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// How many they are: their ids are 1 to this.
+    pub nodes: u64,
+    /// Their timers.
+    pub timers: Timers,
+    /// How long a request may wait.
+    pub request_timeout: Duration,
+    /// Raft's limits.
+    pub limits: Limits,
+}
+
+impl Shape {
+    /// The shape that a plan asks for.
+    pub fn of(plan: &Plan) -> Shape {
+        Shape {
+            nodes: plan.nodes as u64,
+            timers: plan.timers.clone(),
+            request_timeout: Duration::from_secs(1) + plan.timers.election * 2,
+            limits: plan.limits(),
+        }
+    }
+}
+
+/// What tells an entry from every other one: its term and its checksum, at its index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// [`crate::ids::Position::term`].
+    pub term: u64,
+    /// [`Entry::checksum`].
+    pub checksum: u32,
+}
+
+impl Stamp {
+    /// Of an entry.
+    pub fn of(entry: &Entry) -> Stamp {
+        Stamp { term: entry.position.term.0, checksum: entry.checksum }
+    }
+}
+
+/// What a start found on the disk.
+#[derive(Debug)]
+pub struct Born {
+    /// Which life begins.
+    pub life: Incarnation,
+    /// Term and vote.
+    pub hard: HardState,
+    /// The log, from index 1 on.
+    pub log: Vec<Stamp>,
+    /// What the state's disk had applied, and the digest of that.
+    pub applied: (Index, u64),
+}
+
+/// What a crash left undone, and how much of a list of so many unsynced writes survives it.
+pub struct Torn<'a> {
+    /// Writes of the log that were on their way.
+    pub log: &'a [Ready],
+    /// Writes of the state that were on their way.
+    pub state: &'a [StateWrite],
+    /// Of so many, the first how many survive.
+    pub keep: &'a mut dyn FnMut(u64) -> u64,
+}
+
+/// A member with its disks, running or not.
+pub trait Host {
+    /// Whether requests have contents, and answers that can be judged.
+    const HAS_CONTENTS: bool;
+
+    /// A member on empty disks, not running.
+    fn new(id: MemberId, shape: &Shape) -> Self;
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// It refuses its disk.
+    fn start(&mut self, now: Time, seed: Seed) -> Result<Born, Halt>;
+
+    /// Whether it runs.
+    fn is_up(&self) -> bool;
+
+    /// Ends it at once. Of what was not synced a prefix survives. Faults asked for are gone.
+    fn crash(&mut self, torn: Torn<'_>);
+
+    /// As [`crate::node::Node::handle`].
+    ///
+    /// # Errors
+    /// It can't go on.
+    fn handle(&mut self, now: Time, input: Input) -> Result<(), Halt>;
+
+    /// As [`crate::node::Node::advance`].
+    ///
+    /// # Errors
+    /// It can't go on.
+    fn advance(&mut self, now: Time, effects: &mut Vec<Effect>) -> Result<(), Halt>;
+
+    /// As [`crate::node::Node::deadline`].
+    fn deadline(&self) -> Time;
+
+    /// What is to be seen of it.
+    fn glance(&self) -> Glance;
+
+    /// How far each follower has it, as the leader believes.
+    fn matched(&self) -> Vec<(MemberId, Index)>;
+
+    /// The log's disk: writes all of these and syncs once.
+    ///
+    /// # Errors
+    /// The disk failed: the process must end.
+    fn persist(&mut self, batch: &[Ready]) -> Result<Option<Persisted>, String>;
+
+    /// The log's disk: reads.
+    ///
+    /// # Errors
+    /// The disk failed: the process must end.
+    fn load(&mut self, read: LogRead) -> Result<Vec<Entry>, String>;
+
+    /// The state's disk: writes this, and syncs if it says so.
+    ///
+    /// # Errors
+    /// The disk failed: the process must end.
+    fn write_state(&mut self, write: &StateWrite) -> Result<(), String>;
+
+    /// The next write or sync of the log's (or the state's) disk fails.
+    fn break_disk(&mut self, log: bool);
+
+    /// A bit of what the disks hold flips: which one, by a number taken modulo what there is. Says whether there was one.
+    fn rot(&mut self, place: u64) -> bool;
+
+    /// Undoes [`Host::rot`].
+    fn heal_rot(&mut self);
+
+    /// Empties the disks.
+    fn wipe(&mut self);
+
+    /// Whether this member would hear `peer`, which is on its `disks`-th disk.
+    fn knows(&self, peer: MemberId, disks: u64) -> bool;
+
+    /// Whether this member knows the disks of all members.
+    fn knows_all(&self) -> bool;
+
+    /// A read of what it has applied.
+    ///
+    /// # Errors
+    /// What the machine says.
+    fn look(&self, call: &Call) -> Result<(i64, Reply), machine::Error>;
+
+    /// A command that carries a write, and whether it grows the store; `None` for a read.
+    fn command(call: &Call, number: u64) -> Option<(Bytes, bool)>;
+}

@@ -1,0 +1,418 @@
+//! The laws, checked after every event against a record of everything that ever happened.
+//!
+//! The record is the simulator's own: what was handed to each disk and what became durable, who led which term, which vote
+//! was told to whom, what was first committed where and what state that made. A member's word is compared with it as soon
+//! as it is given, so a broken law is noticed at the event that broke it and not when the damage is done. Each check costs
+//! what has changed, never the length of the log; the exception is a new leader, whose log is compared with everything that
+//! is committed.
+//!
+//! The laws of what clients see are the judge's (`crate::check`), who knows nothing of this record.
+
+use super::host::{Born, Stamp};
+use crate::ids::{Index, MemberId, Term};
+use crate::node::RoleName;
+use crate::node::events::Glance;
+use crate::raft::{Envelope, HardState, Message, Ready};
+use crate::time::Time;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// The laws, by name. The numbers in brackets are those of the literature's lists: Raft fig. 3 where it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Law {
+    /// At most one leader per term, ever (Raft fig. 3).
+    ElectionSafety,
+    /// An index and a term determine the entry and everything before it (Raft fig. 3).
+    LogMatching,
+    /// A leader's log has everything that is committed (Raft fig. 3).
+    LeaderCompleteness,
+    /// Nobody commits or applies another entry at an index, and the same entries make the same state (Raft fig. 3).
+    StateMachineSafety,
+    /// What is committed is durable on a majority, at that moment.
+    CommitIsDurable,
+    /// One vote per member and term in everything that was ever said, durable when it was said.
+    DurableVote,
+    /// What a message says of its sender's disk is so.
+    SyncBeforeAck,
+    /// Terms, commits and what is applied don't go back in a life; terms, votes and the durable state never.
+    Monotone,
+    /// applied ≤ commit ≤ last, applied ≤ persisted ≤ last, and persisted is what the disk says.
+    Order,
+    /// What a leader believes of a follower's log is durable there.
+    Matched,
+    /// A linearizable read sees everything that was committed when it was asked.
+    FreshRead,
+    /// Each request is answered once, and never after that.
+    AnsweredOnce,
+    /// A disk that no fault has touched opens.
+    Recovery,
+    /// A disk with a flipped bit does not.
+    RotIsRefused,
+    /// A healed majority reaches one state, with no new request.
+    Converges,
+    /// A healed majority serves writes and reads on each of its members.
+    Serves,
+    /// A healed majority keeps its leader, whatever those outside do.
+    Stable,
+    /// A cluster at rest sends heartbeats and their answers, nothing else.
+    Quiet,
+    /// The judge accepts what clients saw.
+    Linearizable,
+    /// The program's own assertions hold.
+    Assertion,
+    /// The same plan twice is the same run.
+    Deterministic,
+}
+
+impl Law {
+    /// All of them.
+    pub const ALL: [Law; 21] = [
+        Law::ElectionSafety,
+        Law::LogMatching,
+        Law::LeaderCompleteness,
+        Law::StateMachineSafety,
+        Law::CommitIsDurable,
+        Law::DurableVote,
+        Law::SyncBeforeAck,
+        Law::Monotone,
+        Law::Order,
+        Law::Matched,
+        Law::FreshRead,
+        Law::AnsweredOnce,
+        Law::Recovery,
+        Law::RotIsRefused,
+        Law::Converges,
+        Law::Serves,
+        Law::Stable,
+        Law::Quiet,
+        Law::Linearizable,
+        Law::Assertion,
+        Law::Deterministic,
+    ];
+
+    /// Its name, as printed and as told to the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Law::ElectionSafety => "election-safety",
+            Law::LogMatching => "log-matching",
+            Law::LeaderCompleteness => "leader-completeness",
+            Law::StateMachineSafety => "state-machine-safety",
+            Law::CommitIsDurable => "commit-is-durable",
+            Law::DurableVote => "durable-vote",
+            Law::SyncBeforeAck => "sync-before-ack",
+            Law::Monotone => "monotone",
+            Law::Order => "order",
+            Law::Matched => "matched",
+            Law::FreshRead => "fresh-read",
+            Law::AnsweredOnce => "answered-once",
+            Law::Recovery => "recovery",
+            Law::RotIsRefused => "rot-is-refused",
+            Law::Converges => "converges",
+            Law::Serves => "serves",
+            Law::Stable => "stable",
+            Law::Quiet => "quiet",
+            Law::Linearizable => "linearizable",
+            Law::Assertion => "assertion",
+            Law::Deterministic => "deterministic",
+        }
+    }
+}
+
+impl fmt::Display for Law {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A law that was broken, when and how.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{law} at {:.3} ms: {what}", at.0 as f64 / 1e6)]
+pub struct Violation {
+    /// Which.
+    pub law: Law,
+    /// When, in the simulated world.
+    pub at: Time,
+    /// With values.
+    pub what: String,
+}
+
+/// What is known of one member.
+#[derive(Debug, Default)]
+struct Seen {
+    /// What its disk has, after the last sync.
+    hard: HardState,
+    durable: Vec<Stamp>,
+    /// Its log with everything that was handed to the disk.
+    written: Vec<Stamp>,
+    glance: Glance,
+    /// Up to where its commits were compared.
+    compared: usize,
+    /// Its votes are not its own any more: its disk was emptied.
+    wiped: bool,
+}
+
+/// See the module's essay.
+#[derive(Debug)]
+pub struct Laws {
+    off: Vec<Law>,
+    pub(super) now: Time,
+    members: Vec<Seen>,
+    leaders: BTreeMap<Term, usize>,
+    /// By index: every entry that ever stood there, with the term before it.
+    entries: Vec<Vec<(Stamp, u64)>>,
+    committed: Vec<Stamp>,
+    /// By index: the digest of the state after it; 0: not seen.
+    digests: Vec<u64>,
+    grants: BTreeMap<(usize, Term), MemberId>,
+    leader_changes: u64,
+}
+
+fn slot_of(index: Index) -> usize {
+    index.0 as usize - 1
+}
+
+impl Laws {
+    /// A blank record of so many members; the laws in `off` are not kept.
+    pub fn new(nodes: usize, off: &[Law]) -> Laws {
+        Laws {
+            off: off.to_vec(),
+            now: Time(0),
+            members: (0..nodes).map(|_| Seen::default()).collect(),
+            leaders: BTreeMap::new(),
+            entries: Vec::new(),
+            committed: Vec::new(),
+            digests: vec![0],
+            grants: BTreeMap::new(),
+            leader_changes: 0,
+        }
+    }
+
+    /// How many entries were ever committed.
+    pub fn committed(&self) -> usize {
+        self.committed.len()
+    }
+
+    /// How many terms had a leader.
+    pub fn leader_changes(&self) -> u64 {
+        self.leader_changes
+    }
+
+    /// The law is broken, unless it is off.
+    pub fn broken(&self, law: Law, what: impl FnOnce() -> String) -> Result<(), Violation> {
+        if self.off.contains(&law) { Ok(()) } else { Err(Violation { law, at: self.now, what: what() }) }
+    }
+
+    fn demand(&self, law: Law, holds: bool, what: impl FnOnce() -> String) -> Result<(), Violation> {
+        if holds { Ok(()) } else { self.broken(law, what) }
+    }
+
+    /// A life begins with what the disk has.
+    pub fn born(&mut self, node: usize, born: &Born) -> Result<(), Violation> {
+        let seen = &self.members[node];
+        let (old, new) = (seen.hard, born.hard);
+        let same_vote = new.term == old.term && (old.vote.is_none() || new.vote == old.vote);
+        self.demand(Law::Monotone, seen.wiped || new.term > old.term || same_vote, || {
+            format!("n{} wakes with {new:?}, its disk had {old:?}", node + 1)
+        })?;
+        let (applied, digest) = born.applied;
+        let before = self.digests.get(applied.0 as usize).copied().unwrap_or(0);
+        self.demand(Law::StateMachineSafety, before == 0 || before == digest, || {
+            format!("n{} wakes at {applied} with another state than the one that was applied there", node + 1)
+        })?;
+        let seen = &mut self.members[node];
+        seen.hard = born.hard;
+        seen.durable.clone_from(&born.log);
+        seen.written.clone_from(&born.log);
+        seen.glance = Glance { applied, commit: applied, term: born.hard.term, digest, ..Glance::default() };
+        seen.compared = 0;
+        Ok(())
+    }
+
+    /// The disk was emptied: what it had still counts as it did when it was told, but its member is nobody now.
+    pub fn wiped(&mut self, node: usize) {
+        self.members[node].wiped = true;
+    }
+
+    /// A write was handed to the disk of the log.
+    pub fn handed(&mut self, node: usize, ready: &Ready) -> Result<(), Violation> {
+        if let Some(from) = ready.truncate_from {
+            let keep = slot_of(from);
+            let compared = self.members[node].compared;
+            self.demand(Law::StateMachineSafety, keep >= compared, || {
+                format!("n{} cuts its log from {from}, but has committed {compared}", node + 1)
+            })?;
+            self.members[node].written.truncate(keep);
+        }
+        for entry in &ready.entries {
+            let (at, stamp) = (slot_of(entry.position.index), Stamp::of(entry));
+            let written = &mut self.members[node].written;
+            let (ends, before) = (written.len(), written.last().map_or(0, |last| last.term));
+            written.push(stamp);
+            self.demand(Law::LogMatching, ends == at && before <= stamp.term, || {
+                format!("n{} appends {} to a log that ends at {ends} in term {before}", node + 1, entry.position)
+            })?;
+            if self.entries.len() <= at {
+                self.entries.resize_with(at + 1, Vec::new);
+            }
+            match self.entries[at].iter().find(|(known, _)| known.term == stamp.term) {
+                None => self.entries[at].push((stamp, before)),
+                Some(known) => {
+                    let same = *known == (stamp, before);
+                    self.demand(Law::LogMatching, same, || {
+                        format!(
+                            "n{} has another entry {} than was there, or another before it",
+                            node + 1,
+                            entry.position
+                        )
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// These writes are durable.
+    pub fn durable(&mut self, node: usize, batch: &[Ready]) -> Result<(), Violation> {
+        let seen = &mut self.members[node];
+        let before = seen.hard.term;
+        for ready in batch {
+            seen.hard = ready.hard_state.unwrap_or(seen.hard);
+            if let Some(from) = ready.truncate_from {
+                seen.durable.truncate(slot_of(from));
+            }
+            seen.durable.extend(ready.entries.iter().map(Stamp::of));
+        }
+        let (hard, last) = (seen.hard, seen.durable.last().map_or(0, |last| last.term));
+        self.demand(Law::Monotone, hard.term >= before && hard.term.0 >= last, || {
+            format!("n{}'s disk is in term {} after {before}, its log in {last}", node + 1, hard.term)
+        })
+    }
+
+    /// A message leaves.
+    pub fn sent(&mut self, node: usize, envelope: &Envelope) -> Result<(), Violation> {
+        let seen = &self.members[node];
+        if seen.wiped {
+            return Ok(());
+        }
+        let (hard, ends) = (seen.hard, seen.durable.len() as u64);
+        self.demand(Law::SyncBeforeAck, hard.term >= envelope.term, || {
+            format!("n{} speaks in term {}, its disk is in {}", node + 1, envelope.term, hard.term)
+        })?;
+        let voted = match envelope.message {
+            Message::VoteReply { granted: true, .. } => Some(envelope.to),
+            Message::Vote { .. } => Some(envelope.from),
+            _ => None,
+        };
+        if let Some(voted) = voted {
+            // A vote of a former term was on the disk before that of a later one.
+            let on_disk = hard == HardState { term: envelope.term, vote: Some(voted) } || hard.term > envelope.term;
+            let first = *self.grants.entry((node, envelope.term)).or_insert(voted);
+            self.demand(Law::DurableVote, on_disk, || {
+                format!("n{} votes for n{voted} in term {}, its disk has {hard:?}", node + 1, envelope.term)
+            })?;
+            return self.demand(Law::DurableVote, first == voted, || {
+                format!("n{} votes for n{voted} in term {}, after n{first}", node + 1, envelope.term)
+            });
+        }
+        match envelope.message {
+            Message::Appended { matched, .. } | Message::HeartbeatReply { matched, .. } => {
+                self.demand(Law::SyncBeforeAck, ends >= matched.0, || {
+                    format!("n{} acknowledges {matched}, its disk ends at {ends}", node + 1)
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A turn was closed.
+    pub fn turned(&mut self, node: usize, now: Glance) -> Result<(), Violation> {
+        let seen = &self.members[node];
+        let old = seen.glance;
+        if seen.wiped {
+            return Ok(());
+        }
+        if old == now {
+            return Ok(());
+        }
+        let forward = now.term >= old.term && now.commit >= old.commit && now.applied >= old.applied;
+        self.demand(Law::Monotone, forward, || format!("n{} goes back: {now:?} after {old:?}", node + 1))?;
+        let ordered = now.applied <= now.commit.min(now.persisted) && now.commit.max(now.persisted) <= now.last.index;
+        let ends = seen.durable.len() as u64;
+        self.demand(Law::Order, ordered && now.persisted.0 <= ends, || {
+            format!("n{} is out of order, its disk ends at {ends}: {now:?}", node + 1)
+        })?;
+        self.members[node].glance = now;
+        if now.role == RoleName::Leader && (old.role != RoleName::Leader || now.term != old.term) {
+            self.leads(node, now)?;
+        }
+        if now.commit > old.commit {
+            self.commits(node, now)?;
+        }
+        if now.applied > old.applied {
+            self.applies(node, now)?;
+        }
+        Ok(())
+    }
+
+    fn leads(&mut self, node: usize, now: Glance) -> Result<(), Violation> {
+        let first = *self.leaders.entry(now.term).or_insert(node);
+        self.demand(Law::ElectionSafety, first == node, || {
+            format!("n{} leads term {}, which n{} led", node + 1, now.term, first + 1)
+        })?;
+        self.leader_changes += 1;
+        let written = &self.members[node].written;
+        let wrong = self.committed.iter().zip(written).position(|(committed, own)| committed != own);
+        let wrong = wrong.or((written.len() < self.committed.len()).then_some(written.len()));
+        self.demand(Law::LeaderCompleteness, wrong.is_none(), || {
+            format!("n{} leads term {} without committed entry {}", node + 1, now.term, wrong.unwrap_or(0) + 1)
+        })
+    }
+
+    fn commits(&mut self, node: usize, now: Glance) -> Result<(), Violation> {
+        // What was not handed to the disk yet is compared in a later turn.
+        let end = (now.commit.0 as usize).min(self.members[node].written.len());
+        for at in self.members[node].compared..end {
+            let stamp = self.members[node].written[at];
+            match self.committed.get(at).copied() {
+                Some(known) => self.demand(Law::StateMachineSafety, known == stamp, || {
+                    format!("n{} commits at {} another entry than was committed there", node + 1, at + 1)
+                })?,
+                None => {
+                    self.committed.push(stamp);
+                    let holders = self.members.iter().filter(|m| m.durable.get(at) == Some(&stamp)).count();
+                    self.demand(Law::CommitIsDurable, holders * 2 > self.members.len(), || {
+                        format!("n{} commits {}, which is durable on {holders} members", node + 1, at + 1)
+                    })?;
+                }
+            }
+        }
+        self.members[node].compared = end.max(self.members[node].compared);
+        Ok(())
+    }
+
+    fn applies(&mut self, node: usize, now: Glance) -> Result<(), Violation> {
+        let at = now.applied.0 as usize;
+        if self.digests.len() <= at {
+            self.digests.resize(at + 1, 0);
+        }
+        if self.digests[at] == 0 {
+            self.digests[at] = now.digest;
+        }
+        self.demand(Law::StateMachineSafety, self.digests[at] == now.digest, || {
+            format!("n{}'s state after {at} is not what others made of the same entries", node + 1)
+        })
+    }
+
+    /// What a leader believes of its followers.
+    pub fn believes(&self, node: usize, matched: &[(MemberId, Index)]) -> Result<(), Violation> {
+        for (peer, index) in matched {
+            let (own, other) = (&self.members[node].written, &self.members[slot_of(Index(peer.0))]);
+            let at = index.0 as usize;
+            let holds = at == 0 || other.wiped || (at <= own.len() && other.durable.get(at - 1) == own.get(at - 1));
+            self.demand(Law::Matched, holds, || {
+                format!("n{} believes that n{peer} has {index}, its disk ends at {}", node + 1, other.durable.len())
+            })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,250 @@
+//! The whole member as a host: the production node, log store and machine, born by the production `open`, on two engines
+//! in memory.
+//!
+//! A crash executes what was on its way to the disks without a sync and then keeps a prefix of everything unsynced, which is
+//! exactly what the engine's contract allows (`storage/mod.rs`), and the worst of it.
+
+use super::host::{Born, Host, Shape, Stamp, Torn};
+use super::workload;
+use crate::check::history::{Call, Reply};
+use crate::ids::{ClusterId, DiskId, Index, MemberId};
+use crate::machine;
+use crate::node::events::Glance;
+use crate::node::{Config, Effect, Halt, Input, Node, Opening, StateWrite, open};
+use crate::raft::{Entry, LogRead, Persisted, Ready};
+use crate::rng::{Seed, mix};
+use crate::storage::directory::{InitialMember, Meta};
+use crate::storage::key::Key;
+use crate::storage::log::LogStore;
+use crate::storage::memory::MemoryEngine;
+use crate::storage::{Engine, Op};
+use crate::time::Time;
+use bytes::Bytes;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// See the module's essay.
+pub struct Member {
+    id: MemberId,
+    shape: Shape,
+    /// How many disks it has had.
+    disks: u64,
+    raft: MemoryEngine,
+    state: MemoryEngine,
+    rotten: Option<Rotten>,
+    alive: Option<(Node, LogStore)>,
+}
+
+struct Rotten {
+    log: bool,
+    key: Bytes,
+    byte: usize,
+    mask: u8,
+}
+
+fn name(id: MemberId) -> String {
+    format!("n{id}")
+}
+
+fn disk_id(id: MemberId, disks: u64) -> DiskId {
+    DiskId(id.0 * 1000 + disks)
+}
+
+impl Member {
+    fn node(&self) -> Option<&Node> {
+        self.alive.as_ref().map(|(node, _)| node)
+    }
+
+    fn meta(&self) -> Meta {
+        let initial = |id| InitialMember {
+            id: MemberId(id),
+            name: name(MemberId(id)),
+            peer_urls: vec![format!("http://n{id}:2380")],
+        };
+        Meta {
+            cluster: ClusterId(7),
+            member: self.id,
+            disk: disk_id(self.id, self.disks),
+            members: (1..=self.shape.nodes).map(initial).collect(),
+        }
+    }
+
+    fn config(&self) -> Config {
+        Config {
+            heartbeat_interval: self.shape.timers.heartbeat,
+            election_timeout: self.shape.timers.election,
+            request_timeout: self.shape.request_timeout,
+            name: name(self.id),
+            client_urls: vec![format!("http://n{}:2379", self.id)],
+            limits: self.shape.limits.clone(),
+        }
+    }
+
+    fn engine(&self, log: bool) -> &MemoryEngine {
+        if log { &self.raft } else { &self.state }
+    }
+
+    /// Every value that a bit can flip in, slots that are left over from a torn write apart.
+    fn places(&self, log: bool) -> Vec<(Bytes, usize)> {
+        let mut places = Vec::new();
+        let mut whole = None;
+        let _ = self.engine(log).scan(&[], &[0xff], &mut |key, value| {
+            // A slot means something if the first slot of its value is there.
+            match Key::decode(key) {
+                Some(Key::Log { first, chunk } | Key::Record { first, chunk }) => {
+                    if chunk == 0 {
+                        whole = Some(first);
+                    }
+                    if whole == Some(first) && !value.is_empty() {
+                        places.push((Bytes::copy_from_slice(key), value.len()));
+                    }
+                }
+                Some(Key::HardState | Key::Incarnation | Key::AckedMark) if !value.is_empty() => {
+                    places.push((Bytes::copy_from_slice(key), value.len()));
+                }
+                _ => {}
+            }
+            ControlFlow::Continue(())
+        });
+        places
+    }
+}
+
+fn execute(engine: &MemoryEngine, ops: &[Op]) -> Result<(), String> {
+    let write = |op: &Op| match op {
+        Op::Put(key, value) => engine.put(key, value),
+        Op::Delete(key) => engine.delete(key),
+    };
+    ops.iter().try_for_each(write).map_err(|fault| fault.to_string())
+}
+
+impl Host for Member {
+    const HAS_CONTENTS: bool = true;
+
+    fn new(id: MemberId, shape: &Shape) -> Member {
+        Member {
+            id,
+            shape: shape.clone(),
+            disks: 1,
+            raft: MemoryEngine::new(),
+            state: MemoryEngine::new(),
+            rotten: None,
+            alive: None,
+        }
+    }
+
+    fn start(&mut self, now: Time, seed: Seed) -> Result<Born, Halt> {
+        let (raft, state) = (Arc::new(self.raft.clone()), Arc::new(self.state.clone()));
+        let opened = open(Opening { meta: self.meta(), raft, state, config: self.config(), seed, now })?;
+        let entries = opened.log.read(Index(1), usize::MAX).map_err(|fault| Halt(fault.to_string()))?;
+        let glance = opened.node.glance();
+        let born = Born {
+            life: opened.node.identity().incarnation,
+            hard: opened.log.hard_state(),
+            log: entries.iter().map(Stamp::of).collect(),
+            applied: (glance.applied, glance.digest),
+        };
+        self.alive = Some((opened.node, opened.log));
+        Ok(born)
+    }
+
+    fn is_up(&self) -> bool {
+        self.alive.is_some()
+    }
+
+    fn crash(&mut self, torn: Torn<'_>) {
+        if let Some((_, mut log)) = self.alive.take() {
+            self.raft.fail_syncs_after(0);
+            // Written, not synced; it fails by request.
+            let _ = log.persist(torn.log);
+            for write in torn.state {
+                let _ = execute(&self.state, &write.ops);
+            }
+        }
+        self.raft.crash((torn.keep)(self.raft.unsynced() as u64) as usize);
+        self.state.crash((torn.keep)(self.state.unsynced() as u64) as usize);
+    }
+
+    fn handle(&mut self, now: Time, input: Input) -> Result<(), Halt> {
+        self.alive.as_mut().map_or(Ok(()), |(node, _)| node.handle(now, input))
+    }
+
+    fn advance(&mut self, now: Time, effects: &mut Vec<Effect>) -> Result<(), Halt> {
+        self.alive.as_mut().map_or(Ok(()), |(node, _)| node.advance(now, effects))
+    }
+
+    fn deadline(&self) -> Time {
+        self.node().map_or(Time::NEVER, Node::deadline)
+    }
+
+    fn glance(&self) -> Glance {
+        self.node().map(Node::glance).unwrap_or_default()
+    }
+
+    fn matched(&self) -> Vec<(MemberId, Index)> {
+        let peers = self.node().map(|node| node.status().peers).unwrap_or_default();
+        peers.into_iter().filter(|peer| !peer.flow.is_empty()).map(|peer| (peer.id, peer.matched)).collect()
+    }
+
+    fn persist(&mut self, batch: &[Ready]) -> Result<Option<Persisted>, String> {
+        let Some((_, log)) = &mut self.alive else { return Ok(None) };
+        log.persist(batch).map_err(|fault| fault.to_string())
+    }
+
+    fn load(&mut self, read: LogRead) -> Result<Vec<Entry>, String> {
+        let Some((_, log)) = &self.alive else { return Ok(Vec::new()) };
+        log.read(read.from, read.max_bytes).map_err(|fault| fault.to_string())
+    }
+
+    fn write_state(&mut self, write: &StateWrite) -> Result<(), String> {
+        execute(&self.state, &write.ops)?;
+        if write.sync { self.state.sync().map_err(|fault| fault.to_string()) } else { Ok(()) }
+    }
+
+    fn break_disk(&mut self, log: bool) {
+        self.engine(log).fail_syncs_after(0);
+    }
+
+    fn rot(&mut self, place: u64) -> bool {
+        let log = place.is_multiple_of(2);
+        let places = self.places(log);
+        if places.is_empty() {
+            return false;
+        }
+        let (key, len) = places[(place / 2) as usize % places.len()].clone();
+        let bit = mix(place) as usize % (len * 8);
+        let rotten = Rotten { log, key, byte: bit / 8, mask: 1 << (bit % 8) };
+        self.engine(log).flip(&rotten.key, rotten.byte, rotten.mask);
+        self.rotten = Some(rotten);
+        true
+    }
+
+    fn heal_rot(&mut self) {
+        if let Some(Rotten { log, key, byte, mask }) = self.rotten.take() {
+            self.engine(log).flip(&key, byte, mask);
+        }
+    }
+
+    fn wipe(&mut self) {
+        self.disks += 1;
+        (self.raft, self.state) = (MemoryEngine::new(), MemoryEngine::new());
+    }
+
+    fn knows(&self, peer: MemberId, disks: u64) -> bool {
+        let members = self.node().map(|node| node.view().members()).unwrap_or_default();
+        let known = members.into_iter().find(|member| member.id == peer).and_then(|member| member.disk);
+        known.is_none_or(|disk| disk == disk_id(peer, disks))
+    }
+
+    fn knows_all(&self) -> bool {
+        self.node().is_some_and(|node| node.view().members().iter().all(|member| member.disk.is_some()))
+    }
+
+    fn look(&self, call: &Call) -> Result<(i64, Reply), machine::Error> {
+        self.node().map_or(Ok((0, Reply::Put)), |node| workload::look(&node.view(), call))
+    }
+
+    fn command(call: &Call, _: u64) -> Option<(Bytes, bool)> {
+        workload::command(call)
+    }
+}

@@ -1,0 +1,205 @@
+//! The network: which message arrives, when, and how often.
+//!
+//! A link is ordered, as a stream is, unless the plan lets messages overtake. Cuts are facts with an end: a message that
+//! arrives at a cut link is lost, whenever it was sent. Every message ever sent may come again, years later (the pool).
+//!
+//! After the safety phase the links inside the core are perfect for ever, and all others stay as they are.
+
+use super::plan::{Fault, Group, Noise};
+use crate::raft::{Envelope, Message};
+use crate::rng::{Rng, Seed};
+use crate::time::{Duration, Time};
+
+/// Of the messages ever sent, so many are kept to come again.
+const POOL: usize = 2048;
+
+/// See the module's essay.
+#[derive(Debug)]
+pub struct Network {
+    rng: Rng,
+    noise: Noise,
+    nodes: usize,
+    /// When the newest message of each link arrives.
+    newest: Vec<Time>,
+    /// Until when each link is cut, and holds back.
+    cut: Vec<Time>,
+    clogged: Vec<Time>,
+    muted: Vec<(Group, Time)>,
+    pool: Vec<(usize, Envelope)>,
+    sent_inside: u64,
+    /// A bit per member of the healed core; 0 before.
+    core: u64,
+}
+
+/// What becomes of a message that was sent.
+#[derive(Debug, Default)]
+pub struct Fate {
+    /// When copies of it arrive.
+    pub arrivals: Vec<Time>,
+    /// A message of former times, that arrives as well: from which disk of its sender, and when.
+    pub again: Option<(usize, Envelope, Time)>,
+}
+
+fn group(message: &Message) -> Option<Group> {
+    match message {
+        Message::PreVote { .. } | Message::PreVoteReply { .. } | Message::Vote { .. } | Message::VoteReply { .. } => {
+            Some(Group::Votes)
+        }
+        Message::Append { .. } => Some(Group::Appends),
+        Message::Appended { .. } | Message::Conflict { .. } | Message::HeartbeatReply { .. } => Some(Group::Answers),
+        Message::Heartbeat { .. } => Some(Group::Heartbeats),
+        Message::ReadIndex { .. }
+        | Message::ReadIndexReply { .. }
+        | Message::Forward { .. }
+        | Message::ForwardRefused { .. } => Some(Group::Requests),
+        Message::TimeoutNow => None,
+    }
+}
+
+impl Network {
+    /// A network of `nodes` members, quiet but for the noise.
+    pub fn new(nodes: usize, noise: &Noise, seed: Seed) -> Network {
+        Network {
+            rng: Rng::new(seed),
+            noise: noise.clone(),
+            nodes,
+            newest: vec![Time(0); nodes * nodes],
+            cut: vec![Time(0); nodes * nodes],
+            clogged: vec![Time(0); nodes * nodes],
+            muted: Vec::new(),
+            pool: Vec::new(),
+            sent_inside: 0,
+            core: 0,
+        }
+    }
+
+    fn link(&self, from: usize, to: usize) -> usize {
+        from * self.nodes + to
+    }
+
+    fn inside(&self, from: usize, to: usize) -> bool {
+        self.core & (1 << from) != 0 && self.core & (1 << to) != 0
+    }
+
+    /// A fault of the network begins; says whether it was one.
+    pub fn suffer(&mut self, fault: &Fault, until: Time) -> bool {
+        match *fault {
+            Fault::Split { side } => {
+                for (from, to) in (0..self.nodes).flat_map(|from| (0..self.nodes).map(move |to| (from, to))) {
+                    if (side >> from & 1) != (side >> to & 1) {
+                        let link = self.link(from, to);
+                        self.cut[link] = self.cut[link].max(until);
+                    }
+                }
+            }
+            Fault::Cut { from, to } => {
+                let link = self.link(from, to);
+                self.cut[link] = self.cut[link].max(until);
+            }
+            Fault::Clog { from, to } => {
+                let link = self.link(from, to);
+                self.clogged[link] = self.clogged[link].max(until);
+            }
+            Fault::Mute { group } => self.muted.push((group, until)),
+            _ => return false,
+        }
+        true
+    }
+
+    /// The links inside of `core` are perfect from now on. Each member outside is for ever: not there, deaf, mute, or
+    /// connected as badly as everyone was.
+    pub fn heal(&mut self, now: Time, core: u64, dice: &mut Rng) {
+        self.core = core;
+        self.muted.clear();
+        let inside = |node: usize| core & (1 << node) != 0;
+        let ways: Vec<(bool, bool)> = (0..self.nodes).map(|_| (dice.below(2) == 0, dice.below(2) == 0)).collect();
+        for (from, to) in (0..self.nodes).flat_map(|from| (0..self.nodes).map(move |to| (from, to))) {
+            let link = self.link(from, to);
+            self.clogged[link] = Time(0);
+            self.newest[link] = now;
+            self.cut[link] = match (inside(from), inside(to)) {
+                (true, true) | (false, false) => Time(0),
+                (false, true) if ways[from].0 => Time::NEVER,
+                (true, false) if ways[to].1 => Time::NEVER,
+                _ => Time(0),
+            };
+        }
+    }
+
+    /// Whether what arrives now over this link is heard.
+    pub fn passes(&self, now: Time, from: usize, to: usize) -> bool {
+        self.inside(from, to) || self.cut[self.link(from, to)] <= now
+    }
+
+    /// How many messages were sent inside of the healed core.
+    pub fn sent_inside(&self) -> u64 {
+        self.sent_inside
+    }
+
+    fn chance(&mut self, per_thousand: u64) -> bool {
+        per_thousand > 0 && self.rng.below(1000) < per_thousand
+    }
+
+    fn delay(&mut self, usual_us: u64) -> Duration {
+        let mut us = self.rng.below(usual_us * 2) + 20;
+        if usual_us > 1000 && self.rng.below(50) == 0 {
+            us *= 20;
+        }
+        Duration::from_micros(us)
+    }
+
+    /// When something that leaves now arrives over this link, behind all that left before.
+    pub fn arrival(&mut self, now: Time, from: usize, to: usize) -> Time {
+        let inside = self.inside(from, to);
+        let delay = self.delay(if inside { 200 } else { self.noise.delay_us });
+        let link = self.link(from, to);
+        let overtakes = !inside && self.chance(self.noise.reorder);
+        if overtakes {
+            return now + delay;
+        }
+        let mut at = (now + delay).max(Time(self.newest[link].0 + 1));
+        // What is held back is let go at once, later; what is held back for ever is as good as lost.
+        if !inside && self.clogged[link] > at {
+            at = self.clogged[link];
+        }
+        if at < Time::NEVER {
+            self.newest[link] = at;
+        }
+        at
+    }
+
+    /// A message leaves, from the sender's `disks`-th disk.
+    pub fn send(&mut self, now: Time, from: usize, to: usize, envelope: &Envelope, disks: usize) -> Fate {
+        let mut fate = Fate::default();
+        if self.inside(from, to) {
+            self.sent_inside += 1;
+            fate.arrivals.push(self.arrival(now, from, to));
+            return fate;
+        }
+        let muted = group(&envelope.message)
+            .is_some_and(|group| self.muted.iter().any(|(muted, until)| *muted == group && *until > now));
+        if !muted && !self.chance(self.noise.loss) {
+            fate.arrivals.push(self.arrival(now, from, to));
+        }
+        if self.chance(self.noise.duplicate) {
+            let later = self.delay(self.noise.delay_us.max(50_000));
+            fate.arrivals.push(now + later);
+        }
+        fate.arrivals.retain(|at| *at < Time::NEVER);
+        if self.noise.replay > 0 {
+            if self.pool.len() < POOL {
+                self.pool.push((disks, envelope.clone()));
+            } else {
+                let place = self.rng.below(POOL as u64) as usize;
+                self.pool[place] = (disks, envelope.clone());
+            }
+            if self.chance(self.noise.replay) {
+                let pick = self.rng.below(self.pool.len() as u64) as usize;
+                let (disks, envelope) = self.pool[pick].clone();
+                let delay = self.delay(self.noise.delay_us);
+                fate.again = Some((disks, envelope, now + delay));
+            }
+        }
+        fate
+    }
+}

@@ -1,0 +1,782 @@
+//! What is going to happen to a cluster: a plan, drawn from a seed, written down as text.
+//!
+//! A run is a function of its [`Plan`] and of nothing else. The plan holds what is big and worth naming, one line each: how
+//! many members, which timers, how rough the network and the disks are, and the list of faults with their moments. What is
+//! small (how long this message takes, whether that one is lost) is drawn during the run from the plan's seed, from streams
+//! that are independent of each other, so that a fault that is taken out of the list leaves the rest much as it was. That
+//! is what makes shrinking (`shrink.rs`) possible.
+//!
+//! **Swarm.** Each seed leaves about half of the faults out and weights the others wildly, for faults mask each other: a
+//! cluster that is always partitioned never fills a window, and one that never rests never shows what a quiet one forgets.
+//!
+//! Every fault ends by itself, after its own time, so any line can be removed from a plan and the rest still makes sense.
+
+use crate::raft::Limits;
+use crate::rng::{Rng, Seed, mix};
+use crate::time::{Duration, Time};
+use std::fmt;
+use std::str::FromStr;
+
+/// How much of a member is simulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// The Raft core on a disk of entries: fast.
+    Core,
+    /// The whole member: node, machine and log store on two engines in memory.
+    Full,
+}
+
+/// A kind of trouble, to be switched on and off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Messages are lost.
+    Loss,
+    /// Messages come twice.
+    Duplicate,
+    /// Messages of a link overtake each other.
+    Reorder,
+    /// Messages take long, now and then very long.
+    Delay,
+    /// Any message ever sent comes again.
+    Replay,
+    /// Processes die and lose what was not synced.
+    Crash,
+    /// Processes are stopped for a while; or their machines sleep, and their clocks with them.
+    Pause,
+    /// The cluster is split in two.
+    Split,
+    /// A link is cut, one way.
+    Cut,
+    /// A link holds everything back and then lets it all go.
+    Clog,
+    /// Messages of some kinds only are lost.
+    Mute,
+    /// Connections break, though both ends live.
+    Hint,
+    /// Clocks run at different speeds and jump.
+    Clock,
+    /// Disks are slow, or stand still.
+    Slow,
+    /// A write or a sync fails.
+    Error,
+    /// A disk is below its free-space floor.
+    Space,
+    /// Bits flip in what a disk holds.
+    Rot,
+    /// A disk is emptied and the member started as before.
+    Wipe,
+    /// Leadership is handed over.
+    Transfer,
+    /// Windows, batches and memory are as small as they can be.
+    Limits,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 20] = [
+        Kind::Loss,
+        Kind::Duplicate,
+        Kind::Reorder,
+        Kind::Delay,
+        Kind::Replay,
+        Kind::Crash,
+        Kind::Pause,
+        Kind::Split,
+        Kind::Cut,
+        Kind::Clog,
+        Kind::Mute,
+        Kind::Hint,
+        Kind::Clock,
+        Kind::Slow,
+        Kind::Error,
+        Kind::Space,
+        Kind::Rot,
+        Kind::Wipe,
+        Kind::Transfer,
+        Kind::Limits,
+    ];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Loss => "loss",
+            Kind::Duplicate => "duplicate",
+            Kind::Reorder => "reorder",
+            Kind::Delay => "delay",
+            Kind::Replay => "replay",
+            Kind::Crash => "crash",
+            Kind::Pause => "pause",
+            Kind::Split => "split",
+            Kind::Cut => "cut",
+            Kind::Clog => "clog",
+            Kind::Mute => "mute",
+            Kind::Hint => "hint",
+            Kind::Clock => "clock",
+            Kind::Slow => "slow",
+            Kind::Error => "error",
+            Kind::Space => "space",
+            Kind::Rot => "rot",
+            Kind::Wipe => "wipe",
+            Kind::Transfer => "transfer",
+            Kind::Limits => "limits",
+        }
+    }
+}
+
+/// Something that is done to the cluster. Members are counted from 0; every fault ends by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The process dies; of each unsynced list of writes `keep` thousandths survive. It is back after `span`.
+    Crash {
+        /// Whose.
+        node: usize,
+        /// How much of what was not synced survives, in thousandths.
+        keep: u64,
+        /// Whether the peers' connections break (else the machine is gone without a word).
+        told: bool,
+    },
+    /// The process stands still; with `sleeps`, its clock too.
+    Pause {
+        /// Whose.
+        node: usize,
+        /// The clock stands still too.
+        sleeps: bool,
+    },
+    /// Members whose bit is set in `side` and the others don't hear each other.
+    Split {
+        /// A bit per member.
+        side: u64,
+    },
+    /// `to` does not hear `from`.
+    Cut {
+        /// Who speaks.
+        from: usize,
+        /// Who does not hear.
+        to: usize,
+    },
+    /// What `from` sends to `to` arrives when this ends.
+    Clog {
+        /// Who speaks.
+        from: usize,
+        /// Who waits.
+        to: usize,
+    },
+    /// Messages of a group are lost, everywhere.
+    Mute {
+        /// Which.
+        group: Group,
+    },
+    /// `node` is told that `peer`'s connection has ended.
+    Hint {
+        /// Who is told.
+        node: usize,
+        /// Of whom.
+        peer: usize,
+    },
+    /// The clock jumps ahead by the span.
+    Jump {
+        /// Whose.
+        node: usize,
+    },
+    /// The disk takes `factor` times as long.
+    Slow {
+        /// Whose.
+        node: usize,
+        /// How much longer.
+        factor: u64,
+    },
+    /// The next sync (or write) of a disk fails, which ends the process. It is back after `span`.
+    Error {
+        /// Whose.
+        node: usize,
+        /// The log's disk, or the state's.
+        log: bool,
+    },
+    /// The disk is low on space.
+    Space {
+        /// Whose.
+        node: usize,
+    },
+    /// The process dies, and a bit of what it has on its disk flips. Started again it must refuse; then the disk's former
+    /// image is put back.
+    Rot {
+        /// Whose.
+        node: usize,
+        /// Which one of its values, and which bit: taken modulo what there is.
+        place: u64,
+    },
+    /// The process dies and comes back on an empty disk.
+    Wipe {
+        /// Whose.
+        node: usize,
+    },
+    /// The member is asked to hand leadership over.
+    Transfer {
+        /// Who is asked.
+        node: usize,
+        /// To whom; `None`: anyone.
+        to: Option<usize>,
+    },
+}
+
+/// Messages that are lost together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Votes, pre-votes and their answers.
+    Votes,
+    /// Appends.
+    Appends,
+    /// Answers to appends and heartbeats.
+    Answers,
+    /// Heartbeats.
+    Heartbeats,
+    /// Forwards and read requests, and their answers.
+    Requests,
+}
+
+impl Group {
+    const ALL: [Group; 5] = [Group::Votes, Group::Appends, Group::Answers, Group::Heartbeats, Group::Requests];
+
+    fn name(self) -> &'static str {
+        match self {
+            Group::Votes => "votes",
+            Group::Appends => "appends",
+            Group::Answers => "answers",
+            Group::Heartbeats => "heartbeats",
+            Group::Requests => "requests",
+        }
+    }
+}
+
+/// A fault with its moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// When it begins.
+    pub at: Time,
+    /// How long it lasts.
+    pub span: Duration,
+    /// What.
+    pub fault: Fault,
+}
+
+/// How rough everyday life is. Chances are in thousandths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Noise {
+    /// A message is lost.
+    pub loss: u64,
+    /// A message comes twice.
+    pub duplicate: u64,
+    /// A message overtakes those before it.
+    pub reorder: u64,
+    /// After a message, one that was sent at any time before comes again.
+    pub replay: u64,
+    /// A usual message takes up to twice this.
+    pub delay_us: u64,
+    /// A usual sync takes up to twice this.
+    pub disk_us: u64,
+    /// The inputs of up to this time make one turn.
+    pub turn_us: u64,
+    /// Clocks run up to this much too fast or too slow.
+    pub drift_ppm: u64,
+}
+
+/// What clients do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// How many there are; each has one request open at most.
+    pub clients: usize,
+    /// Between an answer and the next request, up to twice this.
+    pub think_us: u64,
+    /// They all work and rest by turns of this length; zero: no rest.
+    pub rest: Duration,
+}
+
+/// The timers of all members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timers {
+    /// Between heartbeats.
+    pub heartbeat: Duration,
+    /// T.
+    pub election: Duration,
+}
+
+/// See the module's essay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// How much of a member is simulated.
+    pub profile: Profile,
+    /// Where the run's small chances come from.
+    pub seed: u64,
+    /// How many members there are.
+    pub nodes: usize,
+    /// How long anything may happen; then a majority is healed and must work.
+    pub length: Duration,
+    /// Timers.
+    pub timers: Timers,
+    /// Windows, batches and memory as small as they can be.
+    pub tiny: bool,
+    /// Everyday life.
+    pub noise: Noise,
+    /// Clients.
+    pub load: Load,
+    /// What happens when, in order.
+    pub faults: Vec<Planned>,
+}
+
+/// What a seed may not choose freely.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    /// So many members.
+    pub nodes: Option<usize>,
+    /// Trouble of these kinds only; `None`: of all.
+    pub only: Option<Vec<Kind>>,
+    /// No trouble of these kinds.
+    pub without: Vec<Kind>,
+    /// So long.
+    pub length: Option<Duration>,
+}
+
+impl Wishes {
+    fn allow(&self, kind: Kind) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(&kind)) && !self.without.contains(&kind)
+    }
+}
+
+/// Draws what a plan consists of.
+struct Drawing<'a> {
+    rng: Rng,
+    wishes: &'a Wishes,
+    length: Duration,
+    nodes: u64,
+    timeout: Duration,
+    faults: Vec<Planned>,
+}
+
+impl Drawing<'_> {
+    /// Whether the seed has trouble of this kind. Always draws, so that a wish changes nothing else.
+    fn has(&mut self, kind: Kind) -> bool {
+        self.rng.below(2) == 0 && self.wishes.allow(kind)
+    }
+
+    /// Something up to `max`, more often small than large.
+    fn wild(&mut self, max: u64) -> u64 {
+        let bits = 64 - max.leading_zeros();
+        let ceiling = 1 << self.rng.below(u64::from(bits) + 1);
+        (1 + self.rng.below(ceiling)).min(max)
+    }
+
+    fn node(&mut self) -> usize {
+        self.rng.below(self.nodes) as usize
+    }
+
+    fn other(&mut self, than: usize) -> usize {
+        (than + 1 + self.rng.below(self.nodes.max(2) - 1) as usize) % self.nodes as usize
+    }
+
+    /// A span around the election timeout: from a hundredth of it to some of it.
+    fn span(&mut self) -> Duration {
+        let hundredth = self.timeout / 100;
+        hundredth * u32::try_from(self.wild(400)).unwrap_or(u32::MAX)
+    }
+
+    /// Up to `most` faults of a kind, at any time.
+    fn plan(&mut self, kind: Kind, most: u64, mut draw: impl FnMut(&mut Self) -> Fault) {
+        let (has, count) = (self.has(kind), self.wild(most));
+        for _ in 0..count {
+            let at = Time(0) + self.rng.duration(Duration::ZERO, self.length);
+            let span = self.span();
+            let fault = draw(self);
+            if has {
+                self.faults.push(Planned { at, span, fault });
+            }
+        }
+    }
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn draw(profile: Profile, seed: u64, wishes: &Wishes) -> Plan {
+        // Neighbouring seeds must have nothing in common.
+        let mut rng = Rng::new(Seed(mix(seed ^ 0x706c_616e)));
+        let usual = [1, 3, 3, 3, 3, 4, 5, 5, 5, 7][rng.below(10) as usize];
+        let nodes = wishes.nodes.unwrap_or(usual);
+        let (heartbeat, election) = [(100, 1000), (100, 1000), (50, 400), (10, 100), (100, 300)][rng.below(5) as usize];
+        let timers = Timers { heartbeat: Duration::from_millis(heartbeat), election: Duration::from_millis(election) };
+        let length = Duration::from_secs(15 + rng.below(30));
+        let length = wishes.length.unwrap_or(length);
+        let timeout = timers.election;
+        let mut d = Drawing { rng, wishes, length, nodes: nodes as u64, timeout, faults: Vec::new() };
+        let noise = d.noise();
+        let tiny = d.has(Kind::Limits) && d.rng.below(2) == 0;
+        d.processes();
+        d.links();
+        d.disks(profile);
+        let load = Load {
+            clients: 1 + d.rng.below(12) as usize,
+            think_us: 2_000 << d.rng.below(7),
+            rest: if d.rng.below(3) == 0 { d.span() * 2 } else { Duration::ZERO },
+        };
+        let mut faults = d.faults;
+        faults.sort_by_key(|planned| planned.at);
+        Plan { profile, seed, nodes, length, timers, tiny, noise, load, faults }
+    }
+
+    /// Raft's limits under this plan.
+    pub fn limits(&self) -> Limits {
+        let tiny = Limits { max_inflight_messages: 1, max_append_bytes: 1, memory_bytes: 0, ..Limits::default() };
+        if self.tiny { tiny } else { Limits::default() }
+    }
+}
+
+impl Drawing<'_> {
+    fn noise(&mut self) -> Noise {
+        let mut some = |kind, max| {
+            let (has, much) = (self.has(kind), self.wild(max));
+            if has { much } else { 0 }
+        };
+        let (loss, duplicate) = (some(Kind::Loss, 300), some(Kind::Duplicate, 300));
+        let (reorder, replay) = (some(Kind::Reorder, 300), some(Kind::Replay, 60));
+        let slow = some(Kind::Delay, 40_000);
+        let drift_ppm = some(Kind::Clock, 100_000);
+        Noise {
+            loss,
+            duplicate,
+            reorder,
+            replay,
+            delay_us: 100 + slow,
+            disk_us: 100 + self.wild(20_000),
+            turn_us: [0, 50, 1000][self.rng.below(3) as usize],
+            drift_ppm,
+        }
+    }
+
+    fn processes(&mut self) {
+        self.plan(Kind::Crash, 24, |d| Fault::Crash {
+            node: d.node(),
+            keep: [0, 1000, d.rng.below(1001)][d.rng.below(3) as usize],
+            told: d.rng.below(3) != 0,
+        });
+        // A storm: all at once, now and then.
+        if self.has(Kind::Crash) && self.rng.below(2) == 0 {
+            let at = Time(0) + self.rng.duration(Duration::ZERO, self.length);
+            for node in 0..self.nodes as usize {
+                let span = self.span();
+                self.faults.push(Planned { at, span, fault: Fault::Crash { node, keep: 0, told: false } });
+            }
+        }
+        self.plan(Kind::Pause, 12, |d| Fault::Pause { node: d.node(), sleeps: d.rng.below(4) == 0 });
+        self.plan(Kind::Clock, 8, |d| Fault::Jump { node: d.node() });
+        self.plan(Kind::Transfer, 12, |d| {
+            let node = d.node();
+            Fault::Transfer { node, to: (d.rng.below(2) == 0).then(|| d.other(node)) }
+        });
+    }
+
+    fn links(&mut self) {
+        if self.nodes == 1 {
+            return;
+        }
+        self.plan(Kind::Split, 12, |d| {
+            let all = (1 << d.nodes) - 1;
+            let one = 1 << d.node();
+            Fault::Split { side: [one, one, d.rng.below(all) + 1][d.rng.below(3) as usize] }
+        });
+        let pair = |d: &mut Self| {
+            let from = d.node();
+            (from, d.other(from))
+        };
+        self.plan(Kind::Cut, 24, |d| {
+            let (from, to) = pair(d);
+            Fault::Cut { from, to }
+        });
+        self.plan(Kind::Clog, 12, |d| {
+            let (from, to) = pair(d);
+            Fault::Clog { from, to }
+        });
+        self.plan(Kind::Mute, 6, |d| Fault::Mute { group: Group::ALL[d.rng.below(5) as usize] });
+        self.plan(Kind::Hint, 24, |d| {
+            let (node, peer) = pair(d);
+            Fault::Hint { node, peer }
+        });
+    }
+
+    fn disks(&mut self, profile: Profile) {
+        self.plan(Kind::Slow, 8, |d| Fault::Slow { node: d.node(), factor: 10 << d.rng.below(10) });
+        self.plan(Kind::Space, 6, |d| Fault::Space { node: d.node() });
+        self.plan(Kind::Error, 6, |d| Fault::Error { node: d.node(), log: d.rng.below(2) == 0 });
+        if profile == Profile::Full {
+            self.plan(Kind::Rot, 4, |d| Fault::Rot { node: d.node(), place: d.rng.next_u64() >> 16 });
+            self.plan(Kind::Wipe, 2, |d| Fault::Wipe { node: d.node() });
+        }
+    }
+}
+
+// ---- as text
+
+fn ms(duration: Duration) -> String {
+    let us = duration.as_micros();
+    format!("{}.{:03}ms", us / 1000, us % 1000)
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Plan { seed, nodes, noise, load, timers, .. } = self;
+        let profile = if self.profile == Profile::Core { "core" } else { "full" };
+        writeln!(f, "profile {profile}\nseed {seed}\nnodes {nodes}\nlength {}", ms(self.length))?;
+        writeln!(f, "heartbeat {}\nelection {}\ntiny {}", ms(timers.heartbeat), ms(timers.election), self.tiny)?;
+        writeln!(
+            f,
+            "noise loss={} duplicate={} reorder={} replay={} delay_us={} disk_us={} turn_us={} drift_ppm={}",
+            noise.loss,
+            noise.duplicate,
+            noise.reorder,
+            noise.replay,
+            noise.delay_us,
+            noise.disk_us,
+            noise.turn_us,
+            noise.drift_ppm
+        )?;
+        writeln!(f, "load clients={} think_us={} rest={}", load.clients, load.think_us, ms(load.rest))?;
+        self.faults.iter().try_for_each(|planned| writeln!(f, "{planned}"))
+    }
+}
+
+impl fmt::Display for Planned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = ms(self.at.since(Time(0)));
+        write!(f, "@{at} {} ", ms(self.span))?;
+        // Members are counted from 1 where people read.
+        match &self.fault {
+            Fault::Crash { node, keep, told } => write!(f, "crash n{} keep={keep} told={told}", node + 1),
+            Fault::Pause { node, sleeps } => write!(f, "pause n{} sleeps={sleeps}", node + 1),
+            Fault::Split { side } => write!(f, "split side={side}"),
+            Fault::Cut { from, to } => write!(f, "cut n{} n{}", from + 1, to + 1),
+            Fault::Clog { from, to } => write!(f, "clog n{} n{}", from + 1, to + 1),
+            Fault::Mute { group } => write!(f, "mute {}", group.name()),
+            Fault::Hint { node, peer } => write!(f, "hint n{} n{}", node + 1, peer + 1),
+            Fault::Jump { node } => write!(f, "jump n{}", node + 1),
+            Fault::Slow { node, factor } => write!(f, "slow n{} factor={factor}", node + 1),
+            Fault::Error { node, log } => write!(f, "error n{} log={log}", node + 1),
+            Fault::Space { node } => write!(f, "space n{}", node + 1),
+            Fault::Rot { node, place } => write!(f, "rot n{} place={place}", node + 1),
+            Fault::Wipe { node } => write!(f, "wipe n{}", node + 1),
+            Fault::Transfer { node, to: None } => write!(f, "transfer n{}", node + 1),
+            Fault::Transfer { node, to: Some(to) } => write!(f, "transfer n{} n{}", node + 1, to + 1),
+        }
+    }
+}
+
+/// The words of one line.
+struct Words<'a>(std::str::SplitWhitespace<'a>);
+
+impl Words<'_> {
+    fn word(&mut self) -> Result<&str, String> {
+        self.0.next().ok_or_else(|| "the line ends too early".to_string())
+    }
+
+    fn number<T: FromStr>(text: &str) -> Result<T, String> {
+        text.parse().map_err(|_| format!("{text:?} is not what belongs here"))
+    }
+
+    fn value<T: FromStr>(&mut self) -> Result<T, String> {
+        Words::number(self.word()?)
+    }
+
+    fn named<T: FromStr>(&mut self, name: &str) -> Result<T, String> {
+        let word = self.word()?;
+        let value = word.strip_prefix(name).and_then(|rest| rest.strip_prefix('='));
+        Words::number(value.ok_or_else(|| format!("{name}=… belongs here, not {word:?}"))?)
+    }
+
+    fn span_of(text: &str) -> Result<Duration, String> {
+        let wrong = || format!("{text:?} is no time: 12.345ms would be one");
+        let number = text.strip_suffix("ms").ok_or_else(wrong)?;
+        let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+        let part = format!("{part:0<3}");
+        let (whole, part) = (whole.parse::<u64>().map_err(|_| wrong())?, part.parse::<u64>().map_err(|_| wrong())?);
+        Ok(Duration::from_millis(whole) + Duration::from_micros(part))
+    }
+
+    fn span(&mut self) -> Result<Duration, String> {
+        Words::span_of(self.word()?)
+    }
+
+    fn node(&mut self) -> Result<usize, String> {
+        let word = self.word()?;
+        let number: Option<usize> = word.strip_prefix('n').and_then(|number| number.parse().ok());
+        number.and_then(|n| n.checked_sub(1)).ok_or_else(|| format!("{word:?} is no member: n1 would be one"))
+    }
+
+    fn fault(&mut self) -> Result<Fault, String> {
+        let kind = self.word()?.to_string();
+        Ok(match kind.as_str() {
+            "crash" => Fault::Crash { node: self.node()?, keep: self.named("keep")?, told: self.named("told")? },
+            "pause" => Fault::Pause { node: self.node()?, sleeps: self.named("sleeps")? },
+            "split" => Fault::Split { side: self.named("side")? },
+            "cut" => Fault::Cut { from: self.node()?, to: self.node()? },
+            "clog" => Fault::Clog { from: self.node()?, to: self.node()? },
+            "mute" => {
+                let name = self.word()?.to_string();
+                let group = Group::ALL.into_iter().find(|group| group.name() == name);
+                Fault::Mute { group: group.ok_or_else(|| format!("{name:?} is no group of messages"))? }
+            }
+            "hint" => Fault::Hint { node: self.node()?, peer: self.node()? },
+            "jump" => Fault::Jump { node: self.node()? },
+            "slow" => Fault::Slow { node: self.node()?, factor: self.named("factor")? },
+            "error" => Fault::Error { node: self.node()?, log: self.named("log")? },
+            "space" => Fault::Space { node: self.node()? },
+            "rot" => Fault::Rot { node: self.node()?, place: self.named("place")? },
+            "wipe" => Fault::Wipe { node: self.node()? },
+            "transfer" => {
+                let node = self.node()?;
+                let to = if self.0.clone().next().is_some() { Some(self.node()?) } else { None };
+                Fault::Transfer { node, to }
+            }
+            other => return Err(format!("{other:?} is no fault")),
+        })
+    }
+}
+
+impl FromStr for Plan {
+    type Err = String;
+
+    /// Reads what [`Plan`]'s `Display` wrote; `#` begins a comment.
+    fn from_str(text: &str) -> Result<Plan, String> {
+        let mut plan = Plan::draw(Profile::Core, 0, &Wishes::default());
+        plan.faults.clear();
+        for (number, line) in text.lines().enumerate() {
+            let line = line.split('#').next().unwrap_or_default().trim();
+            if !line.is_empty() {
+                plan.take(line).map_err(|e| format!("line {}: {e}", number + 1))?;
+            }
+        }
+        if !(1..=MAX_NODES).contains(&plan.nodes) {
+            return Err(format!("{} members: 1 to {MAX_NODES} can be simulated", plan.nodes));
+        }
+        if let Some(planned) = plan.faults.iter().find(|planned| planned.members().any(|node| node >= plan.nodes)) {
+            return Err(format!("{planned}: there are {} members", plan.nodes));
+        }
+        plan.faults.sort_by_key(|planned| planned.at);
+        Ok(plan)
+    }
+}
+
+/// The largest cluster: more than anyone runs, and a bit each in a word.
+pub const MAX_NODES: usize = 9;
+
+impl Plan {
+    fn take(&mut self, line: &str) -> Result<(), String> {
+        let mut words = Words(line.split_whitespace());
+        let first = words.word()?.to_string();
+        if let Some(at) = first.strip_prefix('@') {
+            let at = Time(0) + Words::span_of(at)?;
+            let span = words.span()?;
+            self.faults.push(Planned { at, span, fault: words.fault()? });
+            return Ok(());
+        }
+        match first.as_str() {
+            "profile" => {
+                self.profile = match words.word()? {
+                    "core" => Profile::Core,
+                    "full" => Profile::Full,
+                    other => return Err(format!("{other:?} is no profile: core or full")),
+                }
+            }
+            "seed" => self.seed = words.value()?,
+            "nodes" => self.nodes = words.value()?,
+            "length" => self.length = words.span()?,
+            "heartbeat" => self.timers.heartbeat = words.span()?,
+            "election" => self.timers.election = words.span()?,
+            "tiny" => self.tiny = words.value()?,
+            "noise" => {
+                self.noise = Noise {
+                    loss: words.named("loss")?,
+                    duplicate: words.named("duplicate")?,
+                    reorder: words.named("reorder")?,
+                    replay: words.named("replay")?,
+                    delay_us: words.named("delay_us")?,
+                    disk_us: words.named("disk_us")?,
+                    turn_us: words.named("turn_us")?,
+                    drift_ppm: words.named("drift_ppm")?,
+                }
+            }
+            "load" => {
+                let (clients, think_us) = (words.named("clients")?, words.named("think_us")?);
+                let rest = words.named::<String>("rest")?;
+                self.load = Load { clients, think_us, rest: Words::span_of(&rest)? };
+            }
+            other => return Err(format!("{other:?} is not known")),
+        }
+        Ok(())
+    }
+}
+
+impl Planned {
+    /// The members it is about; none for what is about everyone.
+    pub fn members(&self) -> impl Iterator<Item = usize> + use<> {
+        let (a, b) = match self.fault {
+            Fault::Crash { node, .. }
+            | Fault::Pause { node, .. }
+            | Fault::Jump { node }
+            | Fault::Slow { node, .. }
+            | Fault::Error { node, .. }
+            | Fault::Space { node }
+            | Fault::Rot { node, .. }
+            | Fault::Wipe { node } => (Some(node), None),
+            Fault::Transfer { node, to } => (Some(node), to),
+            Fault::Cut { from, to } | Fault::Clog { from, to } => (Some(from), Some(to)),
+            Fault::Hint { node, peer } => (Some(node), Some(peer)),
+            Fault::Split { .. } | Fault::Mute { .. } => (None, None),
+        };
+        a.into_iter().chain(b)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_is_read_as_it_was_written() {
+        for seed in 0..300 {
+            let profile = if seed % 2 == 0 { Profile::Core } else { Profile::Full };
+            let mut plan = Plan::draw(profile, seed, &Wishes::default());
+            // Text has microseconds.
+            for planned in &mut plan.faults {
+                planned.at = Time(planned.at.0 / 1000 * 1000);
+                planned.span = Duration::from_micros(planned.span.as_micros() as u64);
+            }
+            plan.load.rest = Duration::from_micros(plan.load.rest.as_micros() as u64);
+            plan.faults.sort_by_key(|planned| planned.at);
+            assert_eq!(plan.to_string().parse::<Plan>().unwrap(), plan);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_plan_is_told_with_its_line() {
+        let wrong = |text: &str| text.parse::<Plan>().unwrap_err();
+        assert_eq!(wrong("nodes 3\nfrob 1"), "line 2: \"frob\" is not known");
+        assert_eq!(
+            wrong("# a comment\n@1ms 2ms crash n0 keep=0 told=true"),
+            "line 2: \"n0\" is no member: n1 would be one"
+        );
+        assert_eq!(wrong("nodes 12"), "12 members: 1 to 9 can be simulated");
+        assert_eq!(wrong("nodes 1\n@1ms 1ms jump n2"), "@1.000ms 1.000ms jump n2: there are 1 members");
+        assert_eq!(wrong("@1 1ms jump n1"), "line 1: \"1\" is no time: 12.345ms would be one");
+    }
+
+    #[test]
+    fn a_kind_that_is_not_wished_for_is_not_planned_and_the_rest_stays_as_it_was() {
+        let all = Plan::draw(Profile::Full, 7, &Wishes::default());
+        let without = Wishes { without: vec![Kind::Crash], ..Wishes::default() };
+        let fewer = Plan::draw(Profile::Full, 7, &without);
+        let is_crash = |planned: &&Planned| matches!(planned.fault, Fault::Crash { .. });
+        assert_eq!(fewer.faults.iter().filter(is_crash).count(), 0);
+        assert_eq!((&fewer.noise, fewer.nodes), (&all.noise, all.nodes));
+        let none = Wishes { only: Some(Vec::new()), ..Wishes::default() };
+        for seed in 0..50 {
+            let calm = Plan::draw(Profile::Full, seed, &none);
+            assert!(calm.faults.is_empty() && calm.noise.loss == 0 && !calm.tiny, "{calm}");
+        }
+    }
+}

@@ -1,0 +1,818 @@
+//! The world: a heap of events, and what each one does.
+//!
+//! Everything that happens is an event with a moment and an order; the world takes the first, lets it happen, checks the
+//! laws, and goes on. It is the shell of [`Host`]s: it carries their effects (messages to the network, writes to disks that
+//! take their time, answers to clients) and decides nothing but *when*. There is no thread and no clock, so a run is a
+//! function of its plan.
+//!
+//! # Two phases
+//!
+//! **Safety**: anything may happen; what must hold always is checked at every event. **Liveness**: at the plan's end a
+//! random majority is healed (links among it, disks, processes) and everything outside stays broken for ever, as it is. Then
+//! the core must reach one state by itself, serve on each of its members, keep its leader, and be quiet (`ending.rs`).
+//!
+//! # What can go wrong by a fault, and what can't
+//!
+//! A member may refuse its disk only if a bit of it flipped, and then it must; it may halt only when its disk has failed or was
+//! emptied. At most a minority ever loses its disk: more than that nobody can survive.
+
+use super::clients::Clients;
+use super::host::{Host, Shape, Torn};
+use super::laws::{Law, Laws, Violation};
+use super::network::Network;
+use super::plan::{Fault, Plan, Planned};
+use super::trace::Trace;
+use crate::ids::{Incarnation, MemberId};
+use crate::node::events::Glance;
+use crate::node::{Effect, Halt, Input, Reply, Request, Slot, StateWrite};
+use crate::raft::{Envelope, LogRead, Message, Ready};
+use crate::rng::{Rng, Seed, mix};
+use crate::time::{Duration, Time};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+
+/// Something that is going to happen.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A message arrives, from the sender's n-th disk.
+    Deliver(Box<Envelope>, usize),
+    /// A member closes its turn.
+    Turn(usize),
+    /// A member's deadline.
+    Wake(usize),
+    /// The log's disk has finished.
+    LogDone(usize),
+    /// The state's disk has finished.
+    StateDone(usize),
+    /// A member hears that a peer's connection has ended.
+    Lost(usize, MemberId, Incarnation),
+    /// A member is started.
+    Up(usize),
+    /// A fault begins.
+    Fault(usize),
+    /// Space is back.
+    SpaceBack(usize),
+    /// A client acts, or loses patience.
+    Client(usize),
+}
+
+impl Event {
+    /// Whose event it is, if it happens inside of a process.
+    fn node(&self) -> Option<usize> {
+        match self {
+            Event::Deliver(envelope, _) => Some(envelope.to.0 as usize - 1),
+            Event::Turn(node)
+            | Event::Wake(node)
+            | Event::LogDone(node)
+            | Event::StateDone(node)
+            | Event::Lost(node, ..)
+            | Event::SpaceBack(node) => Some(*node),
+            Event::Up(_) | Event::Fault(_) | Event::Client(_) => None,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Scheduled {
+    at: Time,
+    order: u64,
+    /// Of the life that it belongs to; 0: of any.
+    life: u64,
+    event: Event,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Scheduled) -> bool {
+        self.order == other.order
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Scheduled) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Scheduled) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// A member's clock: it runs a little too fast or too slow, and jumps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    ppm: i128,
+    offset: i128,
+}
+
+impl Clock {
+    fn local(self, at: Time) -> Time {
+        let at = i128::from(at.0);
+        Time(u64::try_from(at + at * self.ppm / 1_000_000 + self.offset).unwrap_or(0))
+    }
+
+    /// The first moment, not before `now`, at which this clock shows `local` or later.
+    fn when(self, now: Time, local: Time) -> Time {
+        if local == Time::NEVER || self.local(now) >= local {
+            return if local == Time::NEVER { local } else { now };
+        }
+        let guess = (i128::from(local.0) - self.offset) * 1_000_000 / (1_000_000 + self.ppm);
+        let mut at = Time(u64::try_from(guess).unwrap_or(0)).max(now);
+        while self.local(at) < local {
+            at.0 += 1;
+        }
+        at
+    }
+}
+
+/// A member, its disks and whatever is on its way inside of it.
+pub(super) struct Place<H> {
+    pub host: H,
+    /// Counts starts and ends: events of former lives mean nothing.
+    pub life: u64,
+    pub incarnation: Incarnation,
+    pub clock: Clock,
+    pub paused_until: Time,
+    turn_at: Option<Time>,
+    wake_at: Time,
+    log: LogQueue,
+    state: VecDeque<StateWrite>,
+    state_busy: bool,
+    pub slow: (u64, Time),
+    pub disks: usize,
+    /// Emptied: never part of the core.
+    pub wiped: bool,
+    /// A write was asked to fail: the process may halt.
+    pub failing: bool,
+    pub rotten: bool,
+    /// The state's write after which it knows the disks of all members durably, and whether it does.
+    knows_from: Option<u64>,
+    knows_all: bool,
+    /// How long it stays down when its disk fails.
+    pub down: Duration,
+    pub glance: Glance,
+}
+
+#[derive(Debug, Default)]
+struct LogQueue {
+    waiting: Vec<Ready>,
+    running: Vec<Ready>,
+    loads: Vec<LogRead>,
+    busy: bool,
+}
+
+/// See the module's essay.
+pub(super) struct World<H> {
+    pub plan: Plan,
+    pub now: Time,
+    heap: BinaryHeap<Reverse<Scheduled>>,
+    order: u64,
+    pub places: Vec<Place<H>>,
+    pub network: Network,
+    pub clients: Clients,
+    pub laws: Laws,
+    pub trace: Trace,
+    /// Separate streams, so that one more fault does not change all the rest.
+    pub dice: Rng,
+    disk_dice: Rng,
+    effects: Vec<Effect>,
+    /// A bit per member of the healed core; 0 before.
+    pub core: u64,
+    /// Who is down outside of the core stays down.
+    pub frozen: bool,
+    turns: u64,
+}
+
+impl<H: Host> World<H> {
+    pub(super) fn new(plan: Plan, off: &[Law], lines: usize) -> World<H> {
+        let stream = |number: u64| Seed(mix(plan.seed.wrapping_add(mix(number))));
+        let mut dice = Rng::new(stream(1));
+        let shape = Shape::of(&plan);
+        let drift = plan.noise.drift_ppm;
+        let place = |node: usize| Place {
+            host: H::new(MemberId(node as u64 + 1), &shape),
+            life: 0,
+            incarnation: Incarnation(0),
+            clock: Clock {
+                ppm: dice.below(2 * drift + 1) as i128 - i128::from(drift),
+                offset: i128::from(dice.below(1 << 40)),
+            },
+            paused_until: Time(0),
+            turn_at: None,
+            wake_at: Time::NEVER,
+            log: LogQueue::default(),
+            state: VecDeque::new(),
+            state_busy: false,
+            slow: (1, Time(0)),
+            disks: 1,
+            wiped: false,
+            failing: false,
+            rotten: false,
+            knows_from: None,
+            knows_all: false,
+            down: Duration::ZERO,
+            glance: Glance::default(),
+        };
+        let places = (0..plan.nodes).map(place).collect();
+        let mut world = World {
+            now: Time(0),
+            heap: BinaryHeap::new(),
+            order: 0,
+            places,
+            network: Network::new(plan.nodes, &plan.noise, stream(2)),
+            clients: Clients::new(&plan, stream(3)),
+            laws: Laws::new(plan.nodes, off),
+            trace: Trace::new(lines),
+            disk_dice: Rng::new(stream(4)),
+            dice,
+            effects: Vec::new(),
+            core: 0,
+            frozen: false,
+            turns: 0,
+            plan,
+        };
+        for node in 0..world.plan.nodes {
+            let at = Time(world.dice.below(20_000_000));
+            world.schedule(at, Event::Up(node));
+        }
+        for client in 0..world.plan.load.clients {
+            world.schedule(Clients::first(client), Event::Client(client));
+        }
+        for (index, planned) in world.plan.faults.iter().enumerate() {
+            let (at, order) = (planned.at, world.order);
+            world.order += 1;
+            world.heap.push(Reverse(Scheduled { at, order, life: 0, event: Event::Fault(index) }));
+        }
+        world
+    }
+
+    /// Something will happen, to whatever life there is then.
+    pub(super) fn schedule(&mut self, at: Time, event: Event) {
+        self.schedule_in(at, 0, event);
+    }
+
+    fn schedule_in(&mut self, at: Time, life: u64, event: Event) {
+        self.order += 1;
+        self.heap.push(Reverse(Scheduled { at, order: self.order, life, event }));
+    }
+
+    /// Something will happen to this life of the member.
+    fn schedule_here(&mut self, at: Time, node: usize, event: Event) {
+        self.schedule_in(at, self.places[node].life, event);
+    }
+
+    /// Lets everything happen until `until`.
+    pub(super) fn run(&mut self, until: Time) -> Result<(), Violation> {
+        while self.heap.peek().is_some_and(|Reverse(next)| next.at <= until) {
+            let Some(Reverse(next)) = self.heap.pop() else { break };
+            self.now = next.at.max(self.now);
+            self.laws.now = self.now;
+            self.happen(next)?;
+        }
+        self.now = until;
+        self.laws.now = until;
+        Ok(())
+    }
+
+    fn happen(&mut self, next: Scheduled) -> Result<(), Violation> {
+        if let Some(node) = next.event.node() {
+            let place = &self.places[node];
+            if !place.host.is_up() || (next.life != 0 && next.life != place.life) {
+                return Ok(());
+            }
+            if place.paused_until > self.now {
+                // A stopped process finds it all when it goes on, in order.
+                self.schedule_in(place.paused_until, next.life, next.event);
+                return Ok(());
+            }
+        }
+        match next.event {
+            Event::Deliver(envelope, disks) => self.deliver(*envelope, disks),
+            Event::Turn(node) => self.turn(node),
+            Event::Wake(node) => {
+                if self.places[node].wake_at <= self.now {
+                    self.turn(node)
+                } else {
+                    Ok(())
+                }
+            }
+            Event::LogDone(node) => self.log_done(node),
+            Event::StateDone(node) => self.state_done(node),
+            Event::Lost(node, peer, incarnation) => self.input(node, Input::PeerLost { peer, incarnation }),
+            Event::Up(node) => self.start(node),
+            Event::Fault(index) => self.fault(index),
+            Event::SpaceBack(node) => self.input(node, Input::Space { low: false }),
+            Event::Client(client) => self.client(client),
+        }
+    }
+
+    /// An event that a reader of the trace wants to see.
+    pub(super) fn tell(&mut self, node: Option<usize>, what: impl FnOnce() -> String) {
+        let glance = node.map(|node| self.places[node].glance).unwrap_or_default();
+        self.trace.tell(self.now, node, &glance, what);
+    }
+
+    // ---- one member
+
+    fn start(&mut self, node: usize) -> Result<(), Violation> {
+        let outside = self.core != 0 && self.core & (1 << node) == 0;
+        if self.places[node].host.is_up() || (outside && self.frozen) {
+            return Ok(());
+        }
+        let seed = Seed(self.dice.next_u64());
+        let place = &mut self.places[node];
+        let local = place.clock.local(self.now);
+        let (rotten, wiped) = (place.rotten, place.wiped);
+        let born = place.host.start(local, seed);
+        self.trace.mark(self.now, &[1, node as u64, u64::from(born.is_ok())]);
+        match born {
+            Ok(_) if rotten => self
+                .laws
+                .broken(Law::RotIsRefused, || format!("n{} starts on a disk on which a bit has flipped", node + 1)),
+            Ok(born) => {
+                let place = &mut self.places[node];
+                place.life += 1;
+                place.incarnation = born.life;
+                place.glance = place.host.glance();
+                (place.turn_at, place.wake_at, place.failing) = (None, Time::NEVER, false);
+                (place.log, place.state, place.state_busy) = (LogQueue::default(), VecDeque::new(), false);
+                place.knows_from = None;
+                self.tell(Some(node), || {
+                    format!("starts life {}, log of {} entries, applied {}", born.life, born.log.len(), born.applied.0)
+                });
+                if !wiped {
+                    self.laws.born(node, &born)?;
+                }
+                self.turn(node)
+            }
+            Err(halt) if rotten => {
+                // Someone puts a good copy of the disk in its place.
+                self.tell(Some(node), || format!("refuses its disk: {halt}"));
+                let place = &mut self.places[node];
+                place.rotten = false;
+                place.host.heal_rot();
+                let at = self.now + place.down;
+                self.schedule(at, Event::Up(node));
+                Ok(())
+            }
+            Err(_) if wiped => Ok(()),
+            Err(halt) => self.laws.broken(Law::Recovery, || format!("n{} does not start: {halt}", node + 1)),
+        }
+    }
+
+    /// The process ends. Of each list of unsynced writes `keep` thousandths survive.
+    pub(super) fn crash(&mut self, node: usize, keep: u64, told: bool, down: Duration) {
+        let place = &mut self.places[node];
+        if !place.host.is_up() {
+            return;
+        }
+        place.life += 1;
+        let dice = &mut self.disk_dice;
+        let mut keep = |count: u64| match keep {
+            0 => 0,
+            1000 => count,
+            _ => dice.below(count + 1),
+        };
+        let log = std::mem::take(&mut place.log);
+        let state: Vec<StateWrite> = std::mem::take(&mut place.state).into_iter().take(1).collect();
+        place.state_busy = false;
+        place.host.crash(Torn { log: &log.running, state: &state, keep: &mut keep });
+        let (peer, incarnation) = (MemberId(node as u64 + 1), place.incarnation);
+        self.trace.mark(self.now, &[2, node as u64]);
+        self.tell(Some(node), || "dies".to_string());
+        self.clients.orphan::<H>(node, self.now);
+        if told {
+            for other in (0..self.places.len()).filter(|other| *other != node) {
+                if self.network.passes(self.now, node, other) {
+                    let at = self.network.arrival(self.now, node, other);
+                    self.schedule(at, Event::Lost(other, peer, incarnation));
+                }
+            }
+        }
+        if down < Duration::MAX {
+            let at = self.now + down;
+            self.schedule(at, Event::Up(node));
+        }
+    }
+
+    /// The node can't go on: lawful only if its disk gave it a reason.
+    fn halted(&mut self, node: usize, halt: &Halt) -> Result<(), Violation> {
+        let place = &self.places[node];
+        let (failing, wiped, down) = (place.failing, place.wiped, place.down);
+        if !failing && !wiped {
+            return self.laws.broken(Law::Assertion, || format!("n{} halts: {halt}", node + 1));
+        }
+        self.tell(Some(node), || format!("halts: {halt}"));
+        self.crash(node, 500, true, if wiped { Duration::MAX } else { down });
+        Ok(())
+    }
+
+    pub(super) fn input(&mut self, node: usize, input: Input) -> Result<(), Violation> {
+        let place = &mut self.places[node];
+        let local = place.clock.local(self.now);
+        if let Err(halt) = place.host.handle(local, input) {
+            return self.halted(node, &halt);
+        }
+        if self.plan.noise.turn_us == 0 {
+            return self.turn(node);
+        }
+        if self.places[node].turn_at.is_none() {
+            let at = self.now + Duration::from_micros(self.dice.below(self.plan.noise.turn_us));
+            self.places[node].turn_at = Some(at);
+            self.schedule_here(at, node, Event::Turn(node));
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, node: usize) -> Result<(), Violation> {
+        let mut effects = std::mem::take(&mut self.effects);
+        let place = &mut self.places[node];
+        place.turn_at = None;
+        let local = place.clock.local(self.now);
+        let outcome = place.host.advance(local, &mut effects);
+        let (before, now) = (place.glance, place.host.glance());
+        place.glance = now;
+        if before != now {
+            let numbers = [now.term.0, now.role as u64, now.last.index.0, now.commit.0, now.applied.0, now.digest];
+            self.trace.mark(self.now, &numbers);
+            now.changes_since(&before)
+                .for_each(|change| self.trace.tell(self.now, Some(node), &now, || change.to_string()));
+        }
+        // A write is on its way before the message that it lets go, so the record has it first.
+        for effect in &effects {
+            if let Effect::Persist(ready) = effect
+                && !self.places[node].wiped
+            {
+                self.laws.handed(node, ready)?;
+            }
+        }
+        self.laws.turned(node, now)?;
+        let life = self.places[node].life;
+        for effect in effects.drain(..) {
+            // It may end by what its own messages tell others.
+            if self.places[node].life == life {
+                self.effect(node, effect)?;
+            }
+        }
+        self.effects = effects;
+        self.turns += 1;
+        if self.turns.is_multiple_of(64) && !self.places[node].wiped {
+            self.laws.believes(node, &self.places[node].host.matched())?;
+        }
+        if let Err(halt) = outcome {
+            return self.halted(node, &halt);
+        }
+        let place = &mut self.places[node];
+        let wake = place.clock.when(self.now, place.host.deadline());
+        // A deadline that has passed asks for another turn, after the others had theirs.
+        let wake = if wake <= self.now { Time(self.now.0 + 1000) } else { wake };
+        if wake < Time::NEVER && wake != place.wake_at {
+            place.wake_at = wake;
+            self.schedule_here(wake, node, Event::Wake(node));
+        }
+        Ok(())
+    }
+
+    fn effect(&mut self, node: usize, effect: Effect) -> Result<(), Violation> {
+        match effect {
+            Effect::Send(envelope) => return self.send(node, envelope),
+            Effect::Persist(ready) => {
+                self.places[node].log.waiting.push(ready);
+                self.log_work(node);
+            }
+            Effect::Load(read) => {
+                self.places[node].log.loads.push(read);
+                self.log_work(node);
+            }
+            Effect::WriteState(write) => {
+                let place = &mut self.places[node];
+                if write.sync && !place.knows_all && place.host.knows_all() {
+                    place.knows_from = place.knows_from.or(Some(write.id));
+                }
+                self.places[node].state.push_back(write);
+                self.state_work(node);
+            }
+            Effect::Reply(slot, reply) => return self.reply(node, slot, reply),
+        }
+        Ok(())
+    }
+
+    // ---- disks
+
+    fn disk_time(&mut self, node: usize) -> Duration {
+        if self.core & (1 << node) != 0 {
+            return Duration::from_micros(50 + self.disk_dice.below(100));
+        }
+        let (factor, until) = self.places[node].slow;
+        let factor = if until > self.now { factor } else { 1 };
+        Duration::from_micros(20 + self.disk_dice.below(self.plan.noise.disk_us * 2) * factor)
+    }
+
+    /// The worker of the log takes everything that waits, unless it is busy.
+    fn log_work(&mut self, node: usize) {
+        let log = &mut self.places[node].log;
+        if log.busy || (log.waiting.is_empty() && log.loads.is_empty()) {
+            return;
+        }
+        log.busy = true;
+        log.running = std::mem::take(&mut log.waiting);
+        let at = self.now + self.disk_time(node);
+        self.schedule_here(at, node, Event::LogDone(node));
+    }
+
+    fn log_done(&mut self, node: usize) -> Result<(), Violation> {
+        let place = &mut self.places[node];
+        if !std::mem::take(&mut place.log.busy) {
+            return Ok(());
+        }
+        let batch = std::mem::take(&mut place.log.running);
+        let loads = std::mem::take(&mut place.log.loads);
+        let mut outcome = match batch.is_empty() {
+            true => Ok(None),
+            false => place.host.persist(&batch),
+        };
+        let mut loaded = Vec::new();
+        for read in loads {
+            match place.host.load(read) {
+                Ok(entries) => loaded.push((read, entries)),
+                Err(fault) => outcome = Err(fault),
+            }
+        }
+        let down = place.down;
+        match outcome {
+            Err(fault) => {
+                self.tell(Some(node), || format!("log disk: {fault}"));
+                self.crash(node, 500, true, down);
+                return Ok(());
+            }
+            Ok(None) => {}
+            Ok(Some(done)) => {
+                self.trace.mark(self.now, &[3, node as u64, done.seq.0, done.last.index.0]);
+                if !self.places[node].wiped {
+                    self.laws.durable(node, &batch)?;
+                }
+                self.input(node, Input::Persisted(done))?;
+            }
+        }
+        for (read, entries) in loaded {
+            self.input(node, Input::Loaded { read, entries })?;
+        }
+        self.log_work(node);
+        Ok(())
+    }
+
+    fn state_work(&mut self, node: usize) {
+        let place = &mut self.places[node];
+        if !place.state_busy && !place.state.is_empty() {
+            place.state_busy = true;
+            let at = self.now + self.disk_time(node);
+            self.schedule_here(at, node, Event::StateDone(node));
+        }
+    }
+
+    fn state_done(&mut self, node: usize) -> Result<(), Violation> {
+        let place = &mut self.places[node];
+        place.state_busy = false;
+        let Some(write) = place.state.pop_front() else { return Ok(()) };
+        let (outcome, down) = (place.host.write_state(&write), place.down);
+        self.trace.mark(self.now, &[4, node as u64, write.id]);
+        if let Err(fault) = outcome {
+            self.tell(Some(node), || format!("state disk: {fault}"));
+            self.crash(node, 500, true, down);
+            return Ok(());
+        }
+        let id = write.id;
+        self.input(node, Input::StateWritten { id })?;
+        let place = &mut self.places[node];
+        place.knows_all |= write.sync && place.knows_from.is_some_and(|from| from <= id);
+        if write.sync && place.host.is_up() {
+            self.input(node, Input::StateSynced { id })?;
+        }
+        self.state_work(node);
+        Ok(())
+    }
+
+    // ---- messages
+
+    fn send(&mut self, node: usize, envelope: Envelope) -> Result<(), Violation> {
+        self.laws.sent(node, &envelope)?;
+        let to = envelope.to.0 as usize - 1;
+        let disks = self.places[node].disks;
+        let fate = self.network.send(self.now, node, to, &envelope, disks);
+        self.trace.mark(self.now, &[5, node as u64, to as u64, envelope.term.0, fate.arrivals.len() as u64]);
+        let lost = fate.arrivals.is_empty();
+        self.tell(Some(node), || format!("sends n{} {}{}", to + 1, said(&envelope), if lost { ", lost" } else { "" }));
+        if let Some((disks, envelope, at)) = fate.again {
+            self.schedule(at, Event::Deliver(Box::new(envelope), disks));
+        }
+        if lost && self.dice.below(4) == 0 {
+            // Sometimes the sender knows, because there was no connection to begin with.
+            return self.unsent(node, envelope);
+        }
+        let mut envelope = Some(Box::new(envelope));
+        for (copy, at) in fate.arrivals.iter().enumerate().rev() {
+            let this = if copy == 0 { envelope.take() } else { envelope.clone() };
+            if let Some(this) = this {
+                self.schedule(*at, Event::Deliver(this, disks));
+            }
+        }
+        Ok(())
+    }
+
+    /// A message did not leave, and its sender's shell knows it. It is told in a turn of its own: this one is not over.
+    fn unsent(&mut self, node: usize, envelope: Envelope) -> Result<(), Violation> {
+        let place = &mut self.places[node];
+        let local = place.clock.local(self.now);
+        let input = match envelope.message {
+            Message::Forward { id, .. } => Input::Unsent { sequence: id.sequence },
+            _ => Input::PeerUnreachable(envelope.to),
+        };
+        if let Err(halt) = place.host.handle(local, input) {
+            return self.halted(node, &halt);
+        }
+        let at = Time(self.now.0 + 1000);
+        self.schedule_here(at, node, Event::Turn(node));
+        Ok(())
+    }
+
+    fn deliver(&mut self, envelope: Envelope, disks: usize) -> Result<(), Violation> {
+        let (from, to) = (envelope.from.0 as usize - 1, envelope.to.0 as usize - 1);
+        if !self.network.passes(self.now, from, to) {
+            return Ok(());
+        }
+        // The connection's two ends tell each other their disks. Who learns that its own is not the one it is known by,
+        // stops; who learns it of the other, does not listen.
+        let (sender, receiver) = (&self.places[from], &self.places[to]);
+        if sender.wiped && !receiver.host.knows(envelope.from, disks as u64) {
+            if sender.host.is_up() {
+                let why = Halt("it is known to live on another disk".into());
+                return self.halted(from, &why);
+            }
+            return Ok(());
+        }
+        if receiver.wiped && sender.host.is_up() && !sender.host.knows(envelope.to, receiver.disks as u64) {
+            let why = Halt("it is known to live on another disk".into());
+            return self.halted(to, &why);
+        }
+        self.trace.mark(self.now, &[6, from as u64, to as u64, envelope.term.0]);
+        self.tell(Some(to), || format!("hears n{} {}", from + 1, said(&envelope)));
+        self.input(to, Input::Peer(envelope))
+    }
+
+    // ---- clients
+
+    fn client(&mut self, client: usize) -> Result<(), Violation> {
+        let up: Vec<bool> = self.places.iter().map(|place| place.host.is_up()).collect();
+        let Some(act) = self.clients.act::<H>(client, self.now, &up, self.laws.committed()) else { return Ok(()) };
+        self.schedule(act.again, Event::Client(client));
+        if let Some((node, slot)) = act.gives_up
+            && self.hears(node)
+        {
+            self.input(node, Input::Cancel(slot))?;
+        }
+        act.asks.map_or(Ok(()), |(node, slot, request)| self.ask(node, slot, request))
+    }
+
+    /// Whether the process runs and is not stopped.
+    pub(super) fn hears(&self, node: usize) -> bool {
+        self.places[node].host.is_up() && self.places[node].paused_until <= self.now
+    }
+
+    pub(super) fn ask(&mut self, node: usize, slot: Slot, request: Option<Request>) -> Result<(), Violation> {
+        self.trace.mark(self.now, &[7, node as u64, slot.0]);
+        if !self.hears(node) {
+            return Ok(()); // the client waits, and then gives up
+        }
+        let Some(request) = request else {
+            let goes_on = self.clients.saw(slot, self.now, &self.places[node].host, &self.laws)?;
+            self.goes_on(goes_on);
+            return Ok(());
+        };
+        self.tell(Some(node), || format!("is asked {} {request:.60?}", slot.0));
+        self.clients.delivered(node, slot);
+        self.input(node, Input::Request(slot, request))
+    }
+
+    fn reply(&mut self, node: usize, slot: Slot, reply: Reply) -> Result<(), Violation> {
+        self.trace.mark(self.now, &[8, node as u64, slot.0]);
+        self.tell(Some(node), || format!("answers {} {reply:.60?}", slot.0));
+        let place = &self.places[node];
+        let (asked, when) = ((node, &place.host), (self.now, place.glance.applied));
+        let goes_on = self.clients.answered(asked, slot, reply, when, &self.laws)?;
+        self.goes_on(goes_on);
+        Ok(())
+    }
+
+    fn goes_on(&mut self, next: Option<(usize, Time)>) {
+        if let Some((client, at)) = next {
+            self.schedule(at, Event::Client(client));
+        }
+    }
+
+    // ---- faults
+
+    fn fault(&mut self, index: usize) -> Result<(), Violation> {
+        let planned = self.plan.faults[index].clone();
+        // The core is left in peace; what is about everyone was turned into facts about links already.
+        let touches_core = planned.members().any(|node| self.core & (1 << node) != 0);
+        if self.core != 0 && (touches_core || planned.members().next().is_none()) {
+            return Ok(());
+        }
+        self.trace.mark(self.now, &[9, index as u64]);
+        self.tell(None, || format!("-- {planned}"));
+        let Planned { span, fault, .. } = planned;
+        let until = self.now + span;
+        if self.network.suffer(&fault, until) {
+            return Ok(());
+        }
+        match fault {
+            Fault::Crash { node, keep, told } => self.crash(node, keep, told, span),
+            Fault::Pause { node, sleeps } => {
+                let place = &mut self.places[node];
+                if place.paused_until <= self.now {
+                    place.paused_until = until;
+                    if sleeps {
+                        place.clock.offset -= span.as_nanos() as i128;
+                        // Its timers were set by what the clock said before.
+                        place.wake_at = Time::NEVER;
+                        self.schedule_here(until, node, Event::Turn(node));
+                    }
+                }
+            }
+            Fault::Hint { node, peer } => {
+                let (peer, incarnation) = (MemberId(peer as u64 + 1), self.places[peer].incarnation);
+                self.schedule(self.now, Event::Lost(node, peer, incarnation));
+            }
+            Fault::Jump { node } => {
+                self.places[node].clock.offset += span.as_nanos() as i128;
+                self.schedule(self.now, Event::Turn(node));
+            }
+            Fault::Slow { node, factor } => self.places[node].slow = (factor, until),
+            Fault::Space { node } => {
+                if self.places[node].host.is_up() {
+                    self.input(node, Input::Space { low: true })?;
+                }
+                self.schedule(until, Event::SpaceBack(node));
+            }
+            Fault::Error { node, log } => {
+                let place = &mut self.places[node];
+                if place.host.is_up() {
+                    (place.failing, place.down) = (true, span);
+                    place.host.break_disk(log);
+                }
+            }
+            Fault::Rot { node, place } => self.rot(node, place, span),
+            Fault::Wipe { node } => self.wipe(node, span),
+            Fault::Transfer { node, to } => {
+                if self.places[node].host.is_up() && self.places[node].paused_until <= self.now {
+                    let slot = self.clients.admin(node);
+                    let target = to.map(|to| MemberId(to as u64 + 1));
+                    self.input(node, Input::Request(slot, Request::Transfer(target)))?;
+                }
+            }
+            Fault::Split { .. } | Fault::Cut { .. } | Fault::Clog { .. } | Fault::Mute { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn rot(&mut self, node: usize, place: u64, span: Duration) {
+        if !self.places[node].host.is_up() || self.places[node].wiped {
+            return;
+        }
+        self.places[node].down = span;
+        self.crash(node, 1000, true, span);
+        self.places[node].rotten = self.places[node].host.rot(place);
+    }
+
+    /// Only a member whose disk all others know, and keep knowing, may lose it, and only a minority of them.
+    fn wipe(&mut self, node: usize, span: Duration) {
+        let wiped = self.places.iter().filter(|place| place.wiped).count();
+        let known = self.places.iter().all(|place| place.wiped || place.knows_all);
+        if (wiped + 1) * 2 > self.places.len() - 1 || self.places[node].wiped || !known {
+            return;
+        }
+        self.crash(node, 0, true, span);
+        let place = &mut self.places[node];
+        place.wiped = true;
+        place.disks += 1;
+        place.host.wipe();
+        self.laws.wiped(node);
+    }
+}
+
+/// A message in a few words.
+fn said(envelope: &Envelope) -> String {
+    match &envelope.message {
+        Message::Append { prev, entries, commit, sequence, .. } => {
+            format!("Append #{sequence} after {prev} +{} commit={commit}", entries.len())
+        }
+        other => {
+            let mut text = format!("{other:?}");
+            text.truncate(text.char_indices().nth(90).map_or(text.len(), |(at, _)| at));
+            text
+        }
+    }
+}

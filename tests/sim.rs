@@ -1,0 +1,84 @@
+//! Clusters in the simulated world: a sample of seeds, another one each time CI runs, and everything that was ever found.
+//!
+//! `QUORATE_SEEDS=n` runs n core seeds and an eighth as many of whole members. A failure tells the command that shows it
+//! again; what it finds, shrunk, is kept as a plan under `tests/scripts/sim/`.
+
+use quorate::sim::laws::Law;
+use quorate::sim::plan::{Plan, Profile, Wishes};
+use quorate::sim::{self, Options};
+use std::path::Path;
+
+/// How many core seeds run where nobody says more.
+const SEEDS: u64 = 96;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+/// Where the seeds begin: always the same, unless the environment says otherwise.
+fn base() -> u64 {
+    number("QUORATE_SEED").unwrap_or(1)
+}
+
+fn sample(profile: Profile, name: &str, seeds: u64) {
+    let (mut committed, mut leaders) = (Vec::new(), Vec::new());
+    for seed in base()..base() + seeds {
+        let plan = Plan::draw(profile, seed, &Wishes::default());
+        let report = sim::verify(&plan, &Options::default());
+        if let Some(violation) = report.violation {
+            panic!("{violation}\nagain: quorate sim --profile {name} --seed {seed}");
+        }
+        committed.push(report.committed);
+        leaders.push(report.leaders);
+    }
+    committed.sort_unstable();
+    leaders.sort_unstable();
+    let middle = committed.len() / 2;
+    println!(
+        "{name}: {seeds} seeds from {}, the median one committed {} entries under {} leaders",
+        base(),
+        committed[middle],
+        leaders[middle]
+    );
+    // Fewer say nothing about the median; and a simulator that does nothing finds nothing.
+    assert!(seeds < 50 || (committed[middle] >= 300 && leaders[middle] >= 3), "too tame to prove anything");
+}
+
+#[test]
+fn the_core_keeps_every_law() {
+    sample(Profile::Core, "core", number("QUORATE_SEEDS").unwrap_or(SEEDS));
+}
+
+#[test]
+fn whole_members_keep_every_law() {
+    sample(Profile::Full, "full", number("QUORATE_SEEDS").unwrap_or(SEEDS) / 8);
+}
+
+#[test]
+fn the_same_plan_is_the_same_run() {
+    for (profile, seed) in [(Profile::Core, 3), (Profile::Full, 3), (Profile::Core, 4), (Profile::Full, 4)] {
+        let plan = Plan::draw(profile, seed, &Wishes::default());
+        let options = Options { trace: usize::MAX, ..Options::default() };
+        let (first, second) = (sim::run(&plan, &options), sim::run(&plan, &options));
+        assert_eq!(first.trace, second.trace, "{profile:?} {seed}");
+        assert_eq!((first.fingerprint, first.events), (second.fingerprint, second.events));
+        let other = sim::run(&Plan { seed: seed + 1, ..plan }, &options);
+        assert_ne!(first.fingerprint, other.fingerprint);
+    }
+}
+
+/// A plan that broke a law once breaks none now. The first line tells which one it broke: `# law`.
+#[test]
+fn what_was_found_once_stays_mended() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts/sim");
+    let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    for path in paths {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let law = text.strip_prefix("# ").and_then(|rest| rest.split_whitespace().next()).unwrap_or_default();
+        assert!(Law::ALL.iter().any(|known| known.name() == law), "{}: {law:?} is no law", path.display());
+        let plan: Plan = text.parse().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let report = sim::run(&plan, &Options::default());
+        assert!(report.violation.is_none(), "{}: {}", path.display(), report.violation.unwrap());
+    }
+}
