@@ -4,7 +4,7 @@
 //! Whatever lies below gets time as an argument and chance as a seed, which is why the simulator can own both.
 
 use crate::rng::Seed;
-use crate::time::Time;
+use crate::time::{Duration, Time};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// A monotonic clock with an origin of its own.
@@ -30,6 +30,12 @@ impl Clock {
 #[expect(clippy::disallowed_methods, reason = "the one Instant::now of the crate")]
 pub fn instant() -> Instant {
     Instant::now()
+}
+
+/// The processor time that this thread has used: for figures that other processes don't spoil.
+pub fn thread_time() -> Duration {
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(spent.tv_sec).unwrap_or(0), u32::try_from(spent.tv_nsec).unwrap_or(0))
 }
 
 /// Microseconds since the Unix epoch: for people and logs, never for decisions.

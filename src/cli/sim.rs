@@ -291,9 +291,9 @@ fn work(args: &Args, shared: &Shared, over: impl Fn() -> bool) {
         if shared.end.is_some_and(|end| seed >= end) || shared.stop.load(Ordering::Relaxed) || over() {
             return;
         }
-        let (plan, began) = (args.plan(seed), clock::instant());
+        let (plan, began) = (args.plan(seed), clock::thread_time());
         let report = sim::verify(&plan, &args.options());
-        let spent = began.elapsed();
+        let spent = clock::thread_time().saturating_sub(began);
         let mut sums = shared.sums.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let (sum, time) = sums.entry(name(plan.profile)).or_default();
         sum.add(&report);

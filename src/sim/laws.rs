@@ -30,6 +30,8 @@ pub enum Law {
     StateMachineSafety,
     /// What is committed is durable on a majority, at that moment.
     CommitIsDurable,
+    /// A leader counts replicas of its own term's entries only (Raft §5.4.2).
+    OwnTerm,
     /// One vote per member and term in everything that was ever said, durable when it was said.
     DurableVote,
     /// What a message says of its sender's disk is so.
@@ -44,6 +46,8 @@ pub enum Law {
     FreshRead,
     /// Each request is answered once, and never after that.
     AnsweredOnce,
+    /// Who has nothing to do sleeps: a turn that changes nothing does not ask for another one at once.
+    Sleeps,
     /// A disk that no fault has touched opens.
     Recovery,
     /// A disk with a flipped bit does not.
@@ -66,12 +70,13 @@ pub enum Law {
 
 impl Law {
     /// All of them.
-    pub const ALL: [Law; 21] = [
+    pub const ALL: [Law; 23] = [
         Law::ElectionSafety,
         Law::LogMatching,
         Law::LeaderCompleteness,
         Law::StateMachineSafety,
         Law::CommitIsDurable,
+        Law::OwnTerm,
         Law::DurableVote,
         Law::SyncBeforeAck,
         Law::Monotone,
@@ -79,6 +84,7 @@ impl Law {
         Law::Matched,
         Law::FreshRead,
         Law::AnsweredOnce,
+        Law::Sleeps,
         Law::Recovery,
         Law::RotIsRefused,
         Law::Converges,
@@ -98,6 +104,7 @@ impl Law {
             Law::LeaderCompleteness => "leader-completeness",
             Law::StateMachineSafety => "state-machine-safety",
             Law::CommitIsDurable => "commit-is-durable",
+            Law::OwnTerm => "own-term",
             Law::DurableVote => "durable-vote",
             Law::SyncBeforeAck => "sync-before-ack",
             Law::Monotone => "monotone",
@@ -105,6 +112,7 @@ impl Law {
             Law::Matched => "matched",
             Law::FreshRead => "fresh-read",
             Law::AnsweredOnce => "answered-once",
+            Law::Sleeps => "sleeps",
             Law::Recovery => "recovery",
             Law::RotIsRefused => "rot-is-refused",
             Law::Converges => "converges",
@@ -387,7 +395,11 @@ impl Laws {
             }
         }
         self.members[node].compared = end.max(self.members[node].compared);
-        Ok(())
+        let counted = end.checked_sub(1).map(|at| self.members[node].written[at].term);
+        let own = now.role != RoleName::Leader || end < now.commit.0 as usize || counted == Some(now.term.0);
+        self.demand(Law::OwnTerm, own, || {
+            format!("n{} leads term {} and commits {}, of another term", node + 1, now.term, now.commit)
+        })
     }
 
     fn applies(&mut self, node: usize, now: Glance) -> Result<(), Violation> {
@@ -401,6 +413,11 @@ impl Laws {
         self.demand(Law::StateMachineSafety, self.digests[at] == now.digest, || {
             format!("n{}'s state after {at} is not what others made of the same entries", node + 1)
         })
+    }
+
+    /// A turn has changed nothing, and the deadline has passed; so it was `times` times in a row.
+    pub fn restless(&self, node: usize, times: u32) -> Result<(), Violation> {
+        self.demand(Law::Sleeps, times < 8, || format!("n{} takes turn after turn and does nothing", node + 1))
     }
 
     /// What a leader believes of its followers.

@@ -413,7 +413,7 @@ impl Plan {
         d.disks(profile);
         let load = Load {
             clients: 1 + d.rng.below(12) as usize,
-            think_us: 2_000 << d.rng.below(7),
+            think_us: 8_000 << d.rng.below(6),
             rest: if d.rng.below(3) == 0 { d.span() * 2 } else { Duration::ZERO },
         };
         let mut faults = d.faults;

@@ -151,6 +151,8 @@ pub(super) struct Place<H> {
     /// The state's write after which it knows the disks of all members durably, and whether it does.
     knows_from: Option<u64>,
     knows_all: bool,
+    /// Turns in a row that did nothing and asked for another one at once.
+    restless: u32,
     /// How long it stays down when its disk fails.
     pub down: Duration,
     pub glance: Glance,
@@ -213,6 +215,7 @@ impl<H: Host> World<H> {
             rotten: false,
             knows_from: None,
             knows_all: false,
+            restless: 0,
             down: Duration::ZERO,
             glance: Glance::default(),
         };
@@ -450,6 +453,7 @@ impl<H: Host> World<H> {
             }
         }
         self.laws.turned(node, now)?;
+        let idle = effects.is_empty() && before == now;
         let life = self.places[node].life;
         for effect in effects.drain(..) {
             // It may end by what its own messages tell others.
@@ -468,7 +472,10 @@ impl<H: Host> World<H> {
         let place = &mut self.places[node];
         let wake = place.clock.when(self.now, place.host.deadline());
         // A deadline that has passed asks for another turn, after the others had theirs.
-        let wake = if wake <= self.now { Time(self.now.0 + 1000) } else { wake };
+        let late = wake <= self.now;
+        place.restless = if idle && late { place.restless + 1 } else { 0 };
+        self.laws.restless(node, place.restless)?;
+        let wake = if late { Time(self.now.0 + 1000) } else { wake };
         if wake < Time::NEVER && wake != place.wake_at {
             place.wake_at = wake;
             self.schedule_here(wake, node, Event::Wake(node));
