@@ -202,7 +202,7 @@ fn one(args: &Args, plan: &Plan, again: &str) -> Result<(), Failure> {
         let small = shrink::shrink(plan, law, &args.options(), SHRINK_RUNS, |best| {
             eprintln!("  {} faults, {} clients, {:?}", best.faults.len(), best.load.clients, best.length);
         });
-        output::print(format!("# breaks {law}: quorate sim --plan FILE --trace\n{small}"))?;
+        output::print(format!("# {law}: broken by this plan (quorate sim --plan FILE --trace)\n{small}"))?;
     } else if args.trace.is_none() {
         output::print(format!("  the story: {again} --trace {STORY_LINES}\n  smaller:   {again} --shrink\n"))?;
     }

@@ -4,6 +4,10 @@
 #[doc = include_str!("decisions/decisions.md")]
 pub mod decisions {}
 
+/// What is checked, how, and what checks the checks.
+#[doc = include_str!("how_we_know.md")]
+pub mod how_we_know {}
+
 /// Every bug that was found, the law it broke, how to see it again, and what mended it.
 #[doc = include_str!("bugs.md")]
 pub mod bugs {}
