@@ -5,7 +5,8 @@
 //! laws are checked; at the end a majority is healed and must work, and the judge reads what the clients saw.
 //!
 //! - `plan.rs`: what is going to happen, drawn from a seed, written as text.
-//! - `world.rs`: the heap of events; `network.rs`, `clients.rs`, `workload.rs`: what is in it; `ending.rs`: the liveness phase.
+//! - `world.rs`: the heap of events; `place.rs`, `network.rs`, `clients.rs`, `workload.rs`: what is in it; `faults.rs`: what is
+//!   done to it; `ending.rs`: the liveness phase.
 //! - `host.rs`: what the world drives, in two forms: `member.rs` (everything, as in production) and `core.rs` (Raft alone).
 //! - `laws.rs`: what must hold. `trace.rs`: what happened, for people, and the fingerprint.
 //! - `shrink.rs`: from a plan that breaks a law to a small one.
@@ -35,10 +36,12 @@ use std::sync::Once;
 mod clients;
 mod core;
 mod ending;
+mod faults;
 pub mod host;
 pub mod laws;
 mod member;
 mod network;
+mod place;
 pub mod plan;
 pub mod shrink;
 mod trace;

@@ -20,12 +20,12 @@ use super::clients::Clients;
 use super::host::{Host, Shape, Torn};
 use super::laws::{Law, Laws, Violation};
 use super::network::Network;
-use super::plan::{Fault, Plan, Planned};
+use super::place::{Clock, LogQueue, Place};
+use super::plan::Plan;
 use super::trace::Trace;
 use crate::ids::{Incarnation, MemberId};
-use crate::node::events::Glance;
 use crate::node::{Effect, Halt, Input, Reply, Request, Slot, StateWrite};
-use crate::raft::{Envelope, LogRead, Message, Ready};
+use crate::raft::{Envelope, Message};
 use crate::rng::{Rng, Seed, mix};
 use crate::time::{Duration, Time};
 use std::cmp::Reverse;
@@ -101,71 +101,6 @@ impl Ord for Scheduled {
     }
 }
 
-/// A member's clock: it runs a little too fast or too slow, and jumps.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
-    ppm: i128,
-    offset: i128,
-}
-
-impl Clock {
-    fn local(self, at: Time) -> Time {
-        let at = i128::from(at.0);
-        Time(u64::try_from(at + at * self.ppm / 1_000_000 + self.offset).unwrap_or(0))
-    }
-
-    /// The first moment, not before `now`, at which this clock shows `local` or later.
-    fn when(self, now: Time, local: Time) -> Time {
-        if local == Time::NEVER || self.local(now) >= local {
-            return if local == Time::NEVER { local } else { now };
-        }
-        let guess = (i128::from(local.0) - self.offset) * 1_000_000 / (1_000_000 + self.ppm);
-        let mut at = Time(u64::try_from(guess).unwrap_or(0)).max(now);
-        while self.local(at) < local {
-            at.0 += 1;
-        }
-        at
-    }
-}
-
-/// A member, its disks and whatever is on its way inside of it.
-pub(super) struct Place<H> {
-    pub host: H,
-    /// Counts starts and ends: events of former lives mean nothing.
-    pub life: u64,
-    pub incarnation: Incarnation,
-    pub clock: Clock,
-    pub paused_until: Time,
-    turn_at: Option<Time>,
-    wake_at: Time,
-    log: LogQueue,
-    state: VecDeque<StateWrite>,
-    state_busy: bool,
-    pub slow: (u64, Time),
-    pub disks: usize,
-    /// Emptied: never part of the core.
-    pub wiped: bool,
-    /// A write was asked to fail: the process may halt.
-    pub failing: bool,
-    pub rotten: bool,
-    /// The state's write after which it knows the disks of all members durably, and whether it does.
-    knows_from: Option<u64>,
-    knows_all: bool,
-    /// Turns in a row that did nothing and asked for another one at once.
-    restless: u32,
-    /// How long it stays down when its disk fails.
-    pub down: Duration,
-    pub glance: Glance,
-}
-
-#[derive(Debug, Default)]
-struct LogQueue {
-    waiting: Vec<Ready>,
-    running: Vec<Ready>,
-    loads: Vec<LogRead>,
-    busy: bool,
-}
-
 /// See the module's essay.
 pub(super) struct World<H> {
     pub plan: Plan,
@@ -194,32 +129,12 @@ impl<H: Host> World<H> {
         let mut dice = Rng::new(stream(1));
         let shape = Shape::of(&plan);
         let drift = plan.noise.drift_ppm;
-        let place = |node: usize| Place {
-            host: H::new(MemberId(node as u64 + 1), &shape),
-            life: 0,
-            incarnation: Incarnation(0),
-            clock: Clock {
-                ppm: dice.below(2 * drift + 1) as i128 - i128::from(drift),
-                offset: i128::from(dice.below(1 << 40)),
-            },
-            paused_until: Time(0),
-            turn_at: None,
-            wake_at: Time::NEVER,
-            log: LogQueue::default(),
-            state: VecDeque::new(),
-            state_busy: false,
-            slow: (1, Time(0)),
-            disks: 1,
-            wiped: false,
-            failing: false,
-            rotten: false,
-            knows_from: None,
-            knows_all: false,
-            restless: 0,
-            down: Duration::ZERO,
-            glance: Glance::default(),
+        let mut place = |node: usize| {
+            let ppm = dice.below(2 * drift + 1) as i128 - i128::from(drift);
+            let clock = Clock { ppm, offset: i128::from(dice.below(1 << 40)) };
+            Place::new(MemberId(node as u64 + 1), &shape, clock)
         };
-        let places = (0..plan.nodes).map(place).collect();
+        let places = (0..plan.nodes).map(&mut place).collect();
         let mut world = World {
             now: Time(0),
             heap: BinaryHeap::new(),
@@ -263,7 +178,7 @@ impl<H: Host> World<H> {
     }
 
     /// Something will happen to this life of the member.
-    fn schedule_here(&mut self, at: Time, node: usize, event: Event) {
+    pub(super) fn schedule_here(&mut self, at: Time, node: usize, event: Event) {
         self.schedule_in(at, self.places[node].life, event);
     }
 
@@ -717,96 +632,6 @@ impl<H: Host> World<H> {
         if let Some((client, at)) = next {
             self.schedule(at, Event::Client(client));
         }
-    }
-
-    // ---- faults
-
-    fn fault(&mut self, index: usize) -> Result<(), Violation> {
-        let planned = self.plan.faults[index].clone();
-        // The core is left in peace; what is about everyone was turned into facts about links already.
-        let touches_core = planned.members().any(|node| self.core & (1 << node) != 0);
-        if self.core != 0 && (touches_core || planned.members().next().is_none()) {
-            return Ok(());
-        }
-        self.trace.mark(self.now, &[9, index as u64]);
-        self.tell(None, || format!("-- {planned}"));
-        let Planned { span, fault, .. } = planned;
-        let until = self.now + span;
-        if self.network.suffer(&fault, until) {
-            return Ok(());
-        }
-        match fault {
-            Fault::Crash { node, keep, told } => self.crash(node, keep, told, span),
-            Fault::Pause { node, sleeps } => {
-                let place = &mut self.places[node];
-                if place.paused_until <= self.now {
-                    place.paused_until = until;
-                    if sleeps {
-                        place.clock.offset -= span.as_nanos() as i128;
-                        // Its timers were set by what the clock said before.
-                        place.wake_at = Time::NEVER;
-                        self.schedule_here(until, node, Event::Turn(node));
-                    }
-                }
-            }
-            Fault::Hint { node, peer } => {
-                let (peer, incarnation) = (MemberId(peer as u64 + 1), self.places[peer].incarnation);
-                self.schedule(self.now, Event::Lost(node, peer, incarnation));
-            }
-            Fault::Jump { node } => {
-                self.places[node].clock.offset += span.as_nanos() as i128;
-                self.schedule(self.now, Event::Turn(node));
-            }
-            Fault::Slow { node, factor } => self.places[node].slow = (factor, until),
-            Fault::Space { node } => {
-                if self.places[node].host.is_up() {
-                    self.input(node, Input::Space { low: true })?;
-                }
-                self.schedule(until, Event::SpaceBack(node));
-            }
-            Fault::Error { node, log } => {
-                let place = &mut self.places[node];
-                if place.host.is_up() {
-                    (place.failing, place.down) = (true, span);
-                    place.host.break_disk(log);
-                }
-            }
-            Fault::Rot { node, place } => self.rot(node, place, span),
-            Fault::Wipe { node } => self.wipe(node, span),
-            Fault::Transfer { node, to } => {
-                if self.places[node].host.is_up() && self.places[node].paused_until <= self.now {
-                    let slot = self.clients.admin(node);
-                    let target = to.map(|to| MemberId(to as u64 + 1));
-                    self.input(node, Input::Request(slot, Request::Transfer(target)))?;
-                }
-            }
-            Fault::Split { .. } | Fault::Cut { .. } | Fault::Clog { .. } | Fault::Mute { .. } => {}
-        }
-        Ok(())
-    }
-
-    fn rot(&mut self, node: usize, place: u64, span: Duration) {
-        if !self.places[node].host.is_up() || self.places[node].wiped {
-            return;
-        }
-        self.places[node].down = span;
-        self.crash(node, 1000, true, span);
-        self.places[node].rotten = self.places[node].host.rot(place);
-    }
-
-    /// Only a member whose disk all others know, and keep knowing, may lose it, and only a minority of them.
-    fn wipe(&mut self, node: usize, span: Duration) {
-        let wiped = self.places.iter().filter(|place| place.wiped).count();
-        let known = self.places.iter().all(|place| place.wiped || place.knows_all);
-        if (wiped + 1) * 2 > self.places.len() - 1 || self.places[node].wiped || !known {
-            return;
-        }
-        self.crash(node, 0, true, span);
-        let place = &mut self.places[node];
-        place.wiped = true;
-        place.disks += 1;
-        place.host.wipe();
-        self.laws.wiped(node);
     }
 }
 

@@ -1,0 +1,109 @@
+//! A member in the world: its host, its clock, and what is on its way inside of it.
+
+use super::host::{Host, Shape};
+use crate::ids::{Incarnation, MemberId};
+use crate::node::StateWrite;
+use crate::node::events::Glance;
+use crate::raft::{LogRead, Ready};
+use crate::time::{Duration, Time};
+use std::collections::VecDeque;
+
+/// A member's clock: it runs a little too fast or too slow, and jumps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    /// How much too fast, in millionths.
+    pub ppm: i128,
+    /// Ahead of the world, in nanoseconds.
+    pub offset: i128,
+}
+
+impl Clock {
+    pub fn local(self, at: Time) -> Time {
+        let at = i128::from(at.0);
+        Time(u64::try_from(at + at * self.ppm / 1_000_000 + self.offset).unwrap_or(0))
+    }
+
+    /// The first moment, not before `now`, at which this clock shows `local` or later.
+    pub fn when(self, now: Time, local: Time) -> Time {
+        if local == Time::NEVER || self.local(now) >= local {
+            return if local == Time::NEVER { local } else { now };
+        }
+        let guess = (i128::from(local.0) - self.offset) * 1_000_000 / (1_000_000 + self.ppm);
+        let mut at = Time(u64::try_from(guess).unwrap_or(0)).max(now);
+        while self.local(at) < local {
+            at.0 += 1;
+        }
+        at
+    }
+}
+
+/// A member, its disks and whatever is on its way inside of it.
+pub(super) struct Place<H> {
+    pub host: H,
+    /// Counts starts and ends: events of former lives mean nothing.
+    pub life: u64,
+    pub incarnation: Incarnation,
+    pub clock: Clock,
+    pub paused_until: Time,
+    pub turn_at: Option<Time>,
+    pub wake_at: Time,
+    pub log: LogQueue,
+    pub state: VecDeque<StateWrite>,
+    pub state_busy: bool,
+    pub slow: (u64, Time),
+    pub disks: usize,
+    /// Emptied: never part of the core.
+    pub wiped: bool,
+    /// A write was asked to fail: the process may halt.
+    pub failing: bool,
+    pub rotten: bool,
+    /// The state's write after which it knows the disks of all members durably, and whether it does.
+    pub knows_from: Option<u64>,
+    pub knows_all: bool,
+    /// Turns in a row that did nothing and asked for another one at once.
+    pub restless: u32,
+    /// How long it stays down when its disk fails.
+    pub down: Duration,
+    pub glance: Glance,
+}
+
+/// The log's worker.
+#[derive(Debug, Default)]
+pub(super) struct LogQueue {
+    /// Handed out since it began.
+    pub waiting: Vec<Ready>,
+    /// What it is at.
+    pub running: Vec<Ready>,
+    /// Reads, with the next batch.
+    pub loads: Vec<LogRead>,
+    /// Whether it is at something.
+    pub busy: bool,
+}
+
+impl<H: Host> Place<H> {
+    /// A member that does not run yet.
+    pub fn new(id: MemberId, shape: &Shape, clock: Clock) -> Place<H> {
+        Place {
+            host: H::new(id, shape),
+            life: 0,
+            incarnation: Incarnation(0),
+            clock,
+            paused_until: Time(0),
+            turn_at: None,
+            wake_at: Time::NEVER,
+            log: LogQueue::default(),
+            state: VecDeque::new(),
+            state_busy: false,
+            slow: (1, Time(0)),
+            disks: 1,
+            wiped: false,
+            failing: false,
+            rotten: false,
+            knows_from: None,
+            knows_all: false,
+            restless: 0,
+            down: Duration::ZERO,
+            glance: Glance::default(),
+        }
+    }
+}
