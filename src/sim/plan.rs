@@ -412,8 +412,8 @@ impl Plan {
         d.links();
         d.disks(profile);
         let load = Load {
-            clients: 1 + d.rng.below(12) as usize,
-            think_us: 8_000 << d.rng.below(6),
+            clients: 1 + d.rng.below(10) as usize,
+            think_us: 16_000 << d.rng.below(4),
             rest: if d.rng.below(3) == 0 { d.span() * 2 } else { Duration::ZERO },
         };
         let mut faults = d.faults;
