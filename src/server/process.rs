@@ -1,9 +1,10 @@
-//! What the kernel tells about this process, for `process_*` metrics: read anew at each scrape.
+//! What the kernel tells about this process, for `process_*` metrics.
 //!
 //! Linux only; elsewhere, and where `/proc` is closed, there is nothing to tell.
 
 use super::exposition::Page;
 use std::fs;
+use std::sync::OnceLock;
 
 /// Writes what is known.
 pub fn expose(page: &mut Page) {
@@ -21,8 +22,11 @@ pub fn expose(page: &mut Page) {
             stat.resident_pages * rustix::param::page_size() as u64,
         );
         page.gauge("process_virtual_memory_bytes", "Memory that is mapped.", stat.virtual_bytes);
-        if let Some(boot) = fs::read_to_string("/proc/stat").ok().as_deref().and_then(boot_time) {
-            let start = boot as f64 + stat.start_ticks as f64 / ticks_per_second;
+        // Read once: the kernel's idea of when it booted moves with the clock, and alerts take a change for a restart.
+        static BOOT: OnceLock<Option<u64>> = OnceLock::new();
+        let boot = BOOT.get_or_init(|| boot_time(&fs::read_to_string("/proc/stat").ok()?));
+        if let Some(boot) = boot {
+            let start = *boot as f64 + stat.start_ticks as f64 / ticks_per_second;
             page.gauge("process_start_time_seconds", "When the process started, in Unix time.", start);
         }
     }
