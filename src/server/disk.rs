@@ -269,6 +269,16 @@ mod tests {
     use crate::storage::memory::MemoryEngine;
     use bytes::Bytes;
 
+    /// Longer than the tests here take.
+    const LONG_AGO: Duration = Duration::from_secs(10);
+
+    /// Facts of workers that have been silent since long ago.
+    fn silent() -> DiskFacts {
+        let mut facts = DiskFacts::new(0);
+        facts.origin -= LONG_AGO;
+        facts
+    }
+
     /// The write `n`, which appends entry `n`.
     fn ready(n: u64) -> Ready {
         let position = Position { index: Index(n), term: Term(1) };
@@ -293,7 +303,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let guard = SpaceGuard::new(directory.path(), 0).unwrap();
         let (mailbox, events) = mailbox();
-        let facts = Arc::new(DiskFacts::new(0));
+        let facts = Arc::new(silent());
         let worker = LogWorker { log, guard, low: false, checked: instant(), facts, mailbox };
         Log { engine, worker, events, _directory: directory }
     }
@@ -329,6 +339,9 @@ mod tests {
         assert!(events.try_recv().is_err());
         assert_eq!((facts.syncs.lock().unwrap().len(), facts.log_syncs.count()), (1, 1));
         assert!(facts.free_bytes() > 0);
+        assert!(facts.silence() >= LONG_AGO, "the other worker is silent");
+        facts.turn(&facts.state_turn_ms);
+        assert!(facts.silence() < LONG_AGO);
     }
 
     #[test]
@@ -351,7 +364,8 @@ mod tests {
             sender.send(StateWrite { id, ops, sync }).unwrap();
         }
         drop(sender);
-        let facts = DiskFacts::new(0);
+        let facts = silent();
+        facts.turn(&facts.log_turn_ms);
         run_state_worker(&engine, &queue, &facts, &mailbox).unwrap();
         assert!(matches!(events.try_recv(), Ok(Event::Input(Input::StateWritten { id: 3 }))));
         assert!(matches!(events.try_recv(), Ok(Event::Input(Input::StateSynced { id: 3 }))));
@@ -359,5 +373,6 @@ mod tests {
         assert_eq!(engine.get(b"k").unwrap().as_deref(), Some(&b"3"[..]));
         assert_eq!(engine.unsynced(), 0, "the last thing it does is a sync");
         assert_eq!(facts.state_syncs.count(), 1, "the last one answers to nobody");
+        assert!(facts.silence() < LONG_AGO);
     }
 }
