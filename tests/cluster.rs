@@ -24,3 +24,5 @@ mod refusals;
 #[path = "cluster/strangers.rs"]
 mod strangers;
 mod support;
+#[path = "cluster/watched.rs"]
+mod watched;

@@ -50,6 +50,7 @@ pub(super) struct Elections {
     lost: Option<(Cause, Time)>,
     campaigned: Option<Time>,
     leader_since: Time,
+    leader_changes: u64,
 }
 
 impl Elections {
@@ -72,6 +73,7 @@ impl Elections {
                     committed: None,
                 });
                 self.leader_since = now;
+                self.leader_changes += 1;
             }
             Event::TermCommitted { term } => {
                 if let Some(election) = self.seen.back_mut().filter(|e| e.term == term) {
@@ -84,6 +86,11 @@ impl Elections {
     /// Oldest first.
     pub(super) fn list(&self) -> Vec<Election> {
         self.seen.iter().cloned().collect()
+    }
+
+    /// All of them, those that are not kept any more included.
+    pub(super) fn leader_changes(&self) -> u64 {
+        self.leader_changes
     }
 
     pub(super) fn leader_since(&self) -> Time {

@@ -84,6 +84,10 @@ pub struct Status {
     pub applied: Index,
     /// Of the state after `applied`.
     pub digest: u64,
+    /// How often a leader was found, its first one included.
+    pub leader_changes: u64,
+    /// Commands of this member's clients whose outcome is not known yet, those that wait for a leader included.
+    pub pending_proposals: usize,
     /// Per peer, by id; flow facts only on the leader.
     pub peers: Vec<PeerStatus>,
     /// The newest changes of leader that this member saw, oldest first, bounded.

@@ -219,6 +219,8 @@ impl Node {
             commit: raft.commit,
             applied: self.machine.applied().index,
             digest: self.machine.digest(),
+            leader_changes: self.elections.leader_changes(),
+            pending_proposals: self.proposals.count(),
             peers: self.raft.flows().into_iter().map(|(id, flow, matched)| PeerStatus { id, flow, matched }).collect(),
             elections: self.elections.list(),
         }

@@ -70,6 +70,11 @@ impl Proposals {
         self.pending.remove(&sequence).map(|p| p.command)
     }
 
+    /// How many are on their way.
+    pub(super) fn count(&self) -> usize {
+        self.parked.len() + self.pending.len()
+    }
+
     /// Whether nothing is known yet of what was submitted under `sequence`.
     pub(super) fn is_pending(&self, sequence: u64) -> bool {
         self.pending.contains_key(&sequence)

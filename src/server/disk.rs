@@ -11,6 +11,7 @@
 //! Absent: retries, and any order but the one in which the node asked.
 
 use super::driver::{Event, Mailbox};
+use super::exposition::{self, DISK_BOUNDS};
 use crate::clock::instant;
 use crate::node::{Input, StateWrite};
 use crate::raft::{LogRead, Ready};
@@ -33,8 +34,8 @@ pub enum LogWork {
     Load(LogRead),
 }
 
-/// How often the free space is looked at when nothing is written.
-const SPACE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a worker that has nothing to do takes a turn: the log's looks at the free space, and both show that they live.
+const IDLE_TURN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Longer syncs are counted as this long, in microseconds. One of 30 s ends the process anyway.
 const LONGEST_SYNC_US: u64 = 60_000_000;
@@ -43,7 +44,16 @@ const LONGEST_SYNC_US: u64 = 60_000_000;
 #[derive(Debug)]
 pub struct DiskFacts {
     syncs: Mutex<Histogram<u64>>,
+    /// How long the log's records took to become durable.
+    pub log_syncs: exposition::Histogram,
+    /// How long the state's syncs took.
+    pub state_syncs: exposition::Histogram,
     log_bytes: AtomicU64,
+    free_bytes: AtomicU64,
+    /// When these facts were made; what follows counts from there.
+    origin: std::time::Instant,
+    log_turn_ms: AtomicU64,
+    state_turn_ms: AtomicU64,
 }
 
 impl DiskFacts {
@@ -51,7 +61,16 @@ impl DiskFacts {
     pub fn new(log_bytes: u64) -> DiskFacts {
         let syncs = Histogram::new_with_bounds(1, LONGEST_SYNC_US, 2)
             .unwrap_or_else(|error| unreachable!("the bounds and 2 digits are lawful: {error}"));
-        DiskFacts { syncs: Mutex::new(syncs), log_bytes: AtomicU64::new(log_bytes) }
+        DiskFacts {
+            syncs: Mutex::new(syncs),
+            log_syncs: exposition::Histogram::new(DISK_BOUNDS),
+            state_syncs: exposition::Histogram::new(DISK_BOUNDS),
+            log_bytes: AtomicU64::new(log_bytes),
+            free_bytes: AtomicU64::new(0),
+            origin: instant(),
+            log_turn_ms: AtomicU64::new(0),
+            state_turn_ms: AtomicU64::new(0),
+        }
     }
 
     /// How long the log's syncs took, in microseconds: the median and the 99th percentile.
@@ -65,7 +84,24 @@ impl DiskFacts {
         self.log_bytes.load(Ordering::Relaxed)
     }
 
+    /// Bytes that were free on the data directory's disk, as of a moment ago.
+    pub fn free_bytes(&self) -> u64 {
+        self.free_bytes.load(Ordering::Relaxed)
+    }
+
+    /// For how long the worker that has been silent for longest has not begun a turn. One that does not hang begins one at
+    /// least every second, or when its sync returns.
+    pub fn silence(&self) -> Duration {
+        let turn = self.log_turn_ms.load(Ordering::Relaxed).min(self.state_turn_ms.load(Ordering::Relaxed));
+        self.origin.elapsed().saturating_sub(Duration::from_millis(turn))
+    }
+
+    fn turn(&self, worker: &AtomicU64) {
+        worker.store(u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
     fn record(&self, sync: Duration) {
+        self.log_syncs.record(sync);
         let micros = u64::try_from(sync.as_micros()).unwrap_or(u64::MAX);
         self.syncs.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(micros);
     }
@@ -111,7 +147,8 @@ impl LogWorker {
         self.check_space();
         let (mut writes, mut reads) = (Vec::new(), Vec::new());
         loop {
-            match queue.recv_timeout(SPACE_CHECK_INTERVAL) {
+            self.facts.turn(&self.facts.log_turn_ms);
+            match queue.recv_timeout(IDLE_TURN_INTERVAL) {
                 Ok(first) => {
                     for work in std::iter::once(first).chain(queue.try_iter()) {
                         match work {
@@ -124,7 +161,7 @@ impl LogWorker {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.persist(&mut writes).and_then(|()| self.load(&mut reads)).unwrap_or_else(|fault| fail(&fault));
-            if self.checked.elapsed() >= SPACE_CHECK_INTERVAL {
+            if self.checked.elapsed() >= IDLE_TURN_INTERVAL {
                 self.check_space();
             }
         }
@@ -160,6 +197,7 @@ impl LogWorker {
             tracing::warn!(%error, "the free space on the disk can't be told");
             self.low
         });
+        self.facts.free_bytes.store(self.guard.free_bytes(), Ordering::Relaxed);
         if low != self.low {
             self.low = low;
             if low {
@@ -178,17 +216,29 @@ impl LogWorker {
 /// The system has no thread to give.
 pub fn start_state_worker(
     engine: Arc<dyn Engine>,
+    facts: Arc<DiskFacts>,
     mailbox: Mailbox,
 ) -> std::io::Result<(Sender<StateWrite>, JoinHandle<()>)> {
     let (sender, queue) = channel();
     let thread = std::thread::Builder::new().name("state".into()).spawn(move || {
-        run_state_worker(engine.as_ref(), &queue, &mailbox).unwrap_or_else(|fault| fail(&fault));
+        run_state_worker(engine.as_ref(), &queue, &facts, &mailbox).unwrap_or_else(|fault| fail(&fault));
     })?;
     Ok((sender, thread))
 }
 
-fn run_state_worker(engine: &dyn Engine, queue: &Receiver<StateWrite>, mailbox: &Mailbox) -> Result<(), Fault> {
-    while let Ok(first) = queue.recv() {
+fn run_state_worker(
+    engine: &dyn Engine,
+    queue: &Receiver<StateWrite>,
+    facts: &DiskFacts,
+    mailbox: &Mailbox,
+) -> Result<(), Fault> {
+    loop {
+        facts.turn(&facts.state_turn_ms);
+        let first = match queue.recv_timeout(IDLE_TURN_INTERVAL) {
+            Ok(first) => first,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => return engine.sync(),
+        };
         let (mut written, mut sync) = (0, false);
         for write in std::iter::once(first).chain(queue.try_iter()) {
             for op in &write.ops {
@@ -202,11 +252,12 @@ fn run_state_worker(engine: &dyn Engine, queue: &Receiver<StateWrite>, mailbox: 
         }
         mailbox.post(Event::Input(Input::StateWritten { id: written }));
         if sync {
+            let begun = instant();
             engine.sync()?;
+            facts.state_syncs.record(begun.elapsed());
             mailbox.post(Event::Input(Input::StateSynced { id: written }));
         }
     }
-    engine.sync()
 }
 
 #[cfg(test)]
@@ -217,6 +268,16 @@ mod tests {
     use crate::server::driver::mailbox;
     use crate::storage::memory::MemoryEngine;
     use bytes::Bytes;
+
+    /// Longer than the tests here take.
+    const LONG_AGO: Duration = Duration::from_secs(10);
+
+    /// Facts of workers that have been silent since long ago.
+    fn silent() -> DiskFacts {
+        let mut facts = DiskFacts::new(0);
+        facts.origin -= LONG_AGO;
+        facts
+    }
 
     /// The write `n`, which appends entry `n`.
     fn ready(n: u64) -> Ready {
@@ -242,7 +303,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let guard = SpaceGuard::new(directory.path(), 0).unwrap();
         let (mailbox, events) = mailbox();
-        let facts = Arc::new(DiskFacts::new(0));
+        let facts = Arc::new(silent());
         let worker = LogWorker { log, guard, low: false, checked: instant(), facts, mailbox };
         Log { engine, worker, events, _directory: directory }
     }
@@ -276,7 +337,11 @@ mod tests {
         let Ok(Event::Input(Input::Loaded { entries, .. })) = events.try_recv() else { panic!("nothing was loaded") };
         assert_eq!(entries.len(), 2);
         assert!(events.try_recv().is_err());
-        assert_eq!(facts.syncs.lock().unwrap().len(), 1);
+        assert_eq!((facts.syncs.lock().unwrap().len(), facts.log_syncs.count()), (1, 1));
+        assert!(facts.free_bytes() > 0);
+        assert!(facts.silence() >= LONG_AGO, "the other worker is silent");
+        facts.turn(&facts.state_turn_ms);
+        assert!(facts.silence() < LONG_AGO);
     }
 
     #[test]
@@ -299,11 +364,15 @@ mod tests {
             sender.send(StateWrite { id, ops, sync }).unwrap();
         }
         drop(sender);
-        run_state_worker(&engine, &queue, &mailbox).unwrap();
+        let facts = silent();
+        facts.turn(&facts.log_turn_ms);
+        run_state_worker(&engine, &queue, &facts, &mailbox).unwrap();
         assert!(matches!(events.try_recv(), Ok(Event::Input(Input::StateWritten { id: 3 }))));
         assert!(matches!(events.try_recv(), Ok(Event::Input(Input::StateSynced { id: 3 }))));
         assert!(events.try_recv().is_err());
         assert_eq!(engine.get(b"k").unwrap().as_deref(), Some(&b"3"[..]));
         assert_eq!(engine.unsynced(), 0, "the last thing it does is a sync");
+        assert_eq!(facts.state_syncs.count(), 1, "the last one answers to nobody");
+        assert!(facts.silence() < LONG_AGO);
     }
 }

@@ -19,7 +19,7 @@
 //! Absent: any decision. What to do is the node's; this is how it gets done.
 
 use super::disk::LogWork;
-use super::transport::Link;
+use super::transport::{self, Link};
 use crate::clock::Clock;
 use crate::ids::MemberId;
 use crate::node::{Effect, Halt, Input, Node, Refused, Reply, Request, Slot, StateWrite, Status, Uncertain};
@@ -139,6 +139,8 @@ pub struct Driver {
     pub status: watch::Sender<Arc<Status>>,
     /// Where the process learns that the node can't go on.
     pub fatal: mpsc::UnboundedSender<String>,
+    /// Where messages that were dropped are counted.
+    pub transport: Arc<transport::Shared>,
 }
 
 impl Driver {
@@ -268,6 +270,7 @@ impl Turns {
                 let forwarded =
                     if let Message::Forward { id, .. } = &envelope.message { Some(id.sequence) } else { None };
                 if !self.links.get(&to).is_some_and(|link| link.send(envelope)) {
+                    self.driver.transport.not_sent(to);
                     self.unreachable.insert(to);
                     self.unsent.extend(forwarded);
                 }

@@ -1,12 +1,17 @@
 //! What is served beside gRPC on the same ports: who is this, is it well.
 //!
-//! `/version`, `/health`, `/livez` and `/readyz` on the client port answer as etcd does, because probes, load balancers and
-//! scripts made for etcd ask there; `/version` and `/members` on the peer port likewise. Requests that no service knows get
-//! etcd's texts, gRPC and plain ones alike.
+//! `/version`, `/health`, `/livez`, `/readyz` and `/metrics` on the client port answer as etcd does, because probes, load
+//! balancers, scrapers and scripts made for etcd ask there; `/version` and `/members` on the peer port likewise. Requests that
+//! no service knows get etcd's texts, gRPC and plain ones alike.
 //!
-//! Absent: metrics, the JSON gateway, the v2 API.
+//! `/livez` says whether a restart would help: whether this member's threads move ([`Front::alive`]), whatever the others do.
+//! `/readyz` says whether to send it clients: whether a linearizable read goes through, and it is not stopping.
+//!
+//! Absent: the JSON gateway, the v2 API.
 
 use super::api::{ETCD_CLUSTER_VERSION, ETCD_VERSION, Front, cluster};
+use super::exposition;
+use super::metrics::{self, count};
 use crate::proto::etcdserverpb as pb;
 use axum::Router;
 use axum::body::Body;
@@ -18,6 +23,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
 use serde_json::json;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tonic::{Code, Status};
 
 /// Our own version, beside etcd's in `/version`.
@@ -29,13 +35,15 @@ pub fn client_port(services: Router, front: &Arc<Front>) -> Router {
         let front = Arc::clone(front);
         any(move |request: Request| answer(Arc::clone(&front), request))
     };
+    let counting = Arc::clone(front);
     services
         .route("/version", get(version))
         .route("/health", page(|front, request| Box::pin(health(front, request))))
-        .route("/livez", get(async || text(StatusCode::OK, "ok\n")))
+        .route("/livez", page(|front, _| Box::pin(livez(front))))
         .route("/readyz", page(|front, _| Box::pin(readyz(front))))
+        .route("/metrics", page(|front, _| Box::pin(metrics(front))))
         .fallback(unknown)
-        .layer(from_fn(with_etcds_texts))
+        .layer(from_fn(move |request, next| counted(Arc::clone(&counting), request, next)))
 }
 
 /// The peer port: the stream between members, and the pages.
@@ -95,13 +103,28 @@ async fn health(front: Arc<Front>, request: Request) -> Response {
         None if !front.has_leader() => Some("RAFT NO LEADER".to_string()),
         None => front.readable().await.err().map(|status| format!("RANGE ERROR:{}", status.message())),
     };
+    count(&front.metrics.health[usize::from(trouble.is_some())]);
     match trouble {
         None => page(StatusCode::OK, &json!({ "health": "true", "reason": "" })),
         Some(reason) => page(StatusCode::SERVICE_UNAVAILABLE, &json!({ "health": "false", "reason": reason })),
     }
 }
 
+async fn livez(front: Arc<Front>) -> Response {
+    match front.alive().await {
+        Ok(()) => text(StatusCode::OK, "ok\n"),
+        Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("[-]threads failed: {why}\n")),
+    }
+}
+
+async fn metrics(front: Arc<Front>) -> Response {
+    (StatusCode::OK, [(CONTENT_TYPE, exposition::CONTENT_TYPE)], metrics::page(&front)).into_response()
+}
+
 async fn readyz(front: Arc<Front>) -> Response {
+    if front.stopping.load(Ordering::Relaxed) {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "[-]stopping failed: the member is stopping\n");
+    }
     let corrupt = front.view.alarms().iter().any(|(_, alarm)| *alarm == pb::AlarmType::Corrupt);
     if corrupt {
         return text(StatusCode::SERVICE_UNAVAILABLE, "[-]data_corruption failed: alarm activated: CORRUPT\n");
@@ -123,6 +146,16 @@ async fn unknown(request: Request) -> Response {
     }
     let service = request.uri().path().trim_start_matches('/').split('/').next().unwrap_or_default();
     Status::unimplemented(format!("unknown service {service}")).into_http()
+}
+
+/// Counts the call, if it is one.
+async fn counted(front: Arc<Front>, request: Request, next: Next) -> Response {
+    let call = front.metrics.calls.begin(request.uri().path());
+    let response = with_etcds_texts(request, next).await;
+    match call {
+        Some(call) => call.answered(response),
+        None => response,
+    }
 }
 
 /// gRPC errors that tonic makes before a service sees the call, in etcd's words.

@@ -6,7 +6,8 @@
 //! - the **log worker** and the **state worker** (`disk.rs`) are the only ones that wait for the disk;
 //! - the **tokio runtime** carries the connections: clients (`api/`, `http.rs`) and peers (`transport.rs`, `wire.rs`).
 //!
-//! `flags.rs` and `config.rs` say what the operator wants, `logging.rs` how it is told what happens. [`run`] is the story
+//! `flags.rs` and `config.rs` say what the operator wants; `logging.rs`, `notify.rs` (systemd) and `metrics.rs` (Prometheus,
+//! with `exposition.rs`, `calls.rs` and `process.rs`) tell what happens. [`run`] is the story
 //! of one life, from the first bound port to the last sync.
 //!
 //! # Invariants
@@ -20,7 +21,7 @@
 //! Absent: decisions about data. They are the node's.
 
 use crate::clock::{Clock, entropy};
-use crate::ids::{DiskId, Term};
+use crate::ids::{DiskId, MemberId, Term};
 use crate::node::{self, Identity, Reply, Request, RoleName, Status};
 use crate::proto::{DESCRIPTORS, etcdserverpb, quorate};
 use crate::storage::Engine;
@@ -29,27 +30,37 @@ use crate::storage::sled::{Options, install_panic_hook};
 use crate::storage::space::{self, SpaceGuard};
 use crate::time::Duration;
 use api::{Front, StateEngine};
+use calls::{Metered, Traffic};
 use config::{Config, GRPC_OVERHEAD_BYTES, LogOutput, Url};
 use disk::DiskFacts;
 use driver::{Driver, Event};
+use metrics::Metrics;
+use notify::Notifier;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio_stream::StreamExt as _;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use transport::{Acceptor, Dialer, PeerFacts};
 
 pub mod api;
+pub mod calls;
 pub mod config;
 pub mod disk;
 pub mod driver;
+pub mod exposition;
 pub mod flags;
 pub mod http;
 pub mod logging;
+pub mod metrics;
+pub mod notify;
+pub mod process;
 pub mod transport;
 pub mod wire;
 
@@ -72,10 +83,12 @@ pub fn run(config: &Config) -> ExitCode {
         return ExitCode::FAILURE;
     }
     install_panic_hook();
-    match live(config) {
+    let notifier = Arc::new(Notifier::from_environment());
+    match live(config, &notifier) {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => {
             tracing::error!("{sentence}");
+            notifier.status(&sentence);
             if !config.log.outputs.contains(&LogOutput::Stderr) {
                 eprintln!("quorate: {sentence}");
             }
@@ -85,20 +98,21 @@ pub fn run(config: &Config) -> ExitCode {
 }
 
 /// One life.
-fn live(config: &Config) -> Result<(), String> {
+fn live(config: &Config, notifier: &Arc<Notifier>) -> Result<(), String> {
     for notice in &config.notices {
         tracing::warn!("{notice}");
     }
     let expected = expected(config)?;
     let peer_ports = bind_all(&config.listen_peer, "--listen-peer-urls")?;
     let client_ports = bind_all(&config.listen_client, "--listen-client-urls")?;
+    notifier.status(&format!("opening {}", config.data_dir.display()));
     let member = Member::open(config, expected.as_ref())?;
     announce(config, &member);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|e| format!("can't start threads: {e}"))?;
-    let outcome = runtime.block_on(serve(config, member, peer_ports, client_ports));
+    let outcome = runtime.block_on(serve(config, member, notifier, peer_ports, client_ports));
     // Streams to peers have no end of their own.
     runtime.shutdown_background();
     outcome
@@ -234,6 +248,7 @@ enum End {
 async fn serve(
     config: &Config,
     member: Member,
+    notifier: &Arc<Notifier>,
     peer_ports: Vec<TcpListener>,
     client_ports: Vec<TcpListener>,
 ) -> Result<(), String> {
@@ -253,7 +268,8 @@ async fn serve(
             .initial_connection_window_size(PEER_WINDOW_BYTES)
             .http2_keepalive_interval(Some(front.transport.ping_interval()))
             .http2_keepalive_timeout(Some(config.election_timeout));
-        tokio::spawn(listen(server, listener, peers.clone(), closed.clone()));
+        // What peers say to each other is counted by peer.
+        tokio::spawn(listen(server, listener, Arc::default(), peers.clone(), closed.clone()));
     }
     let dial = |peer| tokio::spawn(Dialer::new(Arc::clone(&front.transport), peer).run());
     let dialers: Vec<_> = others.into_iter().map(dial).collect();
@@ -265,9 +281,13 @@ async fn serve(
             .max_concurrent_streams(config.max_concurrent_streams)
             .http2_keepalive_interval(config.keepalive_interval)
             .http2_keepalive_timeout(Some(config.keepalive_timeout));
-        drained.push(tokio::spawn(listen(server, listener, clients.clone(), closed.clone())));
+        let traffic = Arc::clone(&front.metrics.traffic);
+        drained.push(tokio::spawn(listen(server, listener, traffic, clients.clone(), closed.clone())));
     }
-    tokio::spawn(narrate(Arc::clone(&front)));
+    notifier.ready();
+    notifier.status("looking for a leader");
+    tokio::spawn(narrate(Arc::clone(&front), Arc::clone(notifier)));
+    tokio::spawn(feed_watchdog(Arc::clone(&front), Arc::clone(notifier)));
 
     let end = tokio::select! {
         name = stop.wait() => End::Signal(name),
@@ -276,6 +296,9 @@ async fn serve(
     match end {
         End::Fatal(sentence) => Err(sentence),
         End::Signal(name) => {
+            front.stopping.store(true, Ordering::Relaxed);
+            notifier.stopping();
+            notifier.status(&format!("stopping after {name}"));
             tracing::info!(
                 signal = name,
                 "stopping: handing over, finishing calls, syncing; a second signal ends at once"
@@ -353,7 +376,7 @@ fn start(
     let view = opened.node.view();
     let disk = Arc::new(DiskFacts::new(opened.log.size_on_disk()));
     let (log, log_thread) = disk::start_log_worker(opened.log, guard, Arc::clone(&disk), mailbox.clone())?;
-    let (writes, state_thread) = disk::start_state_worker(Arc::clone(&state), mailbox.clone())?;
+    let (writes, state_thread) = disk::start_state_worker(Arc::clone(&state), Arc::clone(&disk), mailbox.clone())?;
     let (status, published) = watch::channel(Arc::new(Status::default()));
     let data_dir = config.data_dir.display().to_string();
     let transport = Arc::new(transport::Shared {
@@ -368,7 +391,16 @@ fn start(
         election_timeout: config.election_timeout,
         peers: peers.iter().map(|peer| (peer.id, PeerFacts::default())).collect(),
     });
-    let driver = Driver { node: opened.node, clock, events, log, state: writes, status, fatal: fatal.clone() };
+    let driver = Driver {
+        node: opened.node,
+        clock,
+        events,
+        log,
+        state: writes,
+        status,
+        fatal: fatal.clone(),
+        transport: Arc::clone(&transport),
+    };
     let node_thread = driver.start()?;
     let front = Arc::new(Front {
         identity,
@@ -384,17 +416,26 @@ fn start(
         state: StateEngine(state),
         transport,
         fatal,
+        metrics: Metrics::default(),
+        stopping: AtomicBool::new(false),
     });
     Ok((front, Threads { node: node_thread, log: log_thread, state: state_thread }, directory))
 }
 
-/// Serves one port until `closed` turns true.
-async fn listen(mut server: Server, listener: TcpListener, routes: axum::Router, mut closed: watch::Receiver<bool>) {
+/// Serves one port until `closed` turns true; `traffic` counts its bytes.
+async fn listen(
+    mut server: Server,
+    listener: TcpListener,
+    traffic: Arc<Traffic>,
+    routes: axum::Router,
+    mut closed: watch::Receiver<bool>,
+) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "a bound port can't be listened to"),
     };
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = incoming.map(move |io| io.map(|io| Metered { io, traffic: Arc::clone(&traffic) }));
     let shutdown = async move {
         let _ = closed.wait_for(|closed| *closed).await;
     };
@@ -434,13 +475,14 @@ fn client_routes(config: &Config, front: &Arc<Front>, routes: Routes) -> Result<
     Ok(http::client_port(services.into_axum_router(), front))
 }
 
-/// Tells the log who leads; and once somebody does, etcd's line, which scripts wait for.
-async fn narrate(front: Arc<Front>) {
+/// Tells the log and systemd who leads; once somebody does, etcd's line, which scripts wait for; and counts failovers.
+async fn narrate(front: Arc<Front>, notifier: Arc<Notifier>) {
     let mut published = front.published.clone();
-    let (mut ready, mut told) = (false, (None, Term(0)));
+    let (mut ready, mut told, mut counted) = (false, (None, Term(0)), Term(0));
     loop {
         let seen = {
             let status = published.borrow_and_update();
+            counted = front.metrics.failovers.count(&status.elections, counted);
             (status.leader, status.term)
         };
         if seen != told {
@@ -450,6 +492,9 @@ async fn narrate(front: Arc<Front>) {
                 (None, term) if told.0.is_some() => tracing::warn!(%term, "the leader is lost"),
                 (None, _) => {}
             }
+            if !front.stopping.load(Ordering::Relaxed) {
+                notifier.status(&leadership(&front, seen));
+            }
             told = seen;
         }
         if told.0.is_some() && !ready {
@@ -458,6 +503,33 @@ async fn narrate(front: Arc<Front>) {
         }
         if published.changed().await.is_err() {
             return;
+        }
+    }
+}
+
+/// Who leads, in one line.
+fn leadership(front: &Front, (leader, term): (Option<MemberId>, Term)) -> String {
+    match leader {
+        None => format!("term {term}, no leader: writes and linearizable reads wait for one"),
+        Some(leader) if leader == front.identity.member => format!("leader of term {term}"),
+        Some(leader) => {
+            let known = front.view.members().into_iter().find(|member| member.id == leader);
+            // The name is part of the replicated state, and may be on its way.
+            let name = known.map(|member| member.name).filter(|name| !name.is_empty());
+            format!("follower in term {term}, leader {}", name.unwrap_or_else(|| leader.to_string()))
+        }
+    }
+}
+
+/// Tells systemd that the member is alive as long as it is, three times as often as it must.
+async fn feed_watchdog(front: Arc<Front>, notifier: Arc<Notifier>) {
+    let Some(patience) = notifier.watchdog else { return };
+    let mut ticks = tokio::time::interval(patience / 3);
+    loop {
+        ticks.tick().await;
+        match front.alive().await {
+            Ok(()) => notifier.alive(),
+            Err(why) => tracing::warn!("systemd's watchdog is not fed: {why}"),
         }
     }
 }

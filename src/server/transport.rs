@@ -31,6 +31,7 @@ use crate::raft::{self, Envelope, Message};
 use crate::storage::directory::InitialMember;
 use crate::time::Duration;
 use pb::welcome::Refusal;
+use prost::Message as _;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::pin::Pin;
@@ -105,12 +106,13 @@ fn size(envelope: &Envelope) -> usize {
 #[derive(Debug)]
 struct Hold(#[expect(dead_code, reason = "its drop is what counts")] oneshot::Sender<()>);
 
-/// A link and the frames that come out of it, the Hello first.
-fn link(hello: pb::Hello) -> (Link, Frames, Hold) {
+/// A link and the frames that come out of it, the Hello first; `sent` counts their bytes.
+fn link(hello: pb::Hello, sent: Arc<AtomicU64>) -> (Link, Frames, Hold) {
     let (queue, messages) = mpsc::channel(QUEUE_MESSAGES);
     let (hold, over) = oneshot::channel();
     let bytes = Arc::new(AtomicUsize::new(0));
-    (Link { queue, bytes: Arc::clone(&bytes) }, Frames { hello: Some(hello), messages, bytes, over }, Hold(hold))
+    let frames = Frames { hello: Some(hello), messages, bytes: Arc::clone(&bytes), sent, over };
+    (Link { queue, bytes }, frames, Hold(hold))
 }
 
 /// What waits for a peer, as frames.
@@ -119,6 +121,7 @@ struct Frames {
     hello: Option<pb::Hello>,
     messages: mpsc::Receiver<Envelope>,
     bytes: Arc<AtomicUsize>,
+    sent: Arc<AtomicU64>,
     over: oneshot::Receiver<()>,
 }
 
@@ -145,7 +148,9 @@ impl Stream for Frames {
             }
         }
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        Poll::Ready(Some(pb::Frame { hello: None, messages }))
+        let frame = pb::Frame { hello: None, messages };
+        self.sent.fetch_add(frame.encoded_len() as u64, Ordering::Relaxed);
+        Poll::Ready(Some(frame))
     }
 }
 
@@ -156,6 +161,12 @@ pub struct PeerFacts {
     pub connected: AtomicBool,
     /// How long the last handshake took, in microseconds; 0 before the first one.
     pub rtt_us: AtomicU64,
+    /// Bytes of frames that were sent to it.
+    pub sent_bytes: Arc<AtomicU64>,
+    /// Bytes of frames that came from it.
+    pub received_bytes: AtomicU64,
+    /// Messages to it that were dropped: no connection, or its queue was full.
+    pub sent_failures: AtomicU64,
     /// Rung when the peer shows that it lives.
     alive: Notify,
 }
@@ -201,6 +212,13 @@ impl Shared {
             disk_id: self.identity.disk.0,
             name: self.name.clone(),
             process: self.process,
+        }
+    }
+
+    /// Notes a message to `peer` that was dropped.
+    pub fn not_sent(&self, peer: MemberId) {
+        if let Some(facts) = self.peers.get(&peer) {
+            facts.sent_failures.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -282,7 +300,7 @@ impl Dialer {
             Ok(channel) => channel,
             Err(error) => return causes(&error),
         };
-        let (link, frames, _hold) = link(self.shared.hello(self.peer.id));
+        let (link, frames, _hold) = link(self.shared.hello(self.peer.id), Arc::clone(&facts.sent_bytes));
         let begun = instant();
         let mut client = pb::peer_client::PeerClient::new(channel);
         let handshake = async {
@@ -486,6 +504,9 @@ impl Acceptor {
     }
 
     fn deliver(&self, from: MemberId, incarnation: Incarnation, frame: pb::Frame) -> Result<(), String> {
+        if let Some(facts) = self.shared.peers.get(&from) {
+            facts.received_bytes.fetch_add(frame.encoded_len() as u64, Ordering::Relaxed);
+        }
         for message in frame.messages {
             let envelope = wire::decode(message).map_err(|error| error.to_string())?;
             if (envelope.from, envelope.to, envelope.incarnation) != (from, self.shared.identity.member, incarnation) {

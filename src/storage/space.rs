@@ -39,6 +39,7 @@ pub struct SpaceGuard {
     ballast: PathBuf,
     directory: PathBuf,
     floor: u64,
+    free: u64,
     low: bool,
 }
 
@@ -50,7 +51,8 @@ impl SpaceGuard {
     pub fn new(directory: &Path, floor_bytes: u64) -> io::Result<SpaceGuard> {
         let ballast = directory.join(BALLAST);
         let laid = fs::metadata(&ballast).is_ok_and(|file| file.len() == BALLAST_BYTES);
-        let mut guard = SpaceGuard { ballast, directory: directory.to_owned(), floor: floor_bytes, low: !laid };
+        let mut guard =
+            SpaceGuard { ballast, directory: directory.to_owned(), floor: floor_bytes, free: 0, low: !laid };
         guard.check()?;
         Ok(guard)
     }
@@ -61,6 +63,7 @@ impl SpaceGuard {
     /// As [`SpaceGuard::new`].
     pub fn check(&mut self) -> io::Result<bool> {
         let free = free_space(&self.directory)?;
+        self.free = free;
         if !self.low && free < self.floor {
             match fs::remove_file(&self.ballast) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -79,6 +82,11 @@ impl SpaceGuard {
             }
         }
         Ok(self.low)
+    }
+
+    /// The free bytes that the last look saw.
+    pub fn free_bytes(&self) -> u64 {
+        self.free
     }
 
     /// What the last look said.

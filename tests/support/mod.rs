@@ -5,6 +5,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod scrape;
+
 use quorate::client::{Client, Options};
 use quorate::clock;
 use quorate::proto::etcdserverpb as pb;
@@ -118,7 +120,11 @@ impl Cluster {
 
     /// Starts a member, for the first time or again. It is not ready yet: see [`Cluster::ready`].
     pub fn start(&mut self, place: usize) {
-        let command = self.command(place);
+        self.start_with(place, self.command(place));
+    }
+
+    /// Starts a member by a command of the test's own, made of [`Cluster::command`].
+    pub fn start_with(&mut self, place: usize, command: Command) {
         let node = &mut self.nodes[place];
         assert!(node.process.is_none(), "{} runs already", node.name);
         node.process = Some(spawn(command, &node.log_path));
@@ -132,9 +138,14 @@ impl Cluster {
         process.wait().expect("a child can be waited for");
     }
 
+    /// SIGTERM; what follows takes its time.
+    pub fn terminate(&self, place: usize) {
+        self.signal(place, Signal::TERM);
+    }
+
     /// SIGTERM, and the end of the process, which says how it went.
     pub fn stop(&mut self, place: usize) -> ExitStatus {
-        self.signal(place, Signal::TERM);
+        self.terminate(place);
         let mut process = self.nodes[place].process.take().expect("it was just signalled");
         process.wait().expect("a child can be waited for")
     }

@@ -41,8 +41,7 @@ impl pb::maintenance_server::Maintenance for Maintenance {
         let front = &self.0;
         let now = front.mailbox.status().await.ok_or_else(|| status::of_refused(Refused::Stopping))?;
         let in_use = i64::try_from(front.view.live_bytes()).unwrap_or(i64::MAX).max(1);
-        // What was applied may still be on its way to the file. Never 0: etcdctl divides by it.
-        let db_size = i64::try_from(front.state.0.size_on_disk()).unwrap_or(i64::MAX).max(in_use);
+        let db_size = i64::try_from(front.state_bytes()).unwrap_or(i64::MAX);
         Ok(Response::new(pb::StatusResponse {
             header: front.header(front.view.revision(), now.term),
             version: ETCD_VERSION.to_string(),

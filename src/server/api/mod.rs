@@ -9,6 +9,7 @@
 
 use super::disk::DiskFacts;
 use super::driver::Mailbox;
+use super::metrics::{Attempt, Metrics};
 use super::transport;
 use crate::clock::Clock;
 use crate::ids::{Revision, Term};
@@ -17,9 +18,11 @@ use crate::node::{Identity, Refused, Reply, Request, Status as NodeStatus};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::quorate::{Command, command};
 use crate::storage::Engine;
+use crate::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 use tonic::metadata::MetadataMap;
@@ -34,6 +37,13 @@ pub mod status;
 pub const ETCD_VERSION: &str = "3.5.30";
 /// The cluster's level, as etcd's `/version` tells it.
 pub const ETCD_CLUSTER_VERSION: &str = "3.5.0";
+
+/// How long the node's thread may take for an answer, before it is taken for hung.
+const NODE_SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// How long a disk worker may take for a turn, before it is taken for hung: twice what the engine allows one sync, for a slow
+/// disk is no reason to be restarted.
+const DISK_SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// What all services share.
 #[derive(Debug)]
@@ -64,6 +74,10 @@ pub struct Front {
     pub transport: Arc<transport::Shared>,
     /// Where the process learns that its disk failed a reader.
     pub fatal: mpsc::UnboundedSender<String>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Whether the member is on its way out.
+    pub stopping: AtomicBool,
 }
 
 /// An engine that can be shown.
@@ -102,6 +116,20 @@ impl Front {
         self.published.borrow().leader.is_some()
     }
 
+    /// Whether the member's threads move. It may be without a leader, slow or out of room: a restart would mend none of that.
+    ///
+    /// # Errors
+    /// Which of them hangs.
+    pub async fn alive(&self) -> Result<(), &'static str> {
+        alive(&self.mailbox, self.disk.silence()).await
+    }
+
+    /// Bytes that the store takes on the disk. What was applied may still be on its way there, so it is never less than what
+    /// is in use; and never 0, because etcdctl divides by it.
+    pub fn state_bytes(&self) -> u64 {
+        self.state.0.size_on_disk().max(self.view.live_bytes()).max(1)
+    }
+
     /// Refuses a caller who asked for a member with a leader (`hasleader: true`) where none is known.
     ///
     /// # Errors
@@ -129,7 +157,12 @@ impl Front {
             return Err(status::too_large());
         }
         let command = Bytes::from(command.encode_to_vec());
-        match self.mailbox.ask(Request::Propose { command, grows }).await {
+        let attempt = Attempt::new(&self.metrics.proposals_failed);
+        let reply = self.mailbox.ask(Request::Propose { command, grows }).await;
+        if matches!(reply, Reply::Applied { .. }) {
+            attempt.succeeded();
+        }
+        match reply {
             Reply::Applied { outcome: Ok(response), term } => Ok((response, term)),
             Reply::Applied { outcome: Err(error), .. } => Err(self.fail(&error)),
             Reply::Refused(reason) => Err(status::of_refused(reason)),
@@ -143,7 +176,12 @@ impl Front {
     /// # Errors
     /// No leader confirmed it in time.
     pub async fn readable(&self) -> Result<Term, Status> {
-        match self.mailbox.ask(Request::Read).await {
+        let attempt = Attempt::new(&self.metrics.read_indexes_failed);
+        let reply = self.mailbox.ask(Request::Read).await;
+        if matches!(reply, Reply::Readable { .. }) {
+            attempt.succeeded();
+        }
+        match reply {
             Reply::Readable { term } => Ok(term),
             Reply::Refused(reason) => Err(status::of_refused(reason)),
             Reply::Uncertain(reason) => Err(status::of_uncertain(reason)),
@@ -156,4 +194,34 @@ impl Front {
 pub(super) fn astray(reply: &impl std::fmt::Debug) -> Status {
     tracing::error!(?reply, "the node answered another question than was asked");
     Status::internal("quorate: the node answered another question than was asked; this is a bug")
+}
+
+async fn alive(node: &Mailbox, disk_silence: Duration) -> Result<(), &'static str> {
+    if disk_silence > DISK_SILENCE_MAX {
+        return Err("a disk worker hangs");
+    }
+    match tokio::time::timeout(NODE_SILENCE_MAX, node.status()).await {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err("the node's thread has ended"),
+        Err(_) => Err("the node's thread hangs"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::driver::{Event, mailbox};
+
+    #[tokio::test]
+    async fn a_member_is_alive_if_its_threads_move() {
+        let (mailbox, events) = mailbox();
+        let node = std::thread::spawn(move || {
+            let Ok(Event::Tell(caller)) = events.recv() else { panic!("nobody asked") };
+            caller.send(NodeStatus::default()).unwrap();
+        });
+        assert_eq!(alive(&mailbox, DISK_SILENCE_MAX + Duration::from_millis(1)).await, Err("a disk worker hangs"));
+        assert_eq!(alive(&mailbox, DISK_SILENCE_MAX).await, Ok(()));
+        node.join().unwrap();
+        assert_eq!(alive(&mailbox, Duration::ZERO).await, Err("the node's thread has ended"));
+    }
 }

@@ -123,12 +123,15 @@ async fn messages_arrive_in_order_and_the_loss_comes_last() {
     assert_eq!(link.bytes.load(Ordering::Relaxed), 0, "what was sent waits no more");
     dialer.abort();
     assert_eq!(context(&next(&two.events, arrived).await), None);
+    let sent = one.shared.peers[&MemberId(2)].sent_bytes.load(Ordering::Relaxed);
+    assert_eq!(sent, two.shared.peers[&MemberId(1)].received_bytes.load(Ordering::Relaxed));
+    assert!(sent > 1000, "{sent} bytes for 1000 messages");
 }
 
 /// A stream from member 1 in life 5 to member 2, accepted, and never dialled again.
 async fn stream(from: &End, address: SocketAddr) -> (Link, Hold, Streaming<pb::Welcome>) {
     let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-    let (link, frames, hold) = link(from.shared.hello(MemberId(2)));
+    let (link, frames, hold) = link(from.shared.hello(MemberId(2)), Arc::default());
     let mut answers = pb::peer_client::PeerClient::new(channel).connect(frames).await.unwrap().into_inner();
     let welcome = answers.message().await.unwrap().unwrap();
     assert_eq!(welcome.refusal(), Refusal::Accepted);
@@ -228,7 +231,7 @@ async fn garbage_on_the_port_disturbs_nobody() {
 
 #[tokio::test]
 async fn a_full_queue_drops_and_says_so() {
-    let (link, frames, _hold) = link(pb::Hello::default());
+    let (link, frames, _hold) = link(pb::Hello::default(), Arc::default());
     for n in 0..QUEUE_MESSAGES as u64 {
         assert!(link.send(message(n)));
     }
@@ -240,7 +243,7 @@ async fn a_full_queue_drops_and_says_so() {
         message: Message::Forward { id: crate::ids::RequestId::default(), data: vec![0; bytes].into(), grows: true },
         ..message(0)
     };
-    let (link, _frames, _hold) = super::link(pb::Hello::default());
+    let (link, _frames, _hold) = super::link(pb::Hello::default(), Arc::default());
     assert!(link.send(forward(QUEUE_BYTES + 1)), "a single large message may go");
     assert!(!link.send(message(0)), "too many bytes wait");
 }
@@ -248,7 +251,7 @@ async fn a_full_queue_drops_and_says_so() {
 #[tokio::test]
 async fn a_frame_takes_all_that_waits_up_to_its_size() {
     use tokio_stream::StreamExt as _;
-    let (link, mut frames, _hold) = link(pb::Hello::default());
+    let (link, mut frames, _hold) = link(pb::Hello::default(), Arc::default());
     assert!(frames.next().await.unwrap().hello.is_some());
     for n in 0..10 {
         assert!(link.send(message(n)));

@@ -1,0 +1,84 @@
+//! What the kernel tells about this process, for `process_*` metrics.
+//!
+//! Linux only; elsewhere, and where `/proc` is closed, there is nothing to tell.
+
+use super::exposition::Page;
+use std::fs;
+use std::sync::OnceLock;
+
+/// Writes what is known.
+pub fn expose(page: &mut Page) {
+    let stat = fs::read_to_string("/proc/self/stat").ok();
+    if let Some(stat) = stat.as_deref().and_then(Stat::parse) {
+        let ticks_per_second = rustix::param::clock_ticks_per_second() as f64;
+        page.counter(
+            "process_cpu_seconds_total",
+            "CPU time spent, in user and kernel mode, in seconds.",
+            stat.cpu_ticks as f64 / ticks_per_second,
+        );
+        page.gauge(
+            "process_resident_memory_bytes",
+            "Memory that is resident.",
+            stat.resident_pages * rustix::param::page_size() as u64,
+        );
+        page.gauge("process_virtual_memory_bytes", "Memory that is mapped.", stat.virtual_bytes);
+        // Read once: the kernel's idea of when it booted moves with the clock, and alerts take a change for a restart.
+        static BOOT: OnceLock<Option<u64>> = OnceLock::new();
+        let boot = BOOT.get_or_init(|| boot_time(&fs::read_to_string("/proc/stat").ok()?));
+        if let Some(boot) = boot {
+            let start = *boot as f64 + stat.start_ticks as f64 / ticks_per_second;
+            page.gauge("process_start_time_seconds", "When the process started, in Unix time.", start);
+        }
+    }
+    if let Ok(open) = fs::read_dir("/proc/self/fd") {
+        // Without the one that reads the directory.
+        page.gauge("process_open_fds", "Open file descriptors.", open.count().saturating_sub(1));
+    }
+    if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
+        page.gauge("process_max_fds", "File descriptors that may be open.", limit);
+    }
+}
+
+/// A part of `/proc/self/stat`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stat {
+    cpu_ticks: u64,
+    /// After boot.
+    start_ticks: u64,
+    virtual_bytes: u64,
+    resident_pages: u64,
+}
+
+impl Stat {
+    /// The fields after the program's name, which may hold blanks and brackets itself.
+    fn parse(text: &str) -> Option<Stat> {
+        let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+        // The first one here is the third in proc(5).
+        let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+        Some(Stat {
+            cpu_ticks: number(14)? + number(15)?,
+            start_ticks: number(22)?,
+            virtual_bytes: number(23)?,
+            resident_pages: number(24)?,
+        })
+    }
+}
+
+/// When the machine booted, in Unix seconds.
+fn boot_time(stat: &str) -> Option<u64> {
+    stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_brackets_does_not_shift_the_fields() {
+        let text = "7 (quo) rate)) S 1 7 7 0 -1 4194560 100 0 0 0 11 22 0 0 20 0 9 0 12345 1048576 256 184467 1 1";
+        let stat = Stat { cpu_ticks: 33, start_ticks: 12345, virtual_bytes: 1_048_576, resident_pages: 256 };
+        assert_eq!(Stat::parse(text), Some(stat));
+        assert_eq!(Stat::parse("7 (quorate) S 1"), None);
+        assert_eq!(boot_time("cpu 1 2\nbtime 1700000000\nprocesses 9\n"), Some(1_700_000_000));
+    }
+}

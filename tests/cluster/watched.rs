@@ -1,0 +1,160 @@
+//! What a member tells of itself to those that watch it: a scrape, a probe, systemd.
+
+use crate::support::scrape::{Scrape, page};
+use crate::support::{Cluster, Server};
+use quorate::clock;
+use quorate::proto::etcdserverpb as pb;
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+/// Longer than anything here takes: reached only by a test that fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn put() -> pb::PutRequest {
+    pb::PutRequest { key: "k".into(), value: "v".into(), ..Default::default() }
+}
+
+const PUT: [(&str, &str); 2] = [("grpc_service", "etcdserverpb.KV"), ("grpc_method", "Put")];
+
+/// Asks again until it is so.
+async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
+    let deadline = clock::instant() + PATIENCE;
+    while !so().await {
+        assert!(clock::instant() < deadline, "it never came to this: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrape_counts_what_happens() {
+    let mut cluster = Cluster::quorate(3).await;
+    let leader = cluster.leader().await;
+    let follower = (leader + 1) % 3;
+    let before = Scrape::of(&cluster.nodes()[follower].client).await;
+    for _ in 0..10 {
+        cluster.client_of(follower).put(put()).await.unwrap();
+    }
+    cluster.client_of(follower).put(pb::PutRequest::default()).await.unwrap_err();
+
+    let after = Scrape::of(&cluster.nodes()[follower].client).await;
+    let grown = |name: &str, labels: &[(&str, &str)]| after.sum(name, labels) - before.sum(name, labels);
+    let handled = |code| grown("grpc_server_handled_total", &[PUT[0], PUT[1], ("grpc_code", code)]);
+    assert_eq!((handled("OK"), handled("InvalidArgument")), (10.0, 1.0));
+    assert_eq!(grown("grpc_server_started_total", &PUT), 11.0);
+    assert_eq!(grown("grpc_server_handling_seconds_count", &PUT), 11.0);
+    for name in [
+        "etcd_server_proposals_committed_total",
+        "etcd_server_proposals_applied_total",
+        "etcd_disk_wal_fsync_duration_seconds_count",
+        "etcd_network_peer_sent_bytes_total",
+        "etcd_network_peer_received_bytes_total",
+        "etcd_network_client_grpc_received_bytes_total",
+        "etcd_network_client_grpc_sent_bytes_total",
+    ] {
+        assert!(grown(name, &[]) > 0.0, "{name} did not grow");
+    }
+    assert_eq!(after.sum("etcd_server_has_leader", &[]), 1.0);
+    assert_eq!(after.sum("etcd_server_is_leader", &[]), 0.0);
+    assert_eq!(after.sum("etcd_network_active_peers", &[]), 2.0);
+    assert!(after.sum("quorate_disk_free_bytes", &[]) > after.sum("quorate_disk_floor_bytes", &[]));
+    assert_eq!(after.values("quorate_follower_lag_entries", "To").len(), 0, "only a leader knows");
+    let leaders = Scrape::of(&cluster.nodes()[leader].client).await;
+    assert_eq!(leaders.sum("etcd_server_is_leader", &[]), 1.0);
+    assert_eq!(leaders.values("quorate_follower_lag_entries", "To").len(), 2);
+
+    cluster.kill(leader);
+    let survivors = [follower, (leader + 2) % 3].map(|place| cluster.nodes()[place].client.clone());
+    let changes = |scrape: &Scrape| scrape.sum("etcd_server_leader_changes_seen_total", &[]);
+    until("a survivor has counted the failover", async || {
+        let now = Scrape::of(&survivors[0]).await;
+        let counted = |phase| now.sum("quorate_failover_gap_seconds_count", &[("phase", phase)]);
+        let active = now.sum("etcd_network_active_peers", &[]);
+        counted("elect") == 1.0 && counted("recover") == 1.0 && changes(&now) > changes(&after) && active == 1.0
+    })
+    .await;
+    until("somebody could not send to the dead one", async || {
+        let mut failures = 0.0;
+        for survivor in &survivors {
+            failures += Scrape::of(survivor).await.sum("etcd_network_peer_sent_failures_total", &[]);
+        }
+        failures > 0.0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_quorum_a_member_is_alive_and_not_ready() {
+    let mut cluster = Cluster::quorate(3).await;
+    let last = cluster.nodes()[0].client.clone();
+    assert_eq!(page(&last, "/readyz").await.unwrap(), (200, "ok\n".into()));
+    cluster.kill(1);
+    cluster.kill(2);
+    let (status, body) = page(&last, "/readyz").await.unwrap();
+    assert_eq!(status, 503);
+    assert!(body.starts_with("[-]linearizable_read failed: etcdserver: "), "{body}");
+    assert_eq!(page(&last, "/livez").await.unwrap(), (200, "ok\n".into()));
+    let health = |scrape: &Scrape| scrape.sum("etcd_server_health_failures", &[]);
+    let before = health(&Scrape::of(&last).await);
+    assert_eq!(page(&last, "/health").await.unwrap().0, 503);
+    let after = Scrape::of(&last).await;
+    assert_eq!(health(&after), before + 1.0);
+    until("it knows of no leader", async || Scrape::of(&last).await.sum("etcd_server_has_leader", &[]) == 0.0).await;
+    cluster.client_of(0).put(put()).await.unwrap_err();
+    until("the failure is counted", async || {
+        Scrape::of(&last).await.sum("etcd_server_proposals_failed_total", &[]) > 0.0
+    })
+    .await;
+}
+
+/// A leader whose only peers are frozen can't hand over, which takes its time; meanwhile it still answers, and says no.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_stops_is_not_ready_at_once() {
+    let cluster = Cluster::new(Server::Quorate, 3, &["--election-timeout=10000"]).await;
+    let leader = cluster.leader().await;
+    let address = cluster.nodes()[leader].client.clone();
+    assert_eq!(page(&address, "/readyz").await.unwrap().0, 200);
+    for other in (0..3).filter(|place| *place != leader) {
+        cluster.pause(other);
+    }
+    cluster.terminate(leader);
+    until("the signal arrives", async || cluster.log(leader).contains("stopping: handing over")).await;
+    let stopping = (503, "[-]stopping failed: the member is stopping\n".into());
+    assert_eq!(page(&address, "/readyz").await.unwrap(), stopping);
+    assert_eq!(page(&address, "/livez").await.unwrap().0, 200);
+}
+
+/// What a member says to systemd, from its start to its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn systemd_hears_of_a_members_life() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let hear = || {
+        let mut buffer = [0; 512];
+        let length = tokio::task::block_in_place(|| socket.recv(&mut buffer)).expect("it goes on saying things");
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    };
+    // Said until it is heard; what else was said on the way.
+    let until_heard = |wanted: &str| {
+        let mut before = Vec::new();
+        loop {
+            let said = hear();
+            if said == wanted {
+                return before;
+            }
+            before.push(said);
+        }
+    };
+    let mut cluster = Cluster::unstarted(Server::Quorate, 1, &[]);
+    let mut command = cluster.command(0);
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "300000");
+    cluster.start_with(0, command);
+    let opening = format!("STATUS=opening {}", cluster.nodes()[0].data_dir.display());
+    assert_eq!(until_heard("READY=1"), [opening]);
+    until_heard("STATUS=leader of term 1");
+    until_heard("WATCHDOG=1");
+    assert_eq!(cluster.stop(0).code(), Some(0));
+    until_heard("STOPPING=1");
+    until_heard("STATUS=stopping after SIGTERM");
+}
