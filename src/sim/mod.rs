@@ -35,6 +35,7 @@ use std::sync::Once;
 mod clients;
 mod core;
 mod ending;
+pub mod exhaust;
 pub mod host;
 pub mod laws;
 mod member;
