@@ -74,13 +74,15 @@ pub struct Scope {
     pub wipes: u8,
     /// Whether pre-votes are messages like all others: 1, or 0 for no.
     pub pre_votes: u8,
+    /// Whether an append takes one entry only: 1, or 0 for no.
+    pub short_appends: u8,
 }
 
 impl Scope {
     /// Messages arrive in any order.
     pub const ANY_ORDER: u8 = u8::MAX;
 
-    fn numbers(&mut self) -> [(&'static str, &mut u8); 10] {
+    fn numbers(&mut self) -> [(&'static str, &mut u8); 11] {
         [
             ("elections", &mut self.elections),
             ("writes", &mut self.writes),
@@ -92,6 +94,7 @@ impl Scope {
             ("breaks", &mut self.breaks),
             ("wipes", &mut self.wipes),
             ("pre_votes", &mut self.pre_votes),
+            ("short_appends", &mut self.short_appends),
         ]
     }
 }

@@ -120,9 +120,12 @@ pub(super) fn ids() -> impl Iterator<Item = MemberId> {
     (1..=MEMBERS as u64).map(MemberId)
 }
 
-fn born(id: MemberId, life: u64, disk: &Disk, applied: Index) -> Raft {
+fn born(id: MemberId, life: u64, disk: &Disk, applied: Index, scope: &Scope) -> Raft {
     let mut config = Config::new(id, Incarnation(life), Configuration::new(ids()), Seed(0));
     config.heartbeat_interval = Duration::ZERO;
+    if scope.short_appends > 0 {
+        config.max_append_bytes = 1;
+    }
     let mut log = Log::empty();
     disk.entries.iter().for_each(|entry| log.append(entry.clone()));
     Raft::new(config, disk.hard, log, applied, NOW)
@@ -137,7 +140,7 @@ impl World {
     /// Three newborns with empty disks.
     pub(super) fn new(scope: &Rc<Scope>) -> World {
         let newborn = |id: MemberId| {
-            let raft = born(id, 1, &Disk::default(), Index(0));
+            let raft = born(id, 1, &Disk::default(), Index(0), scope);
             Member { raft, disk: Disk::default(), queue: VecDeque::new(), life: 1, prints: Default::default() }
         };
         let mut members = [1, 2, 3].map(|id| newborn(MemberId(id)));
@@ -300,9 +303,10 @@ impl World {
     }
 
     fn restart(&mut self, id: MemberId, disk: Disk, applied: Index) -> Result<(), String> {
+        let scope = self.scope.clone();
         let member = self.change(id);
         member.life += 1;
-        member.raft = born(id, member.life, &disk, applied);
+        member.raft = born(id, member.life, &disk, applied, &scope);
         member.disk = disk;
         member.queue.clear();
         self.close_turn(id)
@@ -332,14 +336,16 @@ impl World {
             self.flying.push(Rc::new(Flying::new(envelope, &scope)));
         }
         laws::after_turn(self, id, before, &applied)?;
-        self.forget_the_past();
-        Ok(())
+        self.forget_the_past()
     }
 
     /// Takes messages away that can do nothing any more, wherever and whenever they arrive, and makes those alike that can do
     /// only the same. This changes no future, and lets worlds meet that differ only in what was lost.
-    fn forget_the_past(&mut self) {
+    ///
+    /// That such a message does nothing is the core's to keep, so each is tried on a copy of its receiver before it goes.
+    fn forget_the_past(&mut self) -> Result<(), String> {
         let World { members, flying, left, scope, .. } = self;
+        let mut outcome = Ok(());
         let newest = members.iter().map(|m| m.raft.term()).max().unwrap_or_default();
         let is_asking = |m: &Rc<Member>| m.raft.status().role == Role::PreCandidate;
         let last_term = left.elections == 0 && !members.iter().any(is_asking);
@@ -349,9 +355,7 @@ impl World {
             let envelope = &flying.envelope;
             let (from, to) = (&members[slot(envelope.from)], &members[slot(envelope.to)]);
             let known = to.raft.newest_life(envelope.from);
-            if left.crashes == 0 && known.is_some_and(|known| envelope.incarnation < known) {
-                return false;
-            }
+            let is_former = known.is_some_and(|known| envelope.incarnation < known) && left.crashes + left.wipes == 0;
             // To hear a life's first message changes what is heard of its former ones.
             let teaches = known.is_none_or(|known| envelope.incarnation > known);
             if teaches && (from.life > 1 || left.crashes > 0) || left.crashes > 1 || left.wipes > 0 {
@@ -361,27 +365,33 @@ impl World {
             // Where there will be no newer term than the sender's, an answer that only tells a term tells nothing.
             let answer_is_void = last_term && kept(from).term == newest;
             let is_over = envelope.term < hard.term;
-            match &envelope.message {
-                Message::Append { .. } | Message::Heartbeat { .. } if is_over => {
-                    // All that it can do is to be told the newer term.
-                    let (prev, entries) = (Position::default(), Vec::new());
-                    let empty = Message::Append { session: 0, sequence: 0, prev, commit: Index(0), entries };
-                    if envelope.message != empty {
-                        *flying = Rc::new(Flying::new(Envelope { message: empty, ..envelope.clone() }, scope));
-                    }
-                    !answer_is_void
-                }
-                Message::Vote { .. } if is_over => !answer_is_void,
-                Message::PreVote { .. } => !answer_is_void,
+            let is_past = match &envelope.message {
+                _ if is_former => true,
+                Message::Append { .. } | Message::Heartbeat { .. } | Message::Vote { .. } if is_over => answer_is_void,
+                Message::PreVote { .. } => answer_is_void,
                 Message::Vote { campaign, .. } => {
                     let vote = hard.vote.filter(|_| envelope.term == hard.term);
                     let is_refused = vote.is_some_and(|vote| vote != envelope.from);
                     let is_repeated = vote == Some(envelope.from) && !from.raft.is_asking(*campaign);
-                    !(answer_is_void && (is_refused || is_repeated))
+                    answer_is_void && (is_refused || is_repeated)
                 }
-                _ => !to.raft.is_deaf_to(envelope, hard.term),
+                Message::Append { .. } | Message::Heartbeat { .. } => false,
+                _ => to.raft.is_deaf_to(envelope, hard.term),
+            };
+            if is_past && !teaches && to.heeds(envelope, scope) {
+                outcome = Err(format!("n{} heeds what is past: {envelope:?}", envelope.to));
             }
+            if let (Message::Append { .. }, true, false) = (&envelope.message, is_over, is_past) {
+                // All that it can do is to be told the newer term.
+                let (prev, entries) = (Position::default(), Vec::new());
+                let message = Message::Append { session: 0, sequence: 0, prev, commit: Index(0), entries };
+                if envelope.message != message {
+                    *flying = Rc::new(Flying::new(Envelope { message, ..envelope.clone() }, scope));
+                }
+            }
+            !is_past
         });
+        outcome
     }
 
     /// The world as a number: the smallest over all namings, so that worlds that are mirror images are one.
@@ -440,6 +450,22 @@ impl Member {
             }
             ink.finish()
         });
+    }
+
+    /// Whether a message changes anything here. That it is answered is not a change where it asks.
+    fn heeds(&self, envelope: &Envelope, scope: &Scope) -> bool {
+        let mut trial = self.clone();
+        trial.raft.step(LATER, envelope.clone());
+        trial.raft.flush(NOW);
+        let is_same = trial.raft.hard_state() == self.raft.hard_state() && trial.raft.status() == self.raft.status();
+        let writes = trial.raft.ready(NOW).is_some();
+        let speaks = trial.raft.messages().count() > 0;
+        trial.print(scope);
+        let asks = matches!(
+            envelope.message,
+            Message::Append { .. } | Message::Heartbeat { .. } | Message::Vote { .. } | Message::PreVote { .. }
+        );
+        !is_same || writes || !asks && (speaks || trial.prints != self.prints)
     }
 
     /// What its disk holds after a crash that kept the first `kept` parts of the oldest unfinished write.
