@@ -33,6 +33,42 @@ fn print_heard(heard: &[[u64; ROLES.len()]; KINDS.len()]) {
     }
 }
 
+/// Small enough for a debug build; together they show each message to each role that can get it.
+#[test]
+fn small_worlds_keep_the_laws() {
+    let scopes = [
+        "elections=2,duplicates=1",
+        "elections=2,lapses=1",
+        "elections=2,pre_votes=1",
+        "elections=2,reorders=any",
+        "elections=1,writes=1,breaks=1",
+        "elections=1,writes=1,crashes=1",
+        "elections=1,heartbeats=1",
+        "elections=1,writes=1,short_appends=1",
+    ];
+    let mut heard = [[0; ROLES.len()]; KINDS.len()];
+    for scope in scopes {
+        let explored = every_world(scope);
+        assert!(explored.is_complete, "{scope}");
+        heard.iter_mut().flatten().zip(explored.heard.iter().flatten()).for_each(|(sum, count)| *sum += count);
+    }
+    print_heard(&heard);
+    for kind in ["PreVote", "PreVoteReply", "Vote", "Append"] {
+        let at = KINDS.iter().position(|known| *known == kind).expect("a kind");
+        let expected = if kind == "PreVoteReply" { 1..ROLES.len() } else { 0..ROLES.len() };
+        expected.for_each(|role| assert!(heard[at][role] > 0, "no {kind} was heard by a {}", ROLES[role]));
+    }
+    for (kind, role) in [("VoteReply", 2), ("Appended", 3), ("Conflict", 3), ("Heartbeat", 0), ("HeartbeatReply", 3)] {
+        let at = KINDS.iter().position(|known| *known == kind).expect("a kind");
+        assert!(heard[at][role] > 0, "no {kind} was heard by a {}", ROLES[role]);
+    }
+}
+
+#[test]
+fn two_elections_and_a_write_keep_the_laws() {
+    assert!(every_world("elections=2,writes=1").is_complete);
+}
+
 #[test]
 #[ignore = "as long as the scope takes"]
 fn the_scope_asked_for() {

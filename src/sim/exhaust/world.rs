@@ -225,8 +225,8 @@ impl World {
     pub(super) fn act(&mut self, action: &Action) -> Result<(), String> {
         match action {
             Action::Deliver { flying, fate } => {
-                let is_it = |other: &Rc<Flying>| other.prints == flying.prints;
-                let at = self.flying.iter().position(is_it).expect("a message that is on its way");
+                let at = self.flying.iter().position(|other| Rc::ptr_eq(other, flying));
+                let at = at.expect("a message that is on its way");
                 match fate {
                     Fate::Repeated => self.left.duplicates -= 1,
                     Fate::Overtakes if self.scope.reorders == Scope::ANY_ORDER => drop(self.flying.swap_remove(at)),
