@@ -14,23 +14,33 @@
 //! | a client's write reaches a leader | [`Scope::writes`] |
 //! | a member crashes, keeps what was synced and a torn part of the next write, and starts again | [`Scope::crashes`] |
 //! | a message arrives and stays on its way | [`Scope::duplicates`] |
+//! | a message arrives before earlier ones of its link, which stay on their way | [`Scope::reorders`] |
 //! | a leader's heartbeat is due | [`Scope::heartbeats`] |
 //! | a leader has heard no quorum for an election timeout | [`Scope::lapses`] |
 //! | a stream between a leader and a follower breaks | [`Scope::breaks`] |
 //! | a member loses its disk, against all laws | [`Scope::wipes`] |
 //!
-//! The clock stands still; timers are steps. A member never refuses a vote because of a leader it hears: that it may do so
-//! is as if the request had been lost, which is tried anyway. With [`Scope::pre_votes`] off, pre-votes are granted by the
-//! world whenever it likes: more than can happen, so nothing that can happen is left out.
+//! Messages of one link arrive in order, as on the streams that carry them, but any of them may be lost;
+//! [`Scope::reorders`] lets them overtake. The clock stands still; timers are steps. A member never refuses a vote because
+//! of a leader it hears: that it may do so is as if the request had been lost, which is tried anyway. With
+//! [`Scope::pre_votes`] off, pre-votes are granted by the world whenever it likes: more than can happen, so nothing that can
+//! happen is left out.
 //!
 //! # How
 //!
-//! Depth first, from the first state; a state that was seen is not entered again. States are told apart by 64-bit
-//! fingerprints (`raft::canonical` says of what), so two may be taken for one by chance: with *n* states the expected number of
-//! such pairs is n² / 2⁶⁵. Worlds that differ only in the names of n2 and n3 are one; so are worlds that differ only in
-//! messages that nobody will ever heed. No other shortcut is taken. Only the present path is kept in memory.
+//! Depth first, from the first state; a state that was seen is not entered again. Only the present path and the
+//! fingerprints of all states are kept in memory. A fingerprint has 64 bits (`raft::canonical` says of what), so two states
+//! may be taken for one by chance: among *n* states the expected number of such pairs is n² / 2⁶⁵. Three more kinds of worlds
+//! are taken for one, and these have the same future:
 //!
-//! A broken law ends it. Its path is then shortened by leaving out steps that are not needed to break a law.
+//! - those that differ only in the names of n2 and n3 (n1 is whoever campaigns first);
+//! - those that differ only in messages that nobody will ever heed. As such a message goes, it is tried on its receiver, and
+//!   must change nothing;
+//! - those that differ only in what an append of a finished term says: it is answered with the newer term, whatever it is.
+//!
+//! A broken law ends it, an assertion of the core included. Its path is then shortened by leaving out steps that are not
+//! needed to break a law. A complete search says nothing beyond its scope: to commit an entry of an older term by counting
+//! (Raft fig. 8) does harm only in the fourth election.
 //!
 //! # What is left out
 //!

@@ -363,7 +363,10 @@ impl World {
             }
             let hard = kept(to);
             // Where there will be no newer term than the sender's, an answer that only tells a term tells nothing.
-            let answer_is_void = last_term && kept(from).term == newest;
+            // An answer also tells the life of who gives it.
+            let tells_life =
+                left.crashes > 0 || to.life > 1 && from.raft.newest_life(envelope.to) < Some(Incarnation(to.life));
+            let answer_is_void = last_term && kept(from).term == newest && !tells_life;
             let is_over = envelope.term < hard.term;
             let is_past = match &envelope.message {
                 _ if is_former => true,
