@@ -124,7 +124,7 @@ fn born(id: MemberId, life: u64, disk: &Disk, applied: Index, scope: &Scope) -> 
     let mut config = Config::new(id, Incarnation(life), Configuration::new(ids()), Seed(0));
     config.heartbeat_interval = Duration::ZERO;
     if scope.short_appends > 0 {
-        config.max_append_bytes = 1;
+        config.limits.max_append_bytes = 1;
     }
     let mut log = Log::empty();
     disk.entries.iter().for_each(|entry| log.append(entry.clone()));
