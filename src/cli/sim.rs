@@ -7,6 +7,7 @@ use super::exit::{self, Failure};
 use super::output;
 use crate::clock;
 use crate::rng::mix;
+use crate::sim::exhaust::{self, Explored, Scope};
 use crate::sim::laws::Law;
 use crate::sim::plan::{Kind, MAX_NODES, Plan, Profile, Wishes};
 use crate::sim::{self, Options, Report, shrink};
@@ -38,7 +39,7 @@ enum Which {
 /// Run clusters in a simulated world, with every fault there is, and check that they keep their word.
 #[derive(Clone, Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  quorate sim                              some seeds of each kind, from a base drawn by chance\n  quorate sim --seeds 10000 --profile core\n  quorate sim --minutes 5 --until-failure  as long as it goes well\n  quorate sim --seed 17 --profile full --trace 200\n  quorate sim --faults crash,loss,slow --nodes 5\n  quorate sim --without wipe,rot --length 60s\n\nThe same seed with the same flags is the same run. Exit code 1: a law was broken."
+    after_help = "Examples:\n  quorate sim                              some seeds of each kind, from a base drawn by chance\n  quorate sim --seeds 10000 --profile core\n  quorate sim --minutes 5 --until-failure  as long as it goes well\n  quorate sim --seed 17 --profile full --trace 200\n  quorate sim --faults crash,loss,slow --nodes 5\n  quorate sim --without wipe,rot --length 60s\n  quorate sim --exhaustive elections=2,writes=1,duplicates=1\n\nThe same seed with the same flags is the same run. Exit code 1: a law was broken."
 )]
 pub struct Args {
     /// How much of a member is simulated.
@@ -86,6 +87,9 @@ pub struct Args {
     /// Print the plan of the seed instead of running it.
     #[arg(long, requires = "seed")]
     print_plan: bool,
+    /// Instead of seeds by chance: all worlds there are within a small scope, as elections=2,writes=1.
+    #[arg(long, value_name = "SCOPE", num_args = 0..=1, default_missing_value = "elections=2,writes=1", conflicts_with_all = ["seed", "seeds", "from", "plan", "nodes", "faults", "without", "length"])]
+    exhaustive: Option<Scope>,
     /// Don't keep these laws: shows which ones notice a fault that was made on purpose.
     #[arg(long, value_delimiter = ',', value_parser = law)]
     law_off: Vec<Law>,
@@ -170,6 +174,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         let again = format!("quorate sim --plan {}", path.display());
         return one(args, &plan, &again);
     }
+    if let Some(scope) = &args.exhaustive {
+        return all(args, scope);
+    }
     match args.seed {
         Some(seed) if args.print_plan => output::print(args.plan(seed).to_string()),
         Some(seed) => one(args, &args.plan(seed), &args.again(seed)),
@@ -207,6 +214,33 @@ fn one(args: &Args, plan: &Plan, again: &str) -> Result<(), Failure> {
         output::print(format!("  the story: {again} --trace {STORY_LINES}\n  smaller:   {again} --shrink\n"))?;
     }
     Err(Failure::silent(exit::ERROR))
+}
+
+/// Runs all worlds within `scope`, or as many as there is time for.
+fn all(args: &Args, scope: &Scope) -> Result<(), Failure> {
+    let (began, until) = (clock::instant(), args.minutes.map(minutes));
+    let explored = exhaust::explore(scope, |so_far| {
+        eprint!("\r{} states", so_far.states);
+        until.is_none_or(|until| began.elapsed() < until)
+    });
+    eprintln!();
+    match explored {
+        Ok(Explored { states, transitions, depth, is_complete, .. }) => {
+            let end = if is_complete { "These are all" } else { "There are more" };
+            output::print(format!(
+                "{scope}: {states} states, {transitions} steps, {depth} deep. {end}. Every law was kept.\n"
+            ))
+        }
+        Err(violation) => {
+            let steps = violation.steps.iter().map(|step| format!("  {step}\n")).collect::<String>();
+            output::print(format!("BROKEN {}\n{steps}", violation.law))?;
+            Err(Failure::silent(exit::ERROR))
+        }
+    }
+}
+
+fn minutes(minutes: f64) -> Duration {
+    Duration::try_from_secs_f64(minutes * 60.0).unwrap_or_default()
 }
 
 /// What many runs came to.
@@ -275,7 +309,7 @@ fn many(args: &Args) -> Result<(), Failure> {
         bar,
     };
     let began = clock::instant();
-    let until = args.minutes.map(|minutes| Duration::from_secs_f64(minutes.max(0.0) * 60.0));
+    let until = args.minutes.map(minutes);
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| work(args, &shared, || until.is_some_and(|until| began.elapsed() >= until)));

@@ -35,25 +35,25 @@ const HINT_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::f
 const HINT_ATTEMPTS: u32 = 3;
 
 /// A campaign, for pre-votes or votes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Campaign {
     /// Echoed in answers: those of another campaign don't count (openraft 511f33c7).
-    id: u64,
-    granted: BTreeSet<MemberId>,
-    rejected: BTreeSet<MemberId>,
+    pub id: u64,
+    pub granted: BTreeSet<MemberId>,
+    pub rejected: BTreeSet<MemberId>,
     /// The write that makes the vote for oneself durable: counted when it is.
-    own_vote: WriteSeq,
+    pub own_vote: WriteSeq,
 }
 
 /// There is no leader as far as this member can know: its connection broke, or this member was just born. Campaigns are
 /// tried in quick succession.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Hint {
     attempts: u32,
 }
 
 /// Leadership on its way to another member.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Transfer {
     pub target: MemberId,
     pub deadline: Time,

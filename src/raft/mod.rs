@@ -40,6 +40,7 @@
 
 use crate::ids::{Index, MemberId, Position, Term, WriteSeq};
 
+mod canonical;
 mod election;
 pub mod log;
 pub mod message;
@@ -54,6 +55,7 @@ mod replication;
 mod tests;
 mod writes;
 
+pub(crate) use canonical::{Ink, Matters};
 pub use election::TransferError;
 pub use message::{Entry, EntryKind, Envelope, Message, Refusal};
 pub use raft::{Config, Event, Limits, LossCause, Raft, ReadState, Role, Status};

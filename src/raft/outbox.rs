@@ -7,7 +7,7 @@
 use super::message::Envelope;
 use crate::ids::WriteSeq;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Outbox {
     free: Vec<Envelope>,
     held: Vec<(WriteSeq, Envelope)>,

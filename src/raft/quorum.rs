@@ -78,53 +78,72 @@ impl Configuration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     fn configuration(n: u64) -> Configuration {
         Configuration::new((1..=n).map(MemberId))
     }
 
-    /// Whether some set of more than half the voters is inside `members`, by trying all sets.
-    fn some_majority_within(n: u64, members: u32) -> bool {
-        (0u32..1 << n).any(|set| set.count_ones() as u64 * 2 > n && set & members == set)
+    /// Whether a quorum is inside `members`, by trying all sets: one that has more than half of each of `majorities`. A joint
+    /// configuration is one element more.
+    fn some_quorum_within(majorities: &[u32], members: u32) -> bool {
+        let everyone = majorities.iter().fold(0, |all, voters| all | voters);
+        let is_quorum = |set: u32| majorities.iter().all(|v| (set & v).count_ones() * 2 > v.count_ones());
+        (0..=everyone).any(|set| set & everyone == set && set & members == set && is_quorum(set))
     }
 
     fn set(mask: u32) -> BTreeSet<MemberId> {
         (0..9).filter(|i| mask & (1 << i) != 0).map(|i| MemberId(i + 1)).collect()
     }
 
+    /// The digits of `number`, the lowest first.
+    fn digits(number: u64, base: u64, count: u64) -> Vec<u64> {
+        (0..count).map(|digit| number / base.pow(digit as u32) % base).collect()
+    }
+
     #[test]
-    fn elections_up_to_seven_voters_agree_with_trying_all_majorities() {
+    fn every_election_up_to_seven_voters_agrees_with_trying_all_quorums() {
         for n in 1..=7u64 {
-            for granted in 0u32..1 << n {
+            let (everyone, configuration) = ((1u32 << n) - 1, configuration(n));
+            // Each voter has said nothing, yes, no, or (it can't be, and must not count twice) both.
+            for answers in 0..4u64.pow(n as u32) {
+                let answers = digits(answers, 4, n);
+                let said = |bit: u64| (0..n).filter(|i| answers[*i as usize] & bit > 0).fold(0u32, |m, i| m | 1 << i);
+                let (granted, rejected) = (said(1), said(2));
+                let expected = if some_quorum_within(&[everyone], granted) {
+                    Tally::Won
+                } else if !some_quorum_within(&[everyone], everyone & !rejected) {
+                    Tally::Lost
+                } else {
+                    Tally::Open
+                };
                 // Bit 8 is a stranger's vote: it must change nothing.
                 for stranger in [0, 1 << 8] {
-                    let rejected = !granted & ((1 << n) - 1) & 0b101_0101;
-                    let tally = configuration(n).tally(&set(granted | stranger), &set(rejected | stranger));
-                    let expected = if some_majority_within(n, granted) {
-                        Tally::Won
-                    } else if !some_majority_within(n, !rejected & ((1 << n) - 1)) {
-                        Tally::Lost
-                    } else {
-                        Tally::Open
-                    };
+                    let tally = configuration.tally(&set(granted | stranger), &set(rejected | stranger));
                     assert_eq!(tally, expected, "{n} voters, {granted:b} granted, {rejected:b} rejected");
                 }
             }
         }
     }
 
-    proptest! {
-        #[test]
-        fn the_index_reached_is_the_greatest_that_a_majority_has(values in proptest::collection::vec(0u64..6, 1..=7)) {
-            let n = values.len() as u64;
-            let reached = configuration(n).reached(|m| values[m.0 as usize - 1]);
-            let has = |at_least: u64| {
-                let mask = values.iter().enumerate().filter(|(_, v)| **v >= at_least).fold(0u32, |m, (i, _)| m | 1 << i);
-                some_majority_within(n, mask)
-            };
-            prop_assert!(has(reached));
-            prop_assert!(!has(reached + 1));
+    #[test]
+    fn every_index_reached_up_to_seven_voters_agrees_with_trying_all_quorums() {
+        for n in 1..=7u64 {
+            let (everyone, configuration, base) = ((1u32 << n) - 1, configuration(n), n.clamp(3, 5));
+            for values in 0..base.pow(n as u32) {
+                let values = digits(values, base, n);
+                let has =
+                    |at_least: u64| (0..n).filter(|i| values[*i as usize] >= at_least).fold(0u32, |m, i| m | 1 << i);
+                let expected = (0..base).rev().find(|value| some_quorum_within(&[everyone], has(*value)));
+                assert_eq!(Some(configuration.reached(|m| values[m.0 as usize - 1])), expected, "{values:?}");
+            }
         }
+    }
+
+    #[test]
+    fn trying_all_quorums_knows_joint_ones() {
+        // {1, 2, 3} and {3, 4, 5}: any two of each, and 3 counts in both.
+        let joint = [0b00111, 0b11100];
+        assert!(some_quorum_within(&joint, 0b01101) && some_quorum_within(&joint, 0b11011));
+        assert!(!some_quorum_within(&joint, 0b00111) && !some_quorum_within(&joint, 0b11001));
     }
 }

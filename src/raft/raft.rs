@@ -105,7 +105,7 @@ pub enum Role {
 }
 
 /// What only some roles have.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum State {
     Follower(Following),
     PreCandidate(Campaign),
@@ -114,7 +114,7 @@ pub(super) enum State {
 }
 
 /// What a follower knows of its leader in this term.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Following {
     pub leader: Option<(MemberId, Incarnation)>,
     /// Since when it is followed.
@@ -198,14 +198,14 @@ pub struct Status {
 }
 
 /// One member's Raft. See the room's essay.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Raft {
     pub(super) config: Config,
     pub(super) rng: Rng,
     pub(super) hard: HardState,
     pub(super) log: Log,
     pub(super) commit: Index,
-    applied: Index,
+    pub(super) applied: Index,
     pub(super) state: State,
     /// When a follower or candidate loses patience.
     pub(super) election_deadline: Time,
@@ -222,11 +222,11 @@ pub struct Raft {
     pub(super) floor: Option<Position>,
 
     pub(super) writes: Writes,
-    outbox: Outbox,
+    pub(super) outbox: Outbox,
     pub(super) loads: Vec<LogRead>,
     pub(super) readable: Vec<ReadState>,
     pub(super) refusals: Vec<(u64, Refusal)>,
-    events: Vec<Event>,
+    pub(super) events: Vec<Event>,
 }
 
 impl Raft {

@@ -17,21 +17,21 @@ use crate::ids::{Index, MemberId};
 use crate::time::{Duration, Time};
 
 /// A leader's rounds.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Rounds {
     /// The newest round's number; goes out with every heartbeat.
     pub number: u64,
-    in_flight: Option<Round>,
+    pub in_flight: Option<Round>,
     /// Followers' requests that the next round takes along.
-    remote: Vec<(MemberId, u64)>,
+    pub remote: Vec<(MemberId, u64)>,
 }
 
-#[derive(Debug)]
-struct Round {
-    number: u64,
-    index: Index,
-    local: Vec<u64>,
-    remote: Vec<(MemberId, u64)>,
+#[derive(Clone, Debug)]
+pub(super) struct Round {
+    pub number: u64,
+    pub index: Index,
+    pub local: Vec<u64>,
+    pub remote: Vec<(MemberId, u64)>,
 }
 
 impl Rounds {
@@ -42,18 +42,18 @@ impl Rounds {
 }
 
 /// A member's own waiting reads; on a follower also the request that is out.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct FollowerReads {
-    waiting: Vec<u64>,
-    asked: Option<Asked>,
-    asks: u64,
+    pub waiting: Vec<u64>,
+    pub asked: Option<Asked>,
+    pub asks: u64,
 }
 
-#[derive(Debug)]
-struct Asked {
-    context: u64,
-    readers: Vec<u64>,
-    again_at: Time,
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub context: u64,
+    pub readers: Vec<u64>,
+    pub again_at: Time,
 }
 
 impl FollowerReads {

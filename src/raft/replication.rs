@@ -23,19 +23,19 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 
 /// What a leader knows: gone when it steps down.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Leading {
     pub progress: BTreeMap<MemberId, Progress>,
     /// Where its own term begins: its no-op.
     pub term_start: Index,
     pub rounds: Rounds,
     pub transfer: Option<Transfer>,
-    next_heartbeat: Time,
+    pub next_heartbeat: Time,
     /// A stalled disk is looked at again from here on.
-    next_stall_check: Time,
-    uncommitted_bytes: usize,
+    pub next_stall_check: Time,
+    pub uncommitted_bytes: usize,
     /// The newest forwarded request heard of each origin: a repeated one is not appended again.
-    forwarded: BTreeMap<(MemberId, Incarnation), u64>,
+    pub forwarded: BTreeMap<(MemberId, Incarnation), u64>,
 }
 
 impl Leading {

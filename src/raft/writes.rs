@@ -19,28 +19,28 @@ use crate::time::Time;
 use std::collections::VecDeque;
 
 /// See the module's essay.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Writes {
-    hard_dirty: bool,
-    truncate_from: Option<Index>,
+    pub hard_dirty: bool,
+    pub truncate_from: Option<Index>,
     /// The first entry that no write has taken.
-    unstable: Index,
-    next: WriteSeq,
-    durable: WriteSeq,
-    durable_term: Term,
+    pub unstable: Index,
+    pub next: WriteSeq,
+    pub durable: WriteSeq,
+    pub durable_term: Term,
     /// The write that makes the present term durable.
-    of_term: WriteSeq,
-    on_its_way: VecDeque<Writing>,
-    persisted: Index,
+    pub of_term: WriteSeq,
+    pub on_its_way: VecDeque<Writing>,
+    pub persisted: Index,
 }
 
-#[derive(Debug)]
-struct Writing {
-    seq: WriteSeq,
-    term: Term,
+#[derive(Clone, Debug)]
+pub(super) struct Writing {
+    pub seq: WriteSeq,
+    pub term: Term,
     /// What may be counted as persisted when it is done.
-    last: Index,
-    since: Time,
+    pub last: Index,
+    pub since: Time,
 }
 
 impl Writes {

@@ -9,6 +9,7 @@
 //!   done to it; `ending.rs`: the liveness phase.
 //! - `host.rs`: what the world drives, in two forms: `member.rs` (everything, as in production) and `core.rs` (Raft alone).
 //! - `laws.rs`: what must hold. `trace.rs`: what happened, for people, and the fingerprint.
+//! - [`exhaust`]: not one long world by chance, but all the short ones there are.
 //! - `shrink.rs`: from a plan that breaks a law to a small one.
 //!
 //! A failure is one line: the seed. `quorate sim --profile P --seed S --trace` tells the story.
@@ -36,6 +37,7 @@ use std::sync::Once;
 mod clients;
 mod core;
 mod ending;
+pub mod exhaust;
 mod faults;
 pub mod host;
 pub mod laws;
