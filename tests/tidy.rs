@@ -40,9 +40,18 @@ const ROOMS: &[Room] = &[
         may_import: &["node", "raft", "storage", "machine", "proto", "check"],
         may_name: &["bytes", "prost", "thiserror", "tracing", "std::sync"],
     },
-    Room { path: "maelstrom", may_import: &["node", "raft", "storage", "machine", "proto", "clock"], may_name: ANY },
+    Room { path: "wire.rs", may_import: &["raft", "proto"], may_name: &["thiserror"] },
+    Room {
+        path: "maelstrom",
+        may_import: &["node", "raft", "storage", "machine", "proto", "wire", "clock"],
+        may_name: ANY,
+    },
     Room { path: "client", may_import: &["proto", "clock"], may_name: ANY },
-    Room { path: "server", may_import: &["node", "raft", "storage", "machine", "proto", "clock"], may_name: ANY },
+    Room {
+        path: "server",
+        may_import: &["node", "raft", "storage", "machine", "proto", "wire", "clock"],
+        may_name: ANY,
+    },
     Room {
         path: "cli",
         may_import: &["server", "client", "proto", "clock", "storage", "sim", "check", "maelstrom"],
