@@ -15,8 +15,7 @@ const EXAMPLES: &str = "Examples:
   ./maelstrom test -w lin-kv --bin \"$(which quorate)\" --node-count 3 --concurrency 4n --rate 100 \\
     --time-limit 60 --nemesis partition -- maelstrom lin-kv
 
-Maelstrom gives a node what stands behind `--`. Its clients wait for ten times --latency, at least a second: with a
-latency above 50 ms, give a longer --election-timeout.";
+Maelstrom gives a node what stands behind `--`.";
 
 /// The flags of `quorate maelstrom`.
 #[derive(Clone, Debug, clap::Args)]
@@ -28,7 +27,7 @@ pub struct Args {
     /// Milliseconds between a leader's heartbeats.
     #[arg(long, value_name = "MS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
     heartbeat_interval: u64,
-    /// Milliseconds for which a silent leader is followed; more than a heartbeat and two latencies.
+    /// Milliseconds for which a silent leader is followed. Maelstrom's clients wait for a second.
     #[arg(long, value_name = "MS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     election_timeout: u64,
 }

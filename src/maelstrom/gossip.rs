@@ -261,3 +261,85 @@ impl Sums {
         i64::try_from(total).unwrap_or(if total < 0 { i64::MIN } else { i64::MAX })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn node(workload: Workload) -> Gossip {
+        Gossip::new("n1", &["n2".to_owned(), "n3".to_owned()], workload)
+    }
+
+    /// What it says at a moment: to whom, and the news.
+    fn says(node: &mut Gossip, ms: u64) -> Vec<(String, Value)> {
+        let mut out = Vec::new();
+        node.advance(Time::from_millis(ms), &mut out);
+        out.into_iter().map(|message| (message.dest, Value::Object(message.body))).collect()
+    }
+
+    fn add(node: &mut Gossip, element: i64) {
+        node.request("add", &body("add", [("element", element.into())])).unwrap();
+    }
+
+    fn hears(node: &mut Gossip, src: &str, said: Value) {
+        node.receive(src, said["type"].as_str().unwrap(), said.as_object().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn news_are_repeated_until_they_are_known_and_gather_meanwhile() {
+        let mut node = node(Workload::GSet);
+        add(&mut node, 7);
+        let one = |peer: &str| (peer.to_owned(), json!({"type": "gossip", "upto": 1, "elements": [7]}));
+        assert_eq!(says(&mut node, 0), [one("n2"), one("n3")]);
+        hears(&mut node, "n2", json!({"type": "gossip_ok", "upto": 1}));
+        add(&mut node, 8);
+        let more = |elements| json!({"type": "gossip", "upto": 2, "elements": elements});
+        assert_eq!(says(&mut node, 10), [("n2".to_owned(), more([8].as_slice()))]);
+        assert_eq!(says(&mut node, 249), []);
+        assert_eq!(node.deadline(), Time::from_millis(250));
+        assert_eq!(says(&mut node, 250), [("n3".to_owned(), more([7, 8].as_slice()))]);
+        // A late answer to the first message is no answer to the second, and one that promises too much no more than all.
+        hears(&mut node, "n3", json!({"type": "gossip_ok", "upto": 1}));
+        assert_eq!(says(&mut node, 300), [("n2".to_owned(), more([8].as_slice()))]);
+        hears(&mut node, "n2", json!({"type": "gossip_ok", "upto": 99}));
+        hears(&mut node, "n3", json!({"type": "gossip_ok", "upto": 2}));
+        assert_eq!((says(&mut node, 9000), node.deadline()), (vec![], Time::NEVER));
+        add(&mut node, 9);
+        assert_eq!(says(&mut node, 9001).len(), 2);
+    }
+
+    #[test]
+    fn a_neighbour_is_not_told_what_it_told() {
+        let mut node = node(Workload::GSet);
+        hears(&mut node, "n2", json!({"type": "gossip", "upto": 5, "elements": [1, 2]}));
+        assert_eq!(says(&mut node, 0), [("n3".to_owned(), json!({"type": "gossip", "upto": 2, "elements": [1, 2]}))]);
+        hears(&mut node, "n3", json!({"type": "gossip", "upto": 2, "elements": [2, 1]}));
+        assert_eq!(node.request("read", &Body::new()).unwrap()["value"], json!([1, 2]));
+    }
+
+    #[test]
+    fn a_topology_says_who_hears_of_news() {
+        let mut node = node(Workload::Broadcast);
+        let topology = json!({"topology": {"n1": ["n3", "n1"], "n2": ["n1"]}});
+        node.request("topology", topology.as_object().unwrap()).unwrap();
+        node.request("broadcast", &body("broadcast", [("message", json!({"any": "thing"}))])).unwrap();
+        let to: Vec<String> = says(&mut node, 0).into_iter().map(|(to, _)| to).collect();
+        assert_eq!(to, ["n3"]);
+    }
+
+    #[test]
+    fn sums_of_each_node_only_grow_and_a_counter_is_never_more_than_it_can_hold() {
+        let mut node = node(Workload::PnCounter);
+        let add = |node: &mut Gossip, delta: i64| node.request("add", &body("add", [("delta", delta.into())]));
+        add(&mut node, 5).unwrap();
+        add(&mut node, -7).unwrap();
+        hears(&mut node, "n2", json!({"type": "gossip", "upto": 1, "sums": {"n2": [10, 0], "n1": [5, 0]}}));
+        hears(&mut node, "n2", json!({"type": "gossip", "upto": 1, "sums": {"n2": [4, 1]}}));
+        // Old news, of itself or others, take nothing back: 5 - 7, and 10 - 1.
+        assert_eq!(node.request("read", &Body::new()).unwrap()["value"], json!(7));
+        add(&mut node, i64::MAX).unwrap_err();
+        add(&mut node, i64::MIN).unwrap_err();
+        assert_eq!(node.request("read", &Body::new()).unwrap()["value"], json!(7));
+    }
+}

@@ -45,7 +45,7 @@ impl Operation {
     ///
     /// # Errors
     /// There is no such request, or it lacks something.
-    pub fn read(kind: &str, request: &Body) -> Result<Operation, Error> {
+    pub fn of(kind: &str, request: &Body) -> Result<Operation, Error> {
         let get = |name| field(request, name).map(bytes);
         match kind {
             "read" => Ok(Operation::Read { key: get("key")? }),

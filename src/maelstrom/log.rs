@@ -51,7 +51,7 @@ impl Operation {
     ///
     /// # Errors
     /// There is no such request, or it makes no sense.
-    pub fn read(kind: &str, request: &Body, ids: &mut Ids) -> Result<Operation, Error> {
+    pub fn of(kind: &str, request: &Body, ids: &mut Ids) -> Result<Operation, Error> {
         match kind {
             "send" => {
                 let key = field(request, "key")?.as_str().ok_or_else(|| Error::malformed("a key is text"))?;

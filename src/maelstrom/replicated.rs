@@ -110,9 +110,9 @@ impl Replicated {
     /// The node can't go on.
     pub fn request(&mut self, now: Time, caller: Caller, kind: &str, request: &Body) -> Result<Option<Message>, Halt> {
         let read = match self.workload {
-            Workload::LinKv => kv::Operation::read(kind, request).map(Operation::Kv),
-            Workload::Kafka => log::Operation::read(kind, request, &mut self.ids).map(Operation::Log),
-            _ => txn::Txn::read(kind, request, self.workload).map(Operation::Txn),
+            Workload::LinKv => kv::Operation::of(kind, request).map(Operation::Kv),
+            Workload::Kafka => log::Operation::of(kind, request, &mut self.ids).map(Operation::Log),
+            _ => txn::Txn::of(kind, request, self.workload).map(Operation::Txn),
         };
         match read {
             Ok(operation) => self.go_on(now, caller, operation, Granted::Begin),

@@ -66,7 +66,7 @@ impl Txn {
     ///
     /// # Errors
     /// There is no such request, or it makes no sense.
-    pub fn read(kind: &str, request: &Body, workload: Workload) -> Result<Txn, Error> {
+    pub fn of(kind: &str, request: &Body, workload: Workload) -> Result<Txn, Error> {
         if kind != "txn" {
             return Err(Error::not_supported(kind, workload.name()));
         }
@@ -128,10 +128,17 @@ fn read_operation(operation: &Value, workload: Workload) -> Result<Operation, Er
     Ok(Operation { function, key: key.clone(), argument: argument.clone() })
 }
 
-/// A key's value (absent: null) and the revision of its last change.
-fn look_up(view: &View, key: &Bytes) -> Result<(Value, i64), Error> {
-    let Some(found) = get(view, key.clone())? else { return Ok((Value::Null, 0)) };
-    Ok((value(&found.value)?, found.mod_revision))
+/// A key as it is: absent, it is null at revision 0.
+#[derive(Clone, Debug, Default)]
+struct Found {
+    value: Value,
+    /// Of its last change.
+    revision: i64,
+}
+
+fn look_up(view: &View, key: &Bytes) -> Result<Found, Error> {
+    let Some(found) = get(view, key.clone())? else { return Ok(Found::default()) };
+    Ok(Found { value: value(&found.value)?, revision: found.mod_revision })
 }
 
 fn unchanged(key: Bytes, revision: i64) -> pb::Compare {
@@ -145,17 +152,14 @@ fn unchanged(key: Bytes, revision: i64) -> pb::Compare {
 }
 
 /// Runs the operations, in order, on the state that `look_up` shows. They see their own writes.
-fn evaluate(
-    operations: &[Operation],
-    look_up: &dyn Fn(&Bytes) -> Result<(Value, i64), Error>,
-) -> Result<Outcome, Error> {
+fn evaluate(operations: &[Operation], look_up: &dyn Fn(&Bytes) -> Result<Found, Error>) -> Result<Outcome, Error> {
     let mut outcome = Outcome::default();
     for Operation { function, key, argument } in operations {
         let at = bytes(key);
         let mut current = || match outcome.writes.get(&at) {
             Some(written) => Ok(written.clone()),
             None => {
-                let (value, revision) = look_up(&at)?;
+                let Found { value, revision } = look_up(&at)?;
                 outcome.guards.insert(at.clone(), revision);
                 Ok(value)
             }
@@ -188,9 +192,10 @@ mod tests {
     use serde_json::json;
 
     fn run(workload: Workload, txn: Value, state: &[(Value, Value, i64)]) -> Outcome {
-        let state: BTreeMap<Bytes, (Value, i64)> = state.iter().map(|(k, v, r)| (bytes(k), (v.clone(), *r))).collect();
-        let txn = Txn::read("txn", &body("txn", [("txn", txn)]), workload).unwrap();
-        evaluate(&txn.operations, &|key| Ok(state.get(key).cloned().unwrap_or((Value::Null, 0)))).unwrap()
+        let found = |value: &Value, revision| Found { value: value.clone(), revision };
+        let state: BTreeMap<Bytes, Found> = state.iter().map(|(k, v, r)| (bytes(k), found(v, *r))).collect();
+        let txn = Txn::of("txn", &body("txn", [("txn", txn)]), workload).unwrap();
+        evaluate(&txn.operations, &|key| Ok(state.get(key).cloned().unwrap_or_default())).unwrap()
     }
 
     #[test]
@@ -217,7 +222,7 @@ mod tests {
     #[test]
     fn what_is_no_transaction_is_malformed() {
         for txn in [json!(1), json!([1]), json!([["r", 1]]), json!([["w", 1, 2]]), json!([["cas", 1, 2]])] {
-            let read = Txn::read("txn", &body("txn", [("txn", txn.clone())]), Workload::TxnListAppend);
+            let read = Txn::of("txn", &body("txn", [("txn", txn.clone())]), Workload::TxnListAppend);
             assert_eq!(read.map(|_| ()).unwrap_err().code, Code::MalformedRequest, "{txn}");
         }
     }

@@ -51,7 +51,7 @@ impl Bad {
 
     fn sins_now(&mut self) -> bool {
         self.count += 1;
-        self.count % RATE == 0
+        self.count.is_multiple_of(RATE)
     }
 
     /// Acknowledges what it does not do; `None`: there is nothing in it to forget.

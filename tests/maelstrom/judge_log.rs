@@ -85,8 +85,8 @@ fn surely_not_sent(history: &[Op], known: &BTreeMap<String, BTreeMap<i64, String
 /// Messages that were sent one after another have offsets in that order.
 fn in_order(sends: &[(String, i64, &Op)]) -> Result<(), String> {
     for (key, offset, op) in sends {
-        let later = sends.iter().filter(|(other, _, later)| other == key && op.precedes(later));
-        if let Some((_, _, later)) = later.filter(|(_, next, _)| next <= offset).next() {
+        let mut later = sends.iter().filter(|(other, _, later)| other == key && op.precedes(later));
+        if let Some((_, _, later)) = later.find(|(_, next, _)| next <= offset) {
             return Err(format!("offsets of {key} do not increase: {op} and then {later}"));
         }
     }
