@@ -34,6 +34,8 @@ use hosts::{Actor, Processes, Values};
 use quorate::maelstrom::{Maelstrom, Settings, Workload};
 use quorate::rng::{Rng, Seed};
 use quorate::time::{Duration, Time};
+use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// A plan drawn from a seed: 3 or 5 nodes, a quick or a slow network, whole or cut every second or two.
 fn plan(workload: Workload, seed: u64) -> Plan {
@@ -150,6 +152,94 @@ fn bad_nodes_are_found_out() {
 fn the_same_seed_twice_is_the_same_run() {
     let run = |seed| format!("{:?}", in_virtual_time(plan(Workload::LinKv, seed), None).history);
     assert_eq!(run(5), run(5));
+}
+
+/// Three nodes, of which the network between them loses everything from some moment on. Those that had a leader then can't
+/// know what became of a write; once they have given the leader up, a write is surely not done. A read never is.
+#[test]
+fn what_may_have_been_appended_is_uncertain_and_what_was_not_is_refused() {
+    let mut world = Three::new();
+    while world.codes().is_empty() {
+        world.pass(Duration::from_millis(10), true);
+        world.ask(0, r#""type":"write","key":1,"value":1"#);
+    }
+    world.pass(Duration::from_secs(1), true);
+    world.codes();
+    for node in 0..3 {
+        world.ask(node, r#""type":"write","key":1,"value":2"#);
+        world.ask(node, r#""type":"read","key":1"#);
+    }
+    world.pass(Duration::from_secs(10), false);
+    assert_eq!(world.codes(), BTreeMap::from([(11, 3), (13, 3)]));
+    for node in 0..3 {
+        world.ask(node, r#""type":"cas","key":1,"from":1,"to":3"#);
+    }
+    world.pass(Duration::from_secs(10), false);
+    assert_eq!(world.codes(), BTreeMap::from([(11, 3)]));
+}
+
+/// Three nodes of `lin-kv`, and what clients heard.
+struct Three {
+    nodes: Vec<Maelstrom>,
+    now: Time,
+    heard: Vec<Value>,
+}
+
+impl Three {
+    fn new() -> Three {
+        let settings = |place| Settings::new(Workload::LinKv, Seed(place));
+        let mut three = Three { nodes: Vec::new(), now: Time(0), heard: Vec::new() };
+        three.nodes.extend((0..3).map(settings).map(Maelstrom::new));
+        for node in 0..3 {
+            let init = format!(r#""type":"init","node_id":"n{}","node_ids":["n1","n2","n3"]"#, node + 1);
+            three.ask(node, &init);
+        }
+        three.pass(Duration::ZERO, true);
+        three.heard.clear();
+        three
+    }
+
+    fn ask(&mut self, node: usize, body: &str) {
+        let line = format!(r#"{{"src":"c1","dest":"n{}","body":{{"msg_id":1,{body}}}}}"#, node + 1);
+        Actor::handle(&mut self.nodes[node], self.now, &line);
+    }
+
+    /// Lets time pass; messages between the nodes arrive at once, or never.
+    fn pass(&mut self, time: Duration, arrive: bool) {
+        let end = self.now + time;
+        loop {
+            let mut lines = Vec::new();
+            self.nodes.iter_mut().for_each(|node| Actor::advance(node, self.now, &mut lines));
+            for line in &lines {
+                let message: Value = serde_json::from_str(line).unwrap();
+                match message["dest"].as_str().unwrap() {
+                    "c1" => self.heard.push(message),
+                    node if arrive => {
+                        let place = node[1..].parse::<usize>().unwrap() - 1;
+                        Actor::handle(&mut self.nodes[place], self.now, line);
+                    }
+                    _ => {}
+                }
+            }
+            if !lines.is_empty() && arrive {
+                continue;
+            }
+            if self.now == end {
+                return;
+            }
+            let next = self.nodes.iter().map(|node| node.deadline()).fold(end, Time::min);
+            self.now = self.now.max(next);
+        }
+    }
+
+    /// The error codes of the answers since the last call (0: no error), and how many there were of each.
+    fn codes(&mut self) -> BTreeMap<i64, usize> {
+        let mut codes = BTreeMap::new();
+        for answer in self.heard.drain(..) {
+            *codes.entry(answer["body"]["code"].as_i64().unwrap_or(0)).or_default() += 1;
+        }
+        codes
+    }
 }
 
 /// What can be understood of a request is answered, and nothing ends the node.

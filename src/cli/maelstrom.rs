@@ -6,6 +6,7 @@
 use super::exit::{self, Failure};
 use crate::clock;
 use crate::maelstrom::{self, Settings, Workload};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -50,6 +51,9 @@ fn serve(args: &Args) -> Result<(), Failure> {
         );
         return Err(Failure::new(exit::BAD_ARGS, text)
             .fix("quorate maelstrom --election-timeout 300 --heartbeat-interval 50 ..."));
+    }
+    if std::io::stdin().is_terminal() {
+        eprintln!("waiting for Maelstrom's messages on stdin, one a line; Ctrl-D ends it (quorate maelstrom --help)");
     }
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     maelstrom::run(settings).map_err(|why| Failure::new(exit::ERROR, why))
