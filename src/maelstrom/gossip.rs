@@ -17,7 +17,7 @@
 //! Absent: durability. A node that is killed has forgotten what it alone knew; Maelstrom kills none.
 
 use super::Workload;
-use super::protocol::{Body, Error, Message, body, bytes, field, list, names, object};
+use super::protocol::{Body, Error, Message, body, encode, field, list, names, object};
 use crate::time::{Duration, Time};
 use bytes::Bytes;
 use serde_json::Value;
@@ -224,7 +224,7 @@ impl Lattice {
 
 impl Elements {
     fn insert(&mut self, element: &Value, source: Option<&str>) {
-        if self.seen.insert(bytes(element)) {
+        if self.seen.insert(encode(element)) {
             self.learned.push((element.clone(), source.map(str::to_owned)));
         }
     }

@@ -1,10 +1,10 @@
 //! `lin-kv`: registers that can be read, written, and compared and set.
 //!
-//! A key and a value are any JSON, stored as [`bytes`]. A cas is one etcd transaction: the compare, the put if it holds, and
+//! A key and a value are any JSON, stored as [`encode`] makes them. A cas is one etcd transaction: the compare, the put if it holds, and
 //! else a read, by which "absent" (20) is told from "another value" (22). So each request is at most one entry of the log,
 //! and never tried twice.
 
-use super::protocol::{Body, Code, Error, body, bytes, field, value};
+use super::protocol::{Body, Code, Error, body, decode, encode, field};
 use super::replicated::{Granted, Step, get, unexpected};
 use crate::machine::{Response, View};
 use crate::proto::etcdserverpb as pb;
@@ -46,7 +46,7 @@ impl Operation {
     /// # Errors
     /// There is no such request, or it lacks something.
     pub fn of(kind: &str, request: &Body) -> Result<Operation, Error> {
-        let get = |name| field(request, name).map(bytes);
+        let get = |name| field(request, name).map(encode);
         match kind {
             "read" => Ok(Operation::Read { key: get("key")? }),
             "write" => Ok(Operation::Write { key: get("key")?, value: get("value")? }),
@@ -64,7 +64,7 @@ impl Operation {
             (Operation::Read { .. }, Granted::Begin) => Ok(Step::Read),
             (Operation::Read { key }, Granted::Readable) => {
                 let found = get(view, key.clone())?.ok_or_else(|| absent(key))?;
-                Ok(Step::Done(body("read_ok", [("value", value(&found.value)?)])))
+                Ok(Step::Done(body("read_ok", [("value", decode(&found.value)?)])))
             }
             (Operation::Write { key, value }, Granted::Begin) => Ok(Step::Propose(Op::Put(put(key, value)))),
             (Operation::Write { .. }, Granted::Applied(_)) => Ok(Step::Done(body("write_ok", []))),

@@ -14,7 +14,7 @@
 //! request is one entry of the log and needs no second try. Digits of equal number compare as bytes like the numbers.
 
 use super::alone::Ids;
-use super::protocol::{Body, Error, body, bytes, field, list, names, object, value};
+use super::protocol::{Body, Error, body, decode, encode, field, list, names, object};
 use super::replicated::{Granted, Step, failed, get, unexpected};
 use crate::machine::{Response, View};
 use crate::proto::etcdserverpb as pb;
@@ -57,7 +57,7 @@ impl Operation {
                 let key = field(request, "key")?.as_str().ok_or_else(|| Error::malformed("a key is text"))?;
                 let mut at = messages(key);
                 at.extend(ids.next().into_bytes());
-                Ok(Operation::Send { at: at.into(), message: bytes(field(request, "msg")?) })
+                Ok(Operation::Send { at: at.into(), message: encode(field(request, "msg")?) })
             }
             "poll" => Ok(Operation::Poll(offsets(request)?)),
             "commit_offsets" => Ok(Operation::Commit(offsets(request)?)),
@@ -116,11 +116,11 @@ fn offsets(request: &Body) -> Result<Vec<(String, i64)>, Error> {
 
 /// What the keys of a log's messages begin with. The text of a JSON string has no zero byte, so no log's begin another's.
 fn messages(key: &str) -> Vec<u8> {
-    [b"m", &*bytes(&key.into()), &[0]].concat()
+    [b"m", &*encode(&key.into()), &[0]].concat()
 }
 
 fn committed(key: &str) -> Vec<u8> {
-    [b"c", &*bytes(&key.into())].concat()
+    [b"c", &*encode(&key.into())].concat()
 }
 
 fn poll(view: &View, key: &str, from: i64) -> Result<Vec<Value>, Error> {
@@ -138,7 +138,7 @@ fn poll(view: &View, key: &str, from: i64) -> Result<Vec<Value>, Error> {
         ..Default::default()
     };
     let found = view.range(&range).map_err(|error| failed(&error))?;
-    found.kvs.into_iter().map(|kv| Ok(vec![kv.mod_revision.into(), value(&kv.value)?].into())).collect()
+    found.kvs.into_iter().map(|kv| Ok(vec![kv.mod_revision.into(), decode(&kv.value)?].into())).collect()
 }
 
 /// Each offset is put unless a greater one is stored.

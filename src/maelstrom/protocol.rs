@@ -165,17 +165,17 @@ pub fn names(values: &[Value]) -> Result<Vec<String>, Error> {
 
 /// A value as bytes: equal values have equal bytes, in whatever order the fields of their objects stand. Never empty, and
 /// without a zero byte.
-pub fn bytes(value: &Value) -> Bytes {
+pub fn encode(value: &Value) -> Bytes {
     let mut sorted = value.clone();
     sorted.sort_all_objects();
     sorted.to_string().into()
 }
 
-/// The value of [`bytes`].
+/// The value that [`encode`] made bytes of.
 ///
 /// # Errors
 /// They are not such bytes.
-pub fn value(bytes: &[u8]) -> Result<Value, Error> {
+pub fn decode(bytes: &[u8]) -> Result<Value, Error> {
     let wrong = |error| Error::new(Code::Abort, format!("the store holds what is not JSON: {error}"));
     serde_json::from_slice(bytes).map_err(wrong)
 }
@@ -214,10 +214,10 @@ mod tests {
 
     #[test]
     fn equal_values_have_equal_bytes() {
-        let of = |text: &str| bytes(&serde_json::from_str(text).unwrap());
+        let of = |text: &str| encode(&serde_json::from_str(text).unwrap());
         assert_eq!(of(r#"{"a":1,"b":{"c":2,"d":3}}"#), of(r#"{"b":{"d":3,"c":2},"a":1}"#));
         assert_ne!(of("1"), of(r#""1""#));
         assert!(!of(r#""\u0000""#).contains(&0));
-        assert_eq!(value(&of("[1,null]")).unwrap(), json!([1, null]));
+        assert_eq!(decode(&of("[1,null]")).unwrap(), json!([1, null]));
     }
 }

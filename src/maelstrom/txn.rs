@@ -14,7 +14,7 @@
 //! 2. A transaction is submitted again only after its entry was applied and changed nothing.
 
 use super::Workload;
-use super::protocol::{Body, Code, Error, body, bytes, list, value};
+use super::protocol::{Body, Code, Error, body, decode, encode, list};
 use super::replicated::{Granted, Step, get, unexpected};
 use crate::machine::{Response, View};
 use crate::proto::etcdserverpb as pb;
@@ -101,7 +101,7 @@ impl Txn {
         let Outcome { completed, guards, writes } = evaluate(&self.operations, &|key| look_up(view, key))?;
         self.completed = completed;
         let put = |(key, value): (Bytes, Value)| {
-            let put = pb::PutRequest { key, value: bytes(&value), ..Default::default() };
+            let put = pb::PutRequest { key, value: encode(&value), ..Default::default() };
             pb::RequestOp { request: Some(Request::RequestPut(put)) }
         };
         Ok(Step::Propose(Op::Txn(pb::TxnRequest {
@@ -138,7 +138,7 @@ struct Found {
 
 fn look_up(view: &View, key: &Bytes) -> Result<Found, Error> {
     let Some(found) = get(view, key.clone())? else { return Ok(Found::default()) };
-    Ok(Found { value: value(&found.value)?, revision: found.mod_revision })
+    Ok(Found { value: decode(&found.value)?, revision: found.mod_revision })
 }
 
 fn unchanged(key: Bytes, revision: i64) -> pb::Compare {
@@ -155,7 +155,7 @@ fn unchanged(key: Bytes, revision: i64) -> pb::Compare {
 fn evaluate(operations: &[Operation], look_up: &dyn Fn(&Bytes) -> Result<Found, Error>) -> Result<Outcome, Error> {
     let mut outcome = Outcome::default();
     for Operation { function, key, argument } in operations {
-        let at = bytes(key);
+        let at = encode(key);
         let mut current = || match outcome.writes.get(&at) {
             Some(written) => Ok(written.clone()),
             None => {
@@ -193,7 +193,7 @@ mod tests {
 
     fn run(workload: Workload, txn: Value, state: &[(Value, Value, i64)]) -> Outcome {
         let found = |value: &Value, revision| Found { value: value.clone(), revision };
-        let state: BTreeMap<Bytes, Found> = state.iter().map(|(k, v, r)| (bytes(k), found(v, *r))).collect();
+        let state: BTreeMap<Bytes, Found> = state.iter().map(|(k, v, r)| (encode(k), found(v, *r))).collect();
         let txn = Txn::of("txn", &body("txn", [("txn", txn)]), workload).unwrap();
         evaluate(&txn.operations, &|key| Ok(state.get(key).cloned().unwrap_or_default())).unwrap()
     }
@@ -205,9 +205,9 @@ mod tests {
         let completed = json!([["r", 1, [7]], ["append", 1, 9], ["r", 1, [7, 9]], ["append", 2, 5], ["r", 3, null]]);
         assert_eq!(Value::from(outcome.completed), completed);
         let guards = [(json!(1), 4), (json!(2), 0), (json!(3), 0)];
-        assert_eq!(outcome.guards, guards.iter().map(|(k, r)| (bytes(k), *r)).collect());
+        assert_eq!(outcome.guards, guards.iter().map(|(k, r)| (encode(k), *r)).collect());
         let writes = [(json!(1), json!([7, 9])), (json!(2), json!([5]))];
-        assert_eq!(outcome.writes, writes.iter().map(|(k, v)| (bytes(k), v.clone())).collect());
+        assert_eq!(outcome.writes, writes.iter().map(|(k, v)| (encode(k), v.clone())).collect());
     }
 
     #[test]
@@ -216,7 +216,7 @@ mod tests {
         let outcome = run(Workload::TxnRwRegister, txn, &[(json!("b"), json!(8), 3)]);
         let completed = json!([["w", "a", 1], ["r", "a", 1], ["r", "b", 8], ["w", "b", 2], ["r", "b", 2]]);
         assert_eq!(Value::from(outcome.completed), completed);
-        assert_eq!(outcome.guards, BTreeMap::from([(bytes(&json!("b")), 3)]));
+        assert_eq!(outcome.guards, BTreeMap::from([(encode(&json!("b")), 3)]));
     }
 
     #[test]
