@@ -36,6 +36,8 @@ use quorate::rng::{Rng, Seed};
 use quorate::time::{Duration, Time};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 /// A plan drawn from a seed: 3 or 5 nodes, a quick or a slow network, whole or cut every second or two.
 fn plan(workload: Workload, seed: u64) -> Plan {
@@ -295,6 +297,23 @@ fn what_is_no_request_is_refused_and_the_node_goes_on() {
         let line = format!(r#"{{"src":"c1","dest":"n1","body":{{"msg_id":4,{malformed}}}}}"#);
         assert!(ask(&line)[0].contains(r#""code":12,"#), "{line}: {:?}", ask(&line));
     }
+}
+
+/// A process says nothing on stdout but messages, survives what is none, and ends well when its stdin does.
+#[test]
+fn a_process_answers_what_it_can_and_ends_with_its_stdin() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    command.args(["maelstrom", "echo"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = command.spawn().unwrap();
+    let init = br#"{"src":"c1","dest":"n1","body":{"type":"init","msg_id":1,"node_id":"n1","node_ids":["n1"]}}"#;
+    let lines = [&b"\xff\xfe{"[..], b"nonsense", b"", init];
+    process.stdin.take().unwrap().write_all(&lines.join(&b'\n')).unwrap();
+    let output = process.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let answer = r#"{"src":"n1","dest":"c1","body":{"type":"init_ok","in_reply_to":1}}"#;
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{answer}\n"));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(told.matches("a line that is no message").count(), 2, "{told}");
 }
 
 /// The same through real pipes, in real time, with partitions: a process is a thin shell, so a little is enough.

@@ -49,8 +49,9 @@ fn serve(args: &Args) -> Result<(), Failure> {
             "--election-timeout {} is not longer than --heartbeat-interval {}: every leader would be given up",
             args.election_timeout, args.heartbeat_interval
         );
+        let name = args.workload.name();
         return Err(Failure::new(exit::BAD_ARGS, text)
-            .fix("quorate maelstrom --election-timeout 300 --heartbeat-interval 50 ..."));
+            .fix(format!("quorate maelstrom {name} --election-timeout 300 --heartbeat-interval 50")));
     }
     if std::io::stdin().is_terminal() {
         eprintln!("waiting for Maelstrom's messages on stdin, one a line; Ctrl-D ends it (quorate maelstrom --help)");

@@ -170,15 +170,12 @@ impl Maelstrom {
                 None => Err(Error::malformed("it asks for no answer: no msg_id")),
             },
         };
-        let answer = match outcome {
-            Ok(Some(answer)) => Ok(answer),
-            Ok(None) => return Ok(()),
-            Err(error) => {
-                tracing::warn!("a message from {src} was not taken ({}): {line}", error.text);
-                Err(error)
-            }
-        };
-        if let Some(caller) = caller.filter(|_| message.kind() != "error") {
+        if let Err(error) = &outcome {
+            tracing::warn!("a message from {src} was not taken ({}): {line}", error.text);
+        }
+        if let Some(answer) = outcome.transpose()
+            && let Some(caller) = caller.filter(|_| message.kind() != "error")
+        {
             self.out.push(caller.answer(&message.dest, answer));
         }
         Ok(())
@@ -267,7 +264,7 @@ impl Born {
                 Ok(())
             }
             (Part::Replicated(replicated), "raft") => replicated.receive(src, &message.body),
-            _ => Err(Error::malformed(format!("nodes of {} don't say {kind:?} to each other", self.name))),
+            _ => Err(Error::malformed(format!("nodes of this workload don't say {kind:?} to each other"))),
         }
     }
 }

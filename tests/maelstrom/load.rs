@@ -15,7 +15,7 @@ const TXN_OPERATIONS_MAX: u64 = 4;
 /// Makes requests, and reads of the end.
 pub struct Load {
     workload: Workload,
-    pub rng: Rng,
+    rng: Rng,
     count: u64,
     /// Where each client goes on in each log.
     offsets: Vec<BTreeMap<String, i64>>,
