@@ -25,8 +25,8 @@
 //!
 //! ```text
 //!    cli ──────────────► everything below
-//!    server                   client
-//!       │                        │
+//!    server   maelstrom       client
+//!       ├──────────┴──► wire     │       wire ► raft, proto
 //!     node                       │
 //!    ┌──┴────┬────────┐          │
 //!  raft   storage  machine       │       storage ► raft (Entry, Ready, Persisted)
@@ -39,7 +39,9 @@
 //! - [`storage`] is bytes that survive: what a disk promises, the log on it, the data directory.
 //! - [`machine`] is the deterministic machine: etcd's model of keys and revisions as a function of the log.
 //! - [`node`] is one member, as a value: it ties the three together and answers each request exactly once.
+//! - [`wire`] is Raft's messages as bytes, the same for every shell that has a network.
 //! - [`server`] is the shell that serves: threads, gRPC, flags, signals.
+//! - [`maelstrom`] is the shell that Jepsen's bench judges: the same node, with lines of JSON for a network.
 //! - [`client`] finds a member that works, and never takes "perhaps done" for "not done".
 //! - [`cli`] is the command line: `serve`, the client commands, the local lab `dev`, the load generator `bench`.
 //!
@@ -96,6 +98,7 @@ pub mod clock;
 pub mod docs;
 pub mod ids;
 pub mod machine;
+pub mod maelstrom;
 pub mod node;
 pub mod proto;
 pub mod raft;
@@ -104,3 +107,4 @@ pub mod server;
 pub mod sim;
 pub mod storage;
 pub mod time;
+pub mod wire;

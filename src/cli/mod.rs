@@ -23,6 +23,7 @@ pub mod go_duration;
 pub mod json;
 pub mod kv;
 pub mod lab_file;
+pub mod maelstrom;
 pub mod member;
 pub mod output;
 pub mod serve;
@@ -180,6 +181,8 @@ enum Command {
     Member(member::MemberArgs),
     /// Whether the cluster works, what is wrong, and what to do next.
     Status(status::Args),
+    /// One node of a Maelstrom test (Jepsen's bench), on stdin and stdout.
+    Maelstrom(maelstrom::Args),
     /// The versions of this program and of the API it speaks.
     Version,
 }
@@ -212,6 +215,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Endpoint(args) => exit::finish(member::endpoint(&global, args)),
         Command::Member(args) => exit::finish(member::member(&global, args)),
         Command::Status(args) => exit::finish(status::run(&global, args)),
+        Command::Maelstrom(args) => maelstrom::run(&args),
         Command::Version => exit::finish(output::version()),
     }
 }
@@ -247,7 +251,7 @@ mod tests {
     #[test]
     fn help_is_a_word_too_and_shows_how_a_command_is_used() {
         assert!(parse("quorate help").unwrap_err().contains("Usage: quorate"));
-        for name in ["serve", "dev", "bench", "sim", "put", "get", "del", "endpoint", "member", "status"] {
+        for name in ["serve", "dev", "bench", "sim", "put", "get", "del", "endpoint", "member", "status", "maelstrom"] {
             let help = parse(&format!("quorate help {name}")).unwrap_err();
             assert!(help.contains(&format!("Examples:\n  quorate {name}")), "{help}");
         }

@@ -10,7 +10,7 @@
 //! *Sync-before-ack*.
 //!
 //! Absent: cluster ids (the connection checks those once, before the first message) and any encoding
-//! (`server/wire.rs` is the only place where a message becomes bytes).
+//! (`wire.rs` is the only place where a message becomes bytes).
 
 use crate::checksum::{crc, crc_append};
 use crate::ids::{Incarnation, Index, MemberId, Position, RequestId, Term};

@@ -4,7 +4,7 @@
 //!
 //! - the **node's thread** (`driver.rs`) owns the node, and never waits for anything but its mailbox;
 //! - the **log worker** and the **state worker** (`disk.rs`) are the only ones that wait for the disk;
-//! - the **tokio runtime** carries the connections: clients (`api/`, `http.rs`) and peers (`transport.rs`, `wire.rs`).
+//! - the **tokio runtime** carries the connections: clients (`api/`, `http.rs`) and peers (`transport.rs`).
 //!
 //! `flags.rs` and `config.rs` say what the operator wants; `logging.rs`, `notify.rs` (systemd) and `metrics.rs` (Prometheus,
 //! with `exposition.rs`, `calls.rs` and `process.rs`) tell what happens. [`run`] is the story
@@ -62,7 +62,6 @@ pub mod metrics;
 pub mod notify;
 pub mod process;
 pub mod transport;
-pub mod wire;
 
 /// How long calls in flight may take to finish once the member stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);

@@ -21,7 +21,6 @@
 //! Absent: encryption, snapshots, and any promise that a message arrives.
 
 use super::driver::{Event, Mailbox};
-use super::wire;
 use crate::clock::instant;
 use crate::ids::{Incarnation, MemberId};
 use crate::machine::View;
@@ -30,6 +29,7 @@ use crate::proto::quorate as pb;
 use crate::raft::{self, Envelope, Message};
 use crate::storage::directory::InitialMember;
 use crate::time::Duration;
+use crate::wire;
 use pb::welcome::Refusal;
 use prost::Message as _;
 use std::collections::BTreeMap;

@@ -7,7 +7,9 @@
 //! Entry data stay what they are: the bytes of a decoded entry are a slice of the frame that brought them, the bytes of an
 //! encoded one are shared with the log.
 //!
-//! Absent: who may speak (`transport.rs`), what it means (`raft`).
+//! The one conversion for every shell that has a network: the server's streams and Maelstrom's lines carry the same frames.
+//!
+//! Absent: who may speak (the shells), what it means (`raft`).
 
 use crate::ids::{Incarnation, Index, MemberId, Position, RequestId, Term};
 use crate::proto::quorate as pb;
