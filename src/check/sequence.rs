@@ -29,7 +29,7 @@
 
 mod beliefs;
 mod holes;
-mod parts;
+pub(super) mod parts;
 mod violation;
 
 use super::history::{Call, Operation, Outcome, Pair, Reply};
