@@ -9,8 +9,8 @@
 //! Two ways to look at a store:
 //!
 //! - *The whole* ([`Scope::Newest`], [`Scope::Past`]): answers are compared with all their numbers. A revision leaves few
-//!   operations that can come next, so long histories cost little. An operation of unknown outcome whose value was shown
-//!   is tried at the revision with which it was shown, and nowhere else.
+//!   operations that can come next, so long histories cost little. An operation of unknown outcome is tried only where no
+//!   acknowledged write has the next revision, and if its value was shown, only at the revision with which it was.
 //! - *Key by key*, if the store is shared, so that its revisions are not ours to explain: operations on different keys are
 //!   searched apart (a transaction or a range joins its keys), for an order that is right for each part is right for all.
 //!   Values, versions and existence are compared, revisions are not; a compare of one may come out either way.
@@ -21,7 +21,7 @@
 use super::history::{Call, Compare, Operation, Outcome as Ended, Pair, Relation, Reply, Target};
 use super::model::{Applied, Model, Scope, digest};
 use super::sequence::parts;
-use super::{Witness, is_serializable};
+use super::{Witness, changed, is_serializable};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -315,6 +315,7 @@ struct Search<'a> {
     left: usize,
     /// Of the set of entries that are done.
     fingerprint: u128,
+    /// Revisions of which an answer says who made them.
     reserved: BTreeMap<i64, usize>,
     visited: u64,
     /// The latest return that could not be passed so far.
@@ -344,6 +345,11 @@ impl<'a> Search<'a> {
             events.push((!returns, number));
         }
         let count = events.len();
+        let reserved = entries.iter().enumerate().filter_map(|(number, entry)| {
+            let acknowledged = entry.answer.as_ref().filter(|answer| changed(&answer.reply));
+            Some((acknowledged.map(|answer| answer.revision).or(entry.shown_at)?, number))
+        });
+        let reserved = if scope == Scope::Values { BTreeMap::new() } else { reserved.collect() };
         Search {
             entries,
             scope,
@@ -356,11 +362,7 @@ impl<'a> Search<'a> {
             done: vec![false; entries.len()],
             left: entries.iter().filter(|entry| entry.answer.is_some()).count(),
             fingerprint: 0,
-            reserved: entries
-                .iter()
-                .enumerate()
-                .filter_map(|(number, entry)| Some((entry.shown_at?, number)))
-                .collect(),
+            reserved,
             visited: 0,
             blocked: None,
         }
@@ -429,12 +431,15 @@ impl<'a> Search<'a> {
     /// Does an entry if its answer is then right; of one without an answer only changes matter.
     fn explains(&mut self, entry: usize, way: usize) -> Option<Applied> {
         let Entry { calls, answer, .. } = &self.entries[entry];
+        if answer.is_none() && !self.may_be_next(entry) {
+            return None;
+        }
         let applied = self.model.apply(&calls[way])?;
         let right = match answer {
             Some(answer) => {
                 applied.reply == answer.reply && (self.scope == Scope::Values || applied.revision == answer.revision)
             }
-            None => applied.changes() && self.may_be_at(entry, applied.revision),
+            None => applied.changes(),
         };
         if !right {
             self.model.undo(&applied);
@@ -442,8 +447,9 @@ impl<'a> Search<'a> {
         right.then_some(applied)
     }
 
-    /// Whether no answer says that an entry, or this revision, belongs elsewhere.
-    fn may_be_at(&self, entry: usize, revision: i64) -> bool {
+    /// Whether no answer says that an entry of unknown outcome, or the next revision, belongs elsewhere.
+    fn may_be_next(&self, entry: usize) -> bool {
+        let revision = self.model.revision() + 1;
         let own = self.entries[entry].shown_at.is_none_or(|at| at == revision);
         own && self.reserved.get(&revision).is_none_or(|other| *other == entry)
     }

@@ -105,6 +105,11 @@ impl Model {
         self.fingerprint ^ digest(&("revision", self.revision))
     }
 
+    /// The revision now.
+    pub fn revision(&self) -> i64 {
+        self.revision
+    }
+
     /// A key as it is now.
     pub fn newest(&self, key: &str) -> Option<&Pair> {
         self.keys.get(key)?.last()?.pair.as_ref()
