@@ -10,7 +10,8 @@
 //!
 //! - *The whole* ([`Scope::Newest`], [`Scope::Past`]): answers are compared with all their numbers. A revision leaves few
 //!   operations that can come next, so long histories cost little. An operation of unknown outcome is tried only where no
-//!   acknowledged write has the next revision, and if its value was shown, only at the revision with which it was.
+//!   acknowledged write has the next revision; if its value was shown, only at the revision with which it was; and never
+//!   where its keys are shown unchanged ([`super::quiet`]).
 //! - *Key by key*, if the store is shared, so that its revisions are not ours to explain: operations on different keys are
 //!   searched apart (a transaction or a range joins its keys), for an order that is right for each part is right for all.
 //!   Values, versions and existence are compared, revisions are not; a compare of one may come out either way.
@@ -20,7 +21,8 @@
 
 use super::history::{Call, Compare, Operation, Outcome as Ended, Pair, Relation, Reply, Target};
 use super::model::{Applied, Model, Scope, digest};
-use super::sequence::parts;
+use super::parts;
+use super::quiet::Quiet;
 use super::{Witness, changed, is_serializable};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -74,7 +76,7 @@ pub fn check(history: &[Operation], shared: bool, states_max: u64) -> Outcome {
     };
     let mut visited = 0;
     for part in parts {
-        let mut search = Search::new(&part, scope);
+        let mut search = Search::new(history, &part, scope);
         let found = search.run(states_max.saturating_sub(visited));
         visited += search.visited;
         match found {
@@ -317,13 +319,14 @@ struct Search<'a> {
     fingerprint: u128,
     /// Revisions of which an answer says who made them.
     reserved: BTreeMap<i64, usize>,
+    quiet: Quiet<'a>,
     visited: u64,
     /// The latest return that could not be passed so far.
     blocked: Option<usize>,
 }
 
 impl<'a> Search<'a> {
-    fn new(entries: &'a [Entry], scope: Scope) -> Search<'a> {
+    fn new(history: &'a [Operation], entries: &'a [Entry], scope: Scope) -> Search<'a> {
         let mut times: Vec<(u64, bool, usize)> = Vec::new();
         for (number, entry) in entries.iter().enumerate() {
             if let Some(answer) = &entry.answer {
@@ -345,11 +348,12 @@ impl<'a> Search<'a> {
             events.push((!returns, number));
         }
         let count = events.len();
+        let open: Vec<usize> = (0..entries.len()).filter(|&number| entries[number].answer.is_none()).collect();
         let reserved = entries.iter().enumerate().filter_map(|(number, entry)| {
             let acknowledged = entry.answer.as_ref().filter(|answer| changed(&answer.reply));
             Some((acknowledged.map(|answer| answer.revision).or(entry.shown_at)?, number))
         });
-        let reserved = if scope == Scope::Values { BTreeMap::new() } else { reserved.collect() };
+        let reserved = reserved.collect();
         Search {
             entries,
             scope,
@@ -358,11 +362,12 @@ impl<'a> Search<'a> {
             after: (0..count).map(|at| (at + 1) % count).collect(),
             events,
             ends,
-            open: (0..entries.len()).filter(|&number| entries[number].answer.is_none()).collect(),
             done: vec![false; entries.len()],
             left: entries.iter().filter(|entry| entry.answer.is_some()).count(),
             fingerprint: 0,
             reserved,
+            quiet: Quiet::of(history, open.iter().flat_map(|&number| &entries[number].calls)),
+            open,
             visited: 0,
             blocked: None,
         }
@@ -431,7 +436,7 @@ impl<'a> Search<'a> {
     /// Does an entry if its answer is then right; of one without an answer only changes matter.
     fn explains(&mut self, entry: usize, way: usize) -> Option<Applied> {
         let Entry { calls, answer, .. } = &self.entries[entry];
-        if answer.is_none() && !self.may_be_next(entry) {
+        if answer.is_none() && self.scope != Scope::Values && !self.may_be_next(entry, &calls[way]) {
             return None;
         }
         let applied = self.model.apply(&calls[way])?;
@@ -448,10 +453,11 @@ impl<'a> Search<'a> {
     }
 
     /// Whether no answer says that an entry of unknown outcome, or the next revision, belongs elsewhere.
-    fn may_be_next(&self, entry: usize) -> bool {
+    fn may_be_next(&self, entry: usize, call: &Call) -> bool {
         let revision = self.model.revision() + 1;
-        let own = self.entries[entry].shown_at.is_none_or(|at| at == revision);
-        own && self.reserved.get(&revision).is_none_or(|other| *other == entry)
+        self.entries[entry].shown_at.is_none_or(|at| at == revision)
+            && self.reserved.get(&revision).is_none_or(|other| *other == entry)
+            && self.quiet.may_change(call, revision)
     }
 
     fn take_out(&mut self, entry: usize) {

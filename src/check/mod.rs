@@ -22,6 +22,8 @@
 pub mod history;
 pub mod linear;
 pub mod model;
+mod parts;
+mod quiet;
 pub mod sequence;
 #[cfg(test)]
 mod tests;

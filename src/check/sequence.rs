@@ -29,15 +29,14 @@
 
 mod beliefs;
 mod holes;
-pub(super) mod parts;
 mod violation;
 
 use super::history::{Call, Operation, Outcome, Pair, Reply};
 use super::model;
+use super::parts::{Got, Write, did_write, gets, may_write, misfit, taken};
 use super::{Witness, changed, is_serializable};
 use beliefs::{Beliefs, Filler, State};
 use holes::Hole;
-use parts::{Got, Write, did_write, gets, may_write, misfit, taken};
 use std::collections::BTreeMap;
 use std::fmt;
 pub use violation::Violation;
