@@ -101,6 +101,12 @@ struct Entry {
     shown_at: Option<i64>,
 }
 
+impl Entry {
+    fn only_reads(&self) -> bool {
+        self.answer.as_ref().is_some_and(|answer| !changed(&answer.reply))
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Answer {
     returned: u64,
@@ -285,6 +291,7 @@ fn ranges(call: &Call) -> Vec<(&str, Option<&str>)> {
 /// Where the choice of the next operation stands: first the answered ones in the list, then the others.
 #[derive(Clone, Copy, Debug)]
 struct Cursor {
+    is_new: bool,
     event: usize,
     open: usize,
     way: usize,
@@ -294,7 +301,8 @@ struct Cursor {
 struct Frame {
     entry: usize,
     applied: Applied,
-    resume: Cursor,
+    /// None: there was no other choice.
+    resume: Option<Cursor>,
 }
 
 /// The list's beginning and end.
@@ -377,29 +385,51 @@ impl<'a> Search<'a> {
     fn run(&mut self, states_max: u64) -> Option<bool> {
         let mut stack: Vec<Frame> = Vec::new();
         let mut met: BTreeSet<u128> = BTreeSet::new();
-        let mut cursor = self.begin();
+        let mut cursor = Some(self.begin());
         while self.left > 0 {
-            let Some((entry, way)) = self.next(&mut cursor) else {
+            let Some(frame) = cursor.as_mut().and_then(|cursor| self.step(cursor)) else {
                 let Some(Frame { entry, applied, resume }) = stack.pop() else { return Some(false) };
                 self.put_back(entry);
                 self.model.undo(&applied);
                 cursor = resume;
                 continue;
             };
-            let Some(applied) = self.explains(entry, way) else { continue };
-            if !met.insert(self.fingerprint ^ digest(&("done", entry)) ^ self.model.fingerprint()) {
-                self.model.undo(&applied);
+            if !met.insert(self.fingerprint ^ digest(&("done", frame.entry)) ^ self.model.fingerprint()) {
+                self.model.undo(&frame.applied);
+                cursor = frame.resume;
                 continue;
             }
             self.visited += 1;
             if self.visited > states_max {
                 return None;
             }
-            self.take_out(entry);
-            stack.push(Frame { entry, applied, resume: cursor });
-            cursor = self.begin();
+            self.take_out(frame.entry);
+            stack.push(frame);
+            cursor = Some(self.begin());
         }
         Some(true)
+    }
+
+    /// The next choice that explains its answer. An answer that can be right now, and changes nothing, is no choice:
+    /// whatever order there is, there is one in which it comes first.
+    fn step(&mut self, cursor: &mut Cursor) -> Option<Frame> {
+        let mut event = if cursor.is_new { self.after[END] } else { END };
+        cursor.is_new = false;
+        while self.events[event].0 {
+            let entry = self.events[event].1;
+            if self.entries[entry].only_reads()
+                && let Some(applied) = self.explains(entry, 0)
+            {
+                return Some(Frame { entry, applied, resume: None });
+            }
+            event = self.after[event];
+        }
+        while let Some((entry, way)) = self.next(cursor) {
+            if let Some(applied) = self.explains(entry, way) {
+                return Some(Frame { entry, applied, resume: Some(*cursor) });
+            }
+        }
+        None
     }
 
     /// The choice from its beginning; notes how far the search has come.
@@ -411,16 +441,19 @@ impl<'a> Search<'a> {
         if event != END && self.blocked.is_none_or(|blocked| self.ends[blocked].1 < event) {
             self.blocked = Some(self.events[event].1);
         }
-        Cursor { event: self.after[END], open: 0, way: 0 }
+        Cursor { is_new: true, event: self.after[END], open: 0, way: 0 }
     }
 
     /// The next entry that can come next, and as what.
     fn next(&self, cursor: &mut Cursor) -> Option<(usize, usize)> {
-        let (is_call, entry) = self.events[cursor.event];
-        if is_call {
+        while self.events[cursor.event].0 {
+            let entry = self.events[cursor.event].1;
             cursor.event = self.after[cursor.event];
-            return Some((entry, 0));
+            if !self.entries[entry].only_reads() {
+                return Some((entry, 0));
+            }
         }
+        let entry = self.events[cursor.event].1;
         // The first return: whatever was asked for later has to wait for it.
         let limit = self.entries[entry].answer.as_ref().map_or(0, |answer| answer.returned);
         while let Some(&entry) = self.open.get(cursor.open).filter(|&&entry| self.entries[entry].invoked <= limit) {

@@ -1,7 +1,8 @@
 //! Where keys are known not to have changed.
 //!
-//! A pair that is shown at a revision has its key's last change in it: nothing happened to the key in between. That rules
-//! out most operations of unknown outcome for most revisions, long before the answer is reached that they would contradict.
+//! A pair that is shown at a revision tells of its key's last change: nothing happened to the key in between. Nor between
+//! its creation and its second change; nor before its creation, if nobody ever deletes it. That rules out most operations
+//! of unknown outcome for most revisions, long before the answer is reached that they would contradict. Both judges use it.
 
 use super::history::{Call, Operation, Outcome};
 use super::parts::{Write, gets, may_write, within};
@@ -39,6 +40,13 @@ impl<'a> Quiet<'a> {
                 for pair in got.pairs {
                     if let Some(spans) = spans.get_mut(pair.key.as_str()) {
                         spans.push((pair.mod_revision, at));
+                        // Two changes are the first and the last.
+                        if pair.version == 2 {
+                            spans.push((pair.create_revision, pair.mod_revision - 1));
+                        }
+                        if lasting.binary_search(&pair.key.as_str()).is_ok() {
+                            spans.push((0, pair.create_revision - 1));
+                        }
                     }
                 }
                 let from = lasting.partition_point(|key| *key < got.key);
@@ -60,12 +68,31 @@ impl<'a> Quiet<'a> {
         Quiet { spans }
     }
 
-    /// Whether something that a call writes may have changed at a revision.
+    /// Whether a call may have changed something at a revision.
     pub fn may_change(&self, call: &Call, revision: i64) -> bool {
-        may_write(call).iter().any(|write| {
-            let spans = self.spans.get(write.key).filter(|_| write.end.is_none()).map_or(&[][..], Vec::as_slice);
-            let before = spans.partition_point(|(after, _)| *after < revision);
-            spans[..before].last().is_none_or(|(_, end)| *end < revision)
-        })
+        self.may_be(call, revision) == Some(true)
+    }
+
+    /// Whether a call that was done at a revision may have changed something; `None` if it can't have been done there.
+    fn may_be(&self, call: &Call, revision: i64) -> Option<bool> {
+        match call {
+            Call::Get { .. } => Some(false),
+            // A put changes its key, whatever was there.
+            Call::Put { key, .. } => (!self.is_quiet(key, revision)).then_some(true),
+            Call::Delete { key, end } => Some(end.is_some() || !self.is_quiet(key, revision)),
+            Call::Txn { then, otherwise, .. } => {
+                let branch = |calls: &[Call]| {
+                    let parts: Option<Vec<bool>> = calls.iter().map(|call| self.may_be(call, revision)).collect();
+                    parts.map(|parts| parts.contains(&true))
+                };
+                branch(then).max(branch(otherwise))
+            }
+        }
+    }
+
+    fn is_quiet(&self, key: &str, revision: i64) -> bool {
+        let spans = self.spans.get(key).map_or(&[][..], Vec::as_slice);
+        let before = spans.partition_point(|(after, _)| *after < revision);
+        spans[..before].last().is_some_and(|(_, end)| *end >= revision)
     }
 }

@@ -437,7 +437,12 @@ impl<'a> Case<'a> {
             ),
             several => format!("{} possibilities, of which it is none", several.len()),
         };
-        Violation::WrongContent { read: self.witness(read), key: key.to_owned(), shown: shown.cloned(), expected }
+        Violation::WrongContent {
+            read: self.witness(read),
+            key: key.to_owned(),
+            shown: shown.cloned().map(Box::new),
+            expected,
+        }
     }
 }
 

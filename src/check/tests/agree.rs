@@ -28,7 +28,7 @@ fn a_store_that_keeps_its_word_passes() {
         let shape = Shape { shared: rng.below(3) == 0, ..Shape::random(&mut rng) };
         let history = generate::history(seed, shape, None);
         // The search takes longer.
-        let search_states_max = if (seed - range.start) % 10 == 0 { STATES_MAX } else { 0 };
+        let search_states_max = if (seed - range.start).is_multiple_of(10) { STATES_MAX } else { 0 };
         for shared in [true, false] {
             if shared || !shape.shared {
                 let verdict = judge(&history, Options { shared, search_states_max });

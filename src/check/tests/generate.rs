@@ -120,7 +120,7 @@ struct World<'a> {
 
 /// A history, with one fault if there is to be one.
 pub fn history(seed: u64, shape: Shape, fault: Option<Fault>) -> Vec<Operation> {
-    let mut rng = Rng::new(Seed(seed ^ 0x6a75_6467_65));
+    let mut rng = Rng::new(Seed(seed ^ 0x006a_7564_6765));
     let strikes_at = rng.below(shape.operations as u64 * 2 / 3 + 1);
     let model = Model::new(Scope::Past);
     let mut world = World {

@@ -281,9 +281,9 @@ fn unknown_outcomes_may_be_early_late_or_never() {
     let at = |at, revision, reply: &[Pair]| operation(at, at + 1, get("a"), done(revision, got(reply)));
     let (first, second) = (pair("a", "1", 2, 2, 1), pair("a", "2", 3, 2, 2));
     let write = operation(10, 20, put("a", "1"), done(2, Reply::Put));
-    kept(&[open(put("a", "2")), write.clone(), at(30, 2, &[first.clone()])]);
-    kept(&[open(put("a", "2")), write.clone(), at(30, 2, &[first.clone()]), at(40, 3, &[second])]);
-    kept(&[open(delete("a")), write.clone(), at(30, 2, &[first.clone()]), at(40, 3, &[])]);
+    kept(&[open(put("a", "2")), write.clone(), at(30, 2, std::slice::from_ref(&first))]);
+    kept(&[open(put("a", "2")), write.clone(), at(30, 2, std::slice::from_ref(&first)), at(40, 3, &[second])]);
+    kept(&[open(delete("a")), write.clone(), at(30, 2, std::slice::from_ref(&first)), at(40, 3, &[])]);
     // Hidden under a later write: only the version tells.
     let hidden = [
         open(put("a", "2")),
