@@ -43,7 +43,9 @@
 //! - [`server`] is the shell that serves: threads, gRPC, flags, signals.
 //! - [`maelstrom`] is the shell that Jepsen's bench judges: the same node, with lines of JSON for a network.
 //! - [`client`] finds a member that works, and never takes "perhaps done" for "not done".
-//! - [`cli`] is the command line: `serve`, the client commands, the local lab `dev`, the load generator `bench`.
+//! - [`check`] is the judge: from what clients saw, whether the store kept its word. It shares no code with the accused.
+//! - [`cli`] is the command line: `serve`, the client commands, the local lab `dev`, the load generator `bench`, the judge's
+//!   `check`.
 //!
 //! One crate can't enforce who may import whom, so `tests/tidy.rs` holds the drawing as data and fails with file and line.
 //!
@@ -53,6 +55,7 @@
 //! - *One-door*: the machine changes in [`machine::Machine::apply`] and nowhere else.
 //! - *One-record*: what an entry did, the position it was done at and the digest after it are one value on the disk.
 //! - *No-clock*, *No-dice*: below the shells, time is an argument and chance a seed.
+//! - *Judge-apart*: what judges a history knows nothing of what made it ([`check`]).
 //! - *Never twice*: what may have been appended is never submitted again; who can't know says "uncertain".
 //!
 //! # Four walks

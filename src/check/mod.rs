@@ -22,6 +22,8 @@
 pub mod history;
 pub mod linear;
 pub mod model;
+mod parts;
+mod quiet;
 pub mod sequence;
 #[cfg(test)]
 mod tests;
@@ -94,20 +96,20 @@ pub struct Witness {
     /// Its place in the history that was judged, from 0.
     pub place: usize,
     /// The operation.
-    pub operation: Operation,
+    pub operation: Box<Operation>,
 }
 
 impl Witness {
     /// The operation at `place`.
     fn of(history: &[Operation], place: usize) -> Witness {
-        Witness { place, operation: history[place].clone() }
+        Witness { place, operation: Box::new(history[place].clone()) }
     }
 }
 
 /// `put a = 1 by client 3 (1.250 to 3.100 ms)`.
 impl fmt::Display for Witness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Operation { client, invoked, returned, call, outcome } = &self.operation;
+        let Operation { client, invoked, returned, call, outcome } = &*self.operation;
         let ms = |nanos: u64| format!("{}.{:03}", nanos / 1_000_000, nanos / 1_000 % 1_000);
         write!(f, "`{call}` by client {client} ({} to {} ms", ms(*invoked), ms(*returned))?;
         match outcome {

@@ -60,6 +60,13 @@ pub struct Applied {
     changed: Vec<String>,
 }
 
+impl Applied {
+    /// Whether anything changed.
+    pub fn changes(&self) -> bool {
+        !self.changed.is_empty()
+    }
+}
+
 impl Model {
     /// An empty store.
     pub fn new(scope: Scope) -> Model {
@@ -95,7 +102,12 @@ impl Model {
 
     /// Equal for equal states. States that differ share one by an accident of 2⁻¹²⁸.
     pub fn fingerprint(&self) -> u128 {
-        self.fingerprint ^ digest(&self.revision)
+        self.fingerprint ^ digest(&("revision", self.revision))
+    }
+
+    /// The revision now.
+    pub fn revision(&self) -> i64 {
+        self.revision
     }
 
     /// A key as it is now.
@@ -191,7 +203,8 @@ impl Model {
     }
 }
 
-fn digest(what: &impl Hash) -> u128 {
+/// 128 bits of anything.
+pub(super) fn digest(what: &impl Hash) -> u128 {
     let half = |salt: u64| {
         let mut hasher = DefaultHasher::new();
         (salt, what).hash(&mut hasher);

@@ -29,15 +29,14 @@
 
 mod beliefs;
 mod holes;
-mod parts;
 mod violation;
 
 use super::history::{Call, Operation, Outcome, Pair, Reply};
 use super::model;
+use super::parts::{Got, Write, did_write, gets, may_write, misfit, taken};
 use super::{Witness, changed, is_serializable};
 use beliefs::{Beliefs, Filler, State};
 use holes::Hole;
-use parts::{Got, Write, did_write, gets, may_write, misfit, taken};
 use std::collections::BTreeMap;
 use std::fmt;
 pub use violation::Violation;
@@ -438,7 +437,12 @@ impl<'a> Case<'a> {
             ),
             several => format!("{} possibilities, of which it is none", several.len()),
         };
-        Violation::WrongContent { read: self.witness(read), key: key.to_owned(), shown: shown.cloned(), expected }
+        Violation::WrongContent {
+            read: self.witness(read),
+            key: key.to_owned(),
+            shown: shown.cloned().map(Box::new),
+            expected,
+        }
     }
 }
 

@@ -14,7 +14,7 @@ mod ports;
 pub(in crate::cli) mod probe;
 mod process;
 pub(in crate::cli) mod report;
-mod supervise;
+pub(in crate::cli) mod supervise;
 
 use super::Global;
 use super::exit::{self, Failure};
@@ -25,7 +25,6 @@ use crate::time::Duration;
 use comfy_table::{Table, presets};
 use lab::{Seen, Wanted};
 use report::Fault;
-use rustix::process::Signal;
 use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
 use supervise::Ends;
@@ -181,7 +180,7 @@ async fn up(args: StartArgs) -> Result<(), Failure> {
 }
 
 /// Waits until all members know one leader; they are running then.
-async fn ready(lab: &LabFile) -> Result<(LabFile, Vec<Seen>), Failure> {
+pub(in crate::cli) async fn ready(lab: &LabFile) -> Result<(LabFile, Vec<Seen>), Failure> {
     let client = lab::client(lab)?;
     let began = clock::instant();
     loop {
@@ -279,12 +278,14 @@ async fn resume(name: &str) -> Result<(), Failure> {
     let lab = lab::running()?;
     let place = lab::resolve(&lab, &[], name)?;
     let node = &lab.nodes[place];
-    if node.state != LabState::Paused || !process::signal(node, Signal::CONT)? {
-        let failure =
-            Failure::new(exit::ERROR, format!("{} is not paused, it is {}", node.name, lab::word(node.state)));
-        return Err(if process::is_running(node) { failure } else { failure.fix(format!("quorate dev start {name}")) });
+    match fault::resume(&lab, node)? {
+        Some(lab) => caught_up(&lab, place, "resumed").await,
+        None => {
+            let what = format!("{} is not paused, it is {}", node.name, lab::word(node.state));
+            let failure = Failure::new(exit::ERROR, what);
+            Err(if process::is_running(node) { failure } else { failure.fix(format!("quorate dev start {name}")) })
+        }
     }
-    caught_up(&lab::set_state(&lab, name, LabState::Running)?, place, "resumed").await
 }
 
 /// Waits until a member has all that its leader had when it was asked first, and says so.

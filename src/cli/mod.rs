@@ -5,7 +5,7 @@
 //! codes are etcdctl's.
 //!
 //! Where a flag is etcdctl's it has etcdctl's name, default, variable and meaning, and prints what etcdctl prints, byte for
-//! byte: scripts written for one run with the other. What is ours (`status`, `dev`, `bench`) prints for people first.
+//! byte: scripts written for one run with the other. What is ours (`status`, `dev`, `bench`, `check`) prints for people first.
 //!
 //! Left out: TLS and auth flags are refused instead of ignored; contexts, completion, and etcdctl's other commands.
 
@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 pub mod bench;
+pub mod check;
 pub mod dev;
 pub mod exit;
 pub mod go_duration;
@@ -167,6 +168,8 @@ enum Command {
     Bench(bench::Args),
     /// Run clusters in a simulated world, with every fault there is.
     Sim(sim::Args),
+    /// Judge what clients saw: did the store keep its word?
+    Check(check::Args),
     /// Store a value.
     Put(kv::PutArgs),
     /// Read a key or a range of keys.
@@ -208,6 +211,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Dev(args) => dev::run(&global, args),
         Command::Bench(args) => bench::run(&global, args),
         Command::Sim(args) => exit::finish(sim::run(&args)),
+        Command::Check(args) => exit::finish(check::run(&global, args)),
         Command::Put(args) => exit::finish(kv::put(&global, args)),
         Command::Get(args) => exit::finish(kv::get(&global, args)),
         Command::Del(args) => exit::finish(kv::del(&global, args)),
@@ -241,6 +245,8 @@ mod tests {
             "endpoint --cluster health -w table",
             "member list --insecure-transport=true",
             "status",
+            "check a.jsonl - --shared",
+            "check live --duration 5s --faults kill,pause -w json",
             "version",
         ] {
             parse(&format!("quorate {line}")).unwrap();
@@ -251,7 +257,9 @@ mod tests {
     #[test]
     fn help_is_a_word_too_and_shows_how_a_command_is_used() {
         assert!(parse("quorate help").unwrap_err().contains("Usage: quorate"));
-        for name in ["serve", "dev", "bench", "sim", "put", "get", "del", "endpoint", "member", "status", "maelstrom"] {
+        let names =
+            ["serve", "dev", "bench", "sim", "check", "put", "get", "del", "endpoint", "member", "status", "maelstrom"];
+        for name in names {
             let help = parse(&format!("quorate help {name}")).unwrap_err();
             assert!(help.contains(&format!("Examples:\n  quorate {name}")), "{help}");
         }

@@ -353,7 +353,7 @@ impl Laws {
         if now.role == RoleName::Leader && (old.role != RoleName::Leader || now.term != old.term) {
             self.leads(node, now)?;
         }
-        if now.commit > old.commit {
+        if now.commit.0 as usize > self.members[node].compared {
             self.commits(node, now)?;
         }
         if now.applied > old.applied {
@@ -377,8 +377,12 @@ impl Laws {
     }
 
     fn commits(&mut self, node: usize, now: Glance) -> Result<(), Violation> {
-        // What was not handed to the disk yet is compared in a later turn.
-        let end = (now.commit.0 as usize).min(self.members[node].written.len());
+        let written = &self.members[node].written;
+        let ends = (written.len() as u64, written.last().map_or(0, |last| last.term));
+        if ends != (now.last.index.0, now.last.term.0) {
+            return Ok(()); // a write is held back until the mark is lowered: it is compared when it was handed out
+        }
+        let end = now.commit.0 as usize;
         for at in self.members[node].compared..end {
             let stamp = self.members[node].written[at];
             match self.committed.get(at).copied() {
@@ -394,9 +398,9 @@ impl Laws {
                 }
             }
         }
-        self.members[node].compared = end.max(self.members[node].compared);
+        self.members[node].compared = end;
         let counted = end.checked_sub(1).map(|at| self.members[node].written[at].term);
-        let own = now.role != RoleName::Leader || end < now.commit.0 as usize || counted == Some(now.term.0);
+        let own = now.role != RoleName::Leader || counted == Some(now.term.0);
         self.demand(Law::OwnTerm, own, || {
             format!("n{} leads term {} and commits {}, of another term", node + 1, now.term, now.commit)
         })

@@ -134,3 +134,18 @@ fn assert_none_runs(pids: &[i32]) {
     let left: Vec<&i32> = pids.iter().filter(|pid| **pid > 0 && runs(**pid)).collect();
     assert!(left.is_empty(), "processes left: {left:?}");
 }
+
+/// Faults, a history, a verdict; and nothing stays behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_of_a_broken_lab_is_recorded_and_judged() {
+    let home = tempfile::tempdir().unwrap();
+    let terminal = Terminal { state_home: home.path() };
+    let file = home.path().join("history.jsonl");
+    let line = format!("check live --duration 5s --faults kill --seed 1 --record {}", file.display());
+    let said = terminal.ok(&line, &["KEPT its word", "× kill", "0 acknowledged writes lost (read back from n1 n2 n3)"]);
+    println!("{said}");
+    terminal.ok(&format!("check {}", file.display()), &["KEPT its word"]);
+    let left: Vec<_> = fs::read_dir(home.path().join("quorate/dev")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["default.lock"]);
+    terminal.run("check live --faults kill --endpoints 127.0.0.1:1").assert(128, &["leave out --faults"]);
+}

@@ -1,9 +1,10 @@
 //! Revisions without an acknowledged write, and who may have made them.
 
-use super::parts::{Write, gets, may_write, within};
 use super::violation::Violation;
 use super::{Case, model};
-use crate::check::history::{Call, Operation, Outcome};
+use crate::check::history::{Operation, Outcome};
+use crate::check::parts::may_write;
+use crate::check::quiet::Quiet;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A revision without a known write, and the operations that may have made it.
@@ -25,7 +26,7 @@ impl Case<'_> {
                     && !self.revision_of.contains_key(place)
             })
             .collect();
-        let quiet = Quiet::of(self, &free);
+        let quiet = Quiet::of(self.history, free.iter().map(|&place| &self.history[place].call));
         let newest = self.answers().map(|(_, revision, _)| revision).max().unwrap_or(0);
         let oldest = if self.shared {
             free.iter().map(|&place| self.floor(place)).min().unwrap_or(newest)
@@ -63,68 +64,6 @@ impl Case<'_> {
             }
         }
         Ok(holes)
-    }
-}
-
-/// Where keys are known not to have changed, for the keys that operations of unknown outcome name.
-struct Quiet<'a> {
-    /// By key: after and up to which revision, by the former; the latter is the greatest so far.
-    spans: BTreeMap<&'a str, Vec<(i64, i64)>>,
-}
-
-impl<'a> Quiet<'a> {
-    fn of(case: &Case<'a>, free: &[usize]) -> Quiet<'a> {
-        let mut spans: BTreeMap<&'a str, Vec<(i64, i64)>> = BTreeMap::new();
-        for write in free.iter().flat_map(|&place| may_write(&case.history[place].call)) {
-            if write.end.is_none() {
-                spans.entry(write.key).or_default();
-            }
-        }
-        if spans.is_empty() {
-            return Quiet { spans };
-        }
-        // A key that is absent, and that nobody may have deleted, was never there.
-        let not_refused = case.history.iter().filter(|operation| !matches!(operation.outcome, Outcome::Refused(_)));
-        let deletes: Vec<Write<'a>> = not_refused
-            .flat_map(|operation| may_write(&operation.call))
-            .filter(|write| write.value.is_none())
-            .collect();
-        let is_lasting = |key: &&'a str| !deletes.iter().any(|delete| delete.covers(key));
-        let lasting: Vec<&'a str> = spans.keys().copied().filter(is_lasting).collect();
-        for (place, revision, reply) in case.answers() {
-            for got in gets(&case.history[place].call, reply) {
-                let at = if got.asked > 0 { got.asked } else { revision };
-                for pair in got.pairs {
-                    if let Some(spans) = spans.get_mut(pair.key.as_str()) {
-                        spans.push((pair.mod_revision, at));
-                    }
-                }
-                let from = lasting.partition_point(|key| *key < got.key);
-                for key in lasting[from..].iter().take_while(|key| within(key, got.key, got.end)) {
-                    if got.pairs.binary_search_by(|pair| pair.key.as_str().cmp(key)).is_err() {
-                        spans.entry(key).or_default().push((0, at));
-                    }
-                }
-            }
-        }
-        for spans in spans.values_mut() {
-            spans.sort_unstable();
-            let mut farthest = 0;
-            for (_, end) in spans {
-                farthest = farthest.max(*end);
-                *end = farthest;
-            }
-        }
-        Quiet { spans }
-    }
-
-    /// Whether something that a call writes may have changed at a revision.
-    fn may_change(&self, call: &Call, revision: i64) -> bool {
-        may_write(call).iter().any(|write| {
-            let spans = self.spans.get(write.key).filter(|_| write.end.is_none()).map_or(&[][..], Vec::as_slice);
-            let before = spans.partition_point(|(after, _)| *after < revision);
-            spans[..before].last().is_none_or(|(_, end)| *end < revision)
-        })
     }
 }
 

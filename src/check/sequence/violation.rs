@@ -96,7 +96,7 @@ pub enum Violation {
         /// The key.
         key: String,
         /// What was shown.
-        shown: Option<Pair>,
+        shown: Option<Box<Pair>>,
         /// What should be there: in words, for some of it may not be known.
         expected: String,
     },
@@ -170,7 +170,7 @@ impl fmt::Display for Violation {
                 write!(f, "an acknowledged write is missing: {read} shows {key} as if {write} had not been")
             }
             Violation::WrongContent { read, key, shown, expected } => {
-                let shown = Shown(shown.as_ref());
+                let shown = Shown(shown.as_deref());
                 write!(f, "{read} shows {key} as {shown}, and the writes up to its revision leave {expected}")
             }
             Violation::WrongBranch { txn } => {

@@ -67,6 +67,40 @@ pub fn deliver(lab: &LabFile, node: &LabNode, fault: Fault) -> Result<(LabFile, 
     Ok((lab, at, unix_us))
 }
 
+/// Lets a paused member go on; `None` if it isn't paused.
+///
+/// # Errors
+/// If the operating system refuses.
+pub fn resume(lab: &LabFile, node: &LabNode) -> Result<Option<LabFile>, Failure> {
+    if node.state != LabState::Paused || !process::signal(node, Signal::CONT)? {
+        return Ok(None);
+    }
+    lab::set_state(lab, &node.name, LabState::Running).map(Some)
+}
+
+/// Undoes a fault: the member goes on, or is started again once its process has ended.
+///
+/// # Errors
+/// If it does not end, or can't be started.
+pub async fn undo(lab: &LabFile, name: &str, fault: Fault) -> Result<LabFile, Failure> {
+    let place = lab::resolve(lab, &[], name)?;
+    let node = &lab.nodes[place];
+    if fault == Fault::Pause {
+        return resume(lab, node)?.ok_or_else(|| down(node));
+    }
+    end_of(node).await?;
+    lab::start(lab, name)
+}
+
+/// Waits until a member that was stopped or killed has ended.
+async fn end_of(node: &LabNode) -> Result<(), Failure> {
+    if process::ended(node, STOP_LIMIT).await {
+        return Ok(());
+    }
+    let what = format!("{} (pid {}) has not ended within {STOP_LIMIT:?}", node.name, node.pid);
+    Err(Failure::new(exit::ERROR, what).fix(format!("quorate dev kill {}", node.name)))
+}
+
 fn down(node: &LabNode) -> Failure {
     Failure::new(exit::ERROR, format!("{} is not running", node.name)).fix(format!("quorate dev start {}", node.name))
 }
@@ -156,10 +190,7 @@ async fn watch(
     // One that stops takes part until it has ended, so it is waited for before the flow is judged.
     let mut judged_from = fell;
     if fault == Fault::Stop {
-        if !process::ended(node, STOP_LIMIT).await {
-            let what = format!("{} (pid {}) has not ended within {STOP_LIMIT:?}", node.name, node.pid);
-            return Err(Failure::new(exit::ERROR, what).fix(format!("quorate dev kill {}", node.name)));
-        }
+        end_of(node).await?;
         judged_from = prober.now();
     }
     let quorum = lab::living(lab).count() > lab.nodes.len() / 2;

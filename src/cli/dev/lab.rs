@@ -189,9 +189,10 @@ fn clear_way(path: &Path, old: &LabFile, say: &mut impl FnMut(String)) -> Result
 }
 
 fn supervisor_runs(lab: &LabFile) -> bool {
-    // Only the lab itself answers to this id with a `dev` on its command line.
+    // Only the lab itself answers to this id with a `dev` or `live` on its command line.
     let line = process::command_line(lab.pid).unwrap_or_default();
-    lab.pid != 0 && line.split(|&b| b == 0 || b == b' ').any(|arg| arg.trim_ascii() == b"dev")
+    let is_ours = |arg: &[u8]| [&b"dev"[..], b"live"].contains(&arg.trim_ascii());
+    lab.pid != 0 && line.split(|&b| b == 0 || b == b' ').any(is_ours)
 }
 
 /// The first port of a lab that was kept at `dir`, if there is one.
