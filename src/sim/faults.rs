@@ -2,10 +2,10 @@
 
 use super::host::Host;
 use super::laws::Violation;
-use super::plan::{Fault, Planned};
+use super::plan::{Fault, Planned, Way};
 use super::world::{Event, World};
 use crate::ids::MemberId;
-use crate::node::{Input, Request};
+use crate::node::{Input, Request, RoleName};
 use crate::time::{Duration, Time};
 
 impl<H: Host> World<H> {
@@ -24,6 +24,16 @@ impl<H: Host> World<H> {
             return Ok(());
         }
         match fault {
+            Fault::Leader { way } => {
+                let leads = |node: &usize| self.hears(*node) && self.places[*node].glance.role == RoleName::Leader;
+                let leader = (0..self.places.len()).filter(leads).max_by_key(|node| self.places[*node].glance.term);
+                let Some(node) = leader else { return Ok(()) };
+                match way {
+                    Way::Dies => self.crash(node, 500, true, span),
+                    Way::Stops => self.places[node].paused_until = until,
+                    Way::CutOff => _ = self.network.suffer(&Fault::Split { side: 1 << node }, until),
+                }
+            }
             Fault::Crash { node, keep, told } => self.crash(node, keep, told, span),
             Fault::Pause { node, sleeps } => {
                 let place = &mut self.places[node];

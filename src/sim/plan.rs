@@ -41,6 +41,8 @@ pub enum Kind {
     Replay,
     /// Processes die and lose what was not synced.
     Crash,
+    /// Whoever leads dies, is stopped, or is cut off.
+    Leader,
     /// Processes are stopped for a while; or their machines sleep, and their clocks with them.
     Pause,
     /// The cluster is split in two.
@@ -73,13 +75,14 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 21] = [
         Kind::Loss,
         Kind::Duplicate,
         Kind::Reorder,
         Kind::Delay,
         Kind::Replay,
         Kind::Crash,
+        Kind::Leader,
         Kind::Pause,
         Kind::Split,
         Kind::Cut,
@@ -105,6 +108,7 @@ impl Kind {
             Kind::Delay => "delay",
             Kind::Replay => "replay",
             Kind::Crash => "crash",
+            Kind::Leader => "leader",
             Kind::Pause => "pause",
             Kind::Split => "split",
             Kind::Cut => "cut",
@@ -134,6 +138,11 @@ pub enum Fault {
         keep: u64,
         /// Whether the peers' connections break (else the machine is gone without a word).
         told: bool,
+    },
+    /// The same to whoever leads the newest term then.
+    Leader {
+        /// In which way it is lost.
+        way: Way,
     },
     /// The process stands still; with `sleeps`, its clock too.
     Pause {
@@ -217,6 +226,29 @@ pub enum Fault {
         /// To whom; `None`: anyone.
         to: Option<usize>,
     },
+}
+
+/// How a leader is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Its process dies, and its connections break.
+    Dies,
+    /// Its process stands still.
+    Stops,
+    /// Nobody hears it, and it hears nobody.
+    CutOff,
+}
+
+impl Way {
+    const ALL: [Way; 3] = [Way::Dies, Way::Stops, Way::CutOff];
+
+    fn name(self) -> &'static str {
+        match self {
+            Way::Dies => "dies",
+            Way::Stops => "stops",
+            Way::CutOff => "cut-off",
+        }
+    }
 }
 
 /// Messages that are lost together.
@@ -464,9 +496,12 @@ impl Drawing<'_> {
                 self.faults.push(Planned { at, span, fault: Fault::Crash { node, keep: 0, told: false } });
             }
         }
+        for way in Way::ALL {
+            self.plan(Kind::Leader, 12, |_| Fault::Leader { way });
+        }
         self.plan(Kind::Pause, 12, |d| Fault::Pause { node: d.node(), sleeps: d.rng.below(4) == 0 });
         self.plan(Kind::Clock, 8, |d| Fault::Jump { node: d.node() });
-        self.plan(Kind::Transfer, 12, |d| {
+        self.plan(Kind::Transfer, 16, |d| {
             let node = d.node();
             Fault::Transfer { node, to: (d.rng.below(2) == 0).then(|| d.other(node)) }
         });
@@ -476,7 +511,7 @@ impl Drawing<'_> {
         if self.nodes == 1 {
             return;
         }
-        self.plan(Kind::Split, 12, |d| {
+        self.plan(Kind::Split, 24, |d| {
             let all = (1 << d.nodes) - 1;
             let one = 1 << d.node();
             Fault::Split { side: [one, one, d.rng.below(all) + 1][d.rng.below(3) as usize] }
@@ -485,11 +520,11 @@ impl Drawing<'_> {
             let from = d.node();
             (from, d.other(from))
         };
-        self.plan(Kind::Cut, 24, |d| {
+        self.plan(Kind::Cut, 32, |d| {
             let (from, to) = pair(d);
             Fault::Cut { from, to }
         });
-        self.plan(Kind::Clog, 12, |d| {
+        self.plan(Kind::Clog, 24, |d| {
             let (from, to) = pair(d);
             Fault::Clog { from, to }
         });
@@ -529,7 +564,7 @@ impl Planned {
             Fault::Transfer { node, to } => (Some(node), to),
             Fault::Cut { from, to } | Fault::Clog { from, to } => (Some(from), Some(to)),
             Fault::Hint { node, peer } => (Some(node), Some(peer)),
-            Fault::Split { .. } | Fault::Mute { .. } => (None, None),
+            Fault::Split { .. } | Fault::Mute { .. } | Fault::Leader { .. } => (None, None),
         };
         a.into_iter().chain(b)
     }

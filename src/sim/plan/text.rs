@@ -4,7 +4,7 @@
 //! drawn loses its nanoseconds when it is written: the text is the plan that counts from then on. Members are counted from 1
 //! where people read.
 
-use super::{Fault, Group, Load, MAX_NODES, Noise, Plan, Planned, Profile, Wishes};
+use super::{Fault, Group, Load, MAX_NODES, Noise, Plan, Planned, Profile, Way, Wishes};
 use crate::time::{Duration, Time};
 use std::fmt;
 use std::str::FromStr;
@@ -43,6 +43,7 @@ impl fmt::Display for Planned {
         write!(f, "@{at} {} ", ms(self.span))?;
         match &self.fault {
             Fault::Crash { node, keep, told } => write!(f, "crash n{} keep={keep} told={told}", node + 1),
+            Fault::Leader { way } => write!(f, "leader {}", way.name()),
             Fault::Pause { node, sleeps } => write!(f, "pause n{} sleeps={sleeps}", node + 1),
             Fault::Split { side } => write!(f, "split side={side}"),
             Fault::Cut { from, to } => write!(f, "cut n{} n{}", from + 1, to + 1),
@@ -106,6 +107,11 @@ impl Words<'_> {
         let kind = self.word()?.to_string();
         Ok(match kind.as_str() {
             "crash" => Fault::Crash { node: self.node()?, keep: self.named("keep")?, told: self.named("told")? },
+            "leader" => {
+                let name = self.word()?.to_string();
+                let way = Way::ALL.into_iter().find(|way| way.name() == name);
+                Fault::Leader { way: way.ok_or_else(|| format!("{name:?} is no way to lose a leader"))? }
+            }
             "pause" => Fault::Pause { node: self.node()?, sleeps: self.named("sleeps")? },
             "split" => Fault::Split { side: self.named("side")? },
             "cut" => Fault::Cut { from: self.node()?, to: self.node()? },
