@@ -27,8 +27,8 @@ COPY --from=build /rootfs/usr/local/bin/quorate /usr/local/bin/quorate
 # A named volume takes over the owner of the directory that it is mounted on.
 COPY --from=build --chown=65532:65532 /rootfs/data /data
 USER 65532:65532
-# `localhost` in a container is the container: clients come from outside. The names are etcd's, which have the last word
-# nowhere: a QUORATE_ variable and a flag both win over them, and `docker run -e ETCD_...` replaces them.
+# `localhost` in a container is the container, and clients come from outside. etcd's names, because these are defaults: a
+# QUORATE_ variable and a flag win over them, and `docker run -e ETCD_...` replaces them.
 ENV ETCD_DATA_DIR=/data \
     ETCD_LISTEN_CLIENT_URLS=http://0.0.0.0:2379 \
     ETCD_ADVERTISE_CLIENT_URLS=http://127.0.0.1:2379
