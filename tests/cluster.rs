@@ -13,6 +13,8 @@ mod disks;
 mod ended;
 #[path = "cluster/garbage.rs"]
 mod garbage;
+#[path = "cluster/healthcheck.rs"]
+mod healthcheck;
 #[path = "cluster/kills.rs"]
 mod kills;
 #[path = "cluster/lab.rs"]

@@ -9,19 +9,25 @@
 //! | `<!-- test: until TEXT -->` | the block's last command stays in the foreground for a reader: it is left running, and the next block begins when it has printed TEXT |
 //! | `<!-- test: exit N -->` | the block's last command ends with exit code N |
 //! | `<!-- test: skip WHY -->` | not run; WHY is printed |
+//! | `<!-- test: needs docker -->` | run where there is an engine and an image to test (`QUORATE_TEST_IMAGE`), in a Compose project of its own |
 //!
 //! Commands run in a sandbox: an empty directory that is their home, with the built `quorate` first on the PATH. `cargo
 //! run --release --` is `quorate`, `target/release/quorate` too; `cargo test` is this test, and like `git`, `cd`, `cargo
 //! build` and `cargo install` it is taken as done. `etcdctl` runs if it is there (on the PATH or in `ETCD_BIN_DIR`). The
-//! lab's default ports are replaced by free ones. What is printed is compared line by line, in order, with numbers and
+//! lab's default ports are replaced by free ones, and so are the Compose project's, and its name. `export NAME=VALUE` holds
+//! for the commands below it. Without the plugin, `docker compose` is `docker-compose`. What is printed is compared line by line, in order, with numbers and
 //! blanks set aside; `…` or `...` stands for any text, and on a line of its own for any lines.
 //!
-//! At the end the sandbox's lab, if one runs, is ended.
+//! At the end the sandbox's lab and its Compose project, if they run, are ended.
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+#[allow(dead_code, reason = "the other half is for tests of the cluster itself")]
+#[path = "compose/project.rs"]
+mod project;
 mod support;
 
+use project::{Docker, MEMBERS, variables};
 use quorate::clock;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -30,9 +36,6 @@ use std::time::Duration;
 
 /// How long a command may take, and how long one in the foreground may take to print what is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// The client ports of the lab, as the README has them.
-const LAB_PORTS: [&str; 3] = ["2379", "22379", "32379"];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Fate {
@@ -48,16 +51,25 @@ struct Step {
     command: String,
     output: Vec<String>,
     fate: Fate,
+    needs_docker: bool,
+}
+
+impl Step {
+    fn new(line: usize, command: &str) -> Step {
+        Step { line, command: command.to_owned(), output: Vec::new(), fate: Fate::Ends(0), needs_docker: false }
+    }
 }
 
 /// The commands of a README.
 fn steps(text: &str) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut lines = (1..).zip(text.lines());
-    let mut fate = Fate::Ends(0);
+    let (mut fate, mut needs_docker) = (Fate::Ends(0), false);
     while let Some((_, line)) = lines.next() {
         let trimmed = line.trim();
-        if let Some(comment) = trimmed.strip_prefix("<!-- test:") {
+        if trimmed == "<!-- test: needs docker -->" {
+            needs_docker = true;
+        } else if let Some(comment) = trimmed.strip_prefix("<!-- test:") {
             fate = read_fate(comment.trim_end_matches("-->").trim());
         } else if let Some(kind) = trimmed.strip_prefix("```") {
             let block: Vec<(usize, &str)> = lines.by_ref().take_while(|(_, line)| line.trim() != "```").collect();
@@ -67,6 +79,8 @@ fn steps(text: &str) -> Vec<Step> {
                 Some("console") => session(&block),
                 _ => Vec::new(),
             };
+            let needs_docker = std::mem::take(&mut needs_docker);
+            found.iter_mut().for_each(|step| step.needs_docker = needs_docker);
             if let Fate::Skipped(_) = fate {
                 found.iter_mut().for_each(|step| step.fate = fate.clone());
             } else if let Some(last) = found.last_mut() {
@@ -85,7 +99,7 @@ fn read_fate(comment: &str) -> Fate {
         Some(("until", text)) => Fate::Until(text.trim().to_owned()),
         Some(("exit", code)) => Fate::Ends(code.trim().parse().unwrap_or_else(|_| panic!("exit {code:?}"))),
         Some(("skip", why)) => Fate::Skipped(why.trim().to_owned()),
-        _ => panic!("a test comment says until TEXT, exit N or skip WHY, not {comment:?}"),
+        _ => panic!("a test comment says until TEXT, exit N, skip WHY or needs docker, not {comment:?}"),
     }
 }
 
@@ -99,7 +113,7 @@ fn commands(block: &[(usize, &str)]) -> Vec<Step> {
             let step = steps.last_mut().unwrap();
             step.command = format!("{}\n{text}", step.command);
         } else if !text.is_empty() && !text.starts_with('#') {
-            steps.push(Step { line: *line, command: text.to_owned(), output: Vec::new(), fate: Fate::Ends(0) });
+            steps.push(Step::new(*line, text));
         }
         goes_on = text.ends_with('\\');
     }
@@ -114,7 +128,7 @@ fn session(block: &[(usize, &str)]) -> Vec<Step> {
         if let Some(command) = text.trim_start().strip_prefix("$ ") {
             let command = command.trim().to_owned();
             goes_on = command.ends_with('\\');
-            steps.push(Step { line: *line, command, output: Vec::new(), fate: Fate::Ends(0) });
+            steps.push(Step::new(*line, &command));
         } else if let Some(step) = steps.last_mut() {
             if goes_on {
                 step.command = format!("{}\n{}", step.command, text.trim());
@@ -192,6 +206,44 @@ struct Sandbox {
     etcdctl: bool,
     first_port: u16,
     running: Vec<Child>,
+    /// What was exported.
+    exports: Vec<(String, String)>,
+    compose: Option<Compose>,
+}
+
+/// A Compose project for the commands that need one.
+struct Compose {
+    docker: Docker,
+    variables: Vec<(String, String)>,
+}
+
+impl Compose {
+    fn find() -> Option<Compose> {
+        let docker = Docker::find("README.md's commands that need docker")?;
+        Some(Compose { variables: variables(&docker), docker })
+    }
+
+    fn variable(&self, wanted: &str) -> &str {
+        &self.variables.iter().find(|(name, _)| name == wanted).unwrap().1
+    }
+
+    fn ports(&self) -> Vec<String> {
+        let port = |(name, _): &(&str, u16)| self.variable(&format!("QUORATE_PORT_{}", name.to_uppercase())).to_owned();
+        MEMBERS.iter().map(port).collect()
+    }
+
+    /// A command line with this project's names and this machine's Compose, which may be the one without `--wait`.
+    fn here(&self, command: &str) -> String {
+        let project = self.variable("COMPOSE_PROJECT_NAME");
+        let command = command.replace(" quorate_", &format!(" {project}_"));
+        let command = command.replace("docker compose ", &format!("{} ", self.docker.compose));
+        match command.split_once(" --wait") {
+            Some((start, rest)) if self.docker.compose == "docker-compose" => {
+                format!("{start}{rest} && until quorate status | grep -q HEALTHY; do sleep 1; done")
+            }
+            _ => command,
+        }
+    }
 }
 
 impl Sandbox {
@@ -207,11 +259,17 @@ impl Sandbox {
         let path = std::env::join_paths(path).unwrap().into_string().unwrap();
         let ports = support::Cluster::unstarted(support::Server::Quorate, 1, &[]);
         let first_port = ports.nodes()[0].client.rsplit(':').next().unwrap().parse().unwrap();
-        Sandbox { home, path, etcdctl, first_port, running: Vec::new() }
+        std::os::unix::fs::symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy"), home.path().join("deploy"))
+            .unwrap();
+        let (running, exports) = (Vec::new(), Vec::new());
+        Sandbox { home, path, etcdctl, first_port, running, exports, compose: None }
     }
 
     /// A command line as it is run here, or why it isn't.
     fn here(&self, command: &str) -> Result<String, &'static str> {
+        if command.starts_with("docker build ") {
+            return Err("QUORATE_TEST_IMAGE is built already");
+        }
         let first = command.split_whitespace().next().unwrap_or_default();
         if command.starts_with("cargo test") {
             return Err("this test is part of it");
@@ -228,10 +286,11 @@ impl Sandbox {
         if command == "quorate dev" || command.starts_with("quorate dev -") {
             command = command.replacen("quorate dev", &format!("quorate dev --port {}", self.first_port), 1);
         }
-        for (port, own) in LAB_PORTS.iter().zip(self.lab_ports()) {
+        let ports = self.compose.as_ref().map_or_else(|| self.lab_ports(), Compose::ports);
+        for ((_, port), own) in MEMBERS.iter().zip(ports) {
             command = command.replace(&format!(":{port}"), &format!(":{own}"));
         }
-        Ok(command)
+        Ok(self.compose.as_ref().map_or(command.clone(), |compose| compose.here(&command)))
     }
 
     /// The client ports of the lab that runs here.
@@ -254,20 +313,28 @@ impl Sandbox {
             }
         }
         bash.env("HOME", self.home.path()).env("PATH", &self.path).env("NO_COLOR", "1");
+        let variables = self.compose.iter().flat_map(|compose| &compose.variables);
+        bash.envs(variables.chain(&self.exports).map(|(name, value)| (name, value)));
         bash.stdout(output.try_clone().unwrap()).stderr(output).spawn().unwrap()
     }
 
     /// Runs a step and compares.
     fn run(&mut self, step: &Step) {
-        let Step { line, command, output: shown, fate } = step;
+        let Step { line, command, output: shown, fate, needs_docker } = step;
         if let Fate::Skipped(why) = fate {
             return println!("README.md:{line}: not run, {why}: {command}");
+        }
+        if *needs_docker && self.compose.is_none() {
+            return println!("README.md:{line}: not run, it needs docker: {command}");
         }
         let own = match self.here(command) {
             Ok(own) => own,
             Err(why) => return println!("README.md:{line}: not run, {why}: {command}"),
         };
         println!("README.md:{line}: {own}");
+        if let Some((name, value)) = own.strip_prefix("export ").and_then(|export| export.split_once('=')) {
+            return self.exports.push((name.to_owned(), value.to_owned()));
+        }
         let output = self.home.path().join(format!("output-{line}"));
         let mut process = self.spawn(&own, &output);
         let printed = || String::from_utf8_lossy(&fs::read(&output).unwrap()).into_owned();
@@ -298,7 +365,12 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         // Nothing to end is fine.
-        let _ = self.spawn("quorate dev down", &self.home.path().join("output-end")).wait();
+        let end = self.home.path().join("output-end");
+        let _ = self.spawn("quorate dev down", &end).wait();
+        if let Some(compose) = &self.compose {
+            let down = format!("{} -f deploy/compose.yaml down --volumes --timeout 1", compose.docker.compose);
+            let _ = self.spawn(&down, &end).wait();
+        }
         for process in &mut self.running {
             _ = process.kill();
             _ = process.wait();
@@ -310,7 +382,14 @@ fn run(readme: &str) {
     let mut sandbox = Sandbox::new();
     let steps = steps(readme);
     assert!(!steps.is_empty(), "there is nothing to run");
-    steps.iter().for_each(|step| sandbox.run(step));
+    let mut skipped = false;
+    for step in &steps {
+        if step.needs_docker && sandbox.compose.is_none() && !skipped {
+            sandbox.compose = Compose::find();
+            skipped = sandbox.compose.is_none();
+        }
+        sandbox.run(step);
+    }
 }
 
 #[test]
@@ -382,6 +461,14 @@ fn the_conventions_are_read_as_written() {
     assert_eq!(steps[4].fate, Fate::Ends(128));
     assert_eq!(steps[5].fate, Fate::Skipped("it takes minutes".into()));
     assert_eq!(steps[6].fate, Fate::Ends(0));
+    assert!(!steps[6].needs_docker);
+}
+
+#[test]
+fn a_block_that_needs_docker_may_have_a_fate_too() {
+    let text = "<!-- test: needs docker -->\n<!-- test: exit 1 -->\n```sh\ndocker a\ndocker b\n```\n```sh\nls\n```\n";
+    let found: Vec<(bool, Fate)> = steps(text).into_iter().map(|step| (step.needs_docker, step.fate)).collect();
+    assert_eq!(found, [(true, Fate::Ends(0)), (true, Fate::Ends(1)), (false, Fate::Ends(0))]);
 }
 
 #[test]

@@ -67,29 +67,47 @@ pub fn member(global: &Global, args: MemberArgs) -> Result<(), Failure> {
 pub fn endpoint(global: &Global, args: EndpointArgs) -> Result<(), Failure> {
     let client = global.client()?;
     block_on(async {
-        let endpoints =
-            if args.cluster { cluster(&client).await? } else { client.endpoints().map(str::to_owned).collect() };
+        let hosts = if args.cluster {
+            client.member_list(true).await?.members.into_iter().map(|member| member.client_ur_ls).collect()
+        } else {
+            client.endpoints().map(|endpoint| vec![endpoint.to_owned()]).collect()
+        };
         match args.command {
-            EndpointCommand::Status => status(global, &client, endpoints).await,
-            EndpointCommand::Health => health(global, &client, endpoints).await,
+            EndpointCommand::Status => status(global, &client, hosts).await,
+            EndpointCommand::Health => health(global, &client, hosts).await,
         }
     })?
 }
 
-/// The client addresses of all members.
-async fn cluster(client: &Client) -> Result<Vec<String>, Failure> {
-    let members = client.member_list(true).await?.members;
-    Ok(members.into_iter().flat_map(|member| member.client_ur_ls).collect())
+/// The endpoints of some members. A member may have announced addresses for several networks, not all of which can be
+/// reached from here: where one of them answers, the silence of the others is no news.
+type Hosts = Vec<Vec<String>>;
+
+/// Asks all endpoints of all members, and keeps of each member what answered, or if nothing did all of it.
+async fn ask_hosts<T, F, Fut>(client: &Client, hosts: Hosts, ask: F, answered: impl Fn(&T) -> bool) -> Vec<T>
+where
+    T: Send + 'static,
+    F: Fn(Client, String) -> Fut,
+    Fut: Future<Output = T> + Send + 'static,
+{
+    let counts: Vec<usize> = hosts.iter().map(Vec::len).collect();
+    let mut answers = at_once(client, hosts.into_iter().flatten().collect(), ask).await.into_iter();
+    let mut kept = Vec::new();
+    for count in counts {
+        let (good, bad): (Vec<T>, Vec<T>) = answers.by_ref().take(count).partition(&answered);
+        kept.extend(if good.is_empty() { bad } else { good });
+    }
+    kept
 }
 
-async fn status(global: &Global, client: &Client, endpoints: Vec<String>) -> Result<(), Failure> {
+async fn status(global: &Global, client: &Client, hosts: Hosts) -> Result<(), Failure> {
     let ask = |client: Client, endpoint: String| async move {
         let answer = client.status(&endpoint).await;
         (endpoint, answer)
     };
     let mut answered: Vec<(String, pb::StatusResponse)> = Vec::new();
     let mut all = true;
-    for (endpoint, answer) in at_once(client, endpoints, ask).await {
+    for (endpoint, answer) in ask_hosts(client, hosts, ask, |(_, answer)| answer.is_ok()).await {
         match answer {
             Ok(status) => answered.push((endpoint, status)),
             Err(e) => {
@@ -105,7 +123,7 @@ async fn status(global: &Global, client: &Client, endpoints: Vec<String>) -> Res
     Err(Failure::new(ERROR, "an endpoint did not answer").fix("see what the cluster lacks: quorate status"))
 }
 
-async fn health(global: &Global, client: &Client, endpoints: Vec<String>) -> Result<(), Failure> {
+async fn health(global: &Global, client: &Client, hosts: Hosts) -> Result<(), Failure> {
     let ask = |client: Client, endpoint: String| async move {
         let start = clock::instant();
         let error = match client.health(&endpoint).await {
@@ -114,7 +132,7 @@ async fn health(global: &Global, client: &Client, endpoints: Vec<String>) -> Res
         };
         EndpointHealth { endpoint, took: start.elapsed(), error }
     };
-    let healths = at_once(client, endpoints, ask).await;
+    let healths = ask_hosts(client, hosts, ask, |health| health.error.is_none()).await;
     Printer::new(global).healths(&healths)?;
     if healths.iter().all(|health| health.error.is_none()) {
         return Ok(());
@@ -149,4 +167,19 @@ where
     let mut answers = tasks.join_all().await;
     answers.sort_by_key(|(place, _)| *place);
     answers.into_iter().map(|(_, answer)| answer).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_members_other_addresses_may_be_silent() {
+        let hosts = [&["n1:1", "a:1"][..], &["n2:1", "n2:2"], &["b:1"]];
+        let hosts = hosts.map(|urls| urls.iter().map(|url| (*url).to_owned()).collect()).to_vec();
+        let client = Client::new(&["a:1".to_owned()], crate::client::Options::default()).unwrap();
+        let ask = |_, endpoint: String| async move { endpoint };
+        let kept = ask_hosts(&client, hosts, ask, |endpoint| !endpoint.starts_with('n')).await;
+        assert_eq!(kept, ["a:1", "n2:1", "n2:2", "b:1"]);
+    }
 }

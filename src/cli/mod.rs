@@ -21,6 +21,7 @@ pub mod check;
 pub mod dev;
 pub mod exit;
 pub mod go_duration;
+pub mod healthcheck;
 pub mod json;
 pub mod kv;
 pub mod lab_file;
@@ -186,6 +187,8 @@ enum Command {
     Status(status::Args),
     /// One node of a Maelstrom test (Jepsen's bench), on stdin and stdout.
     Maelstrom(maelstrom::Args),
+    /// Whether the member of this host is well: for a container's HEALTHCHECK.
+    Healthcheck(healthcheck::Args),
     /// The versions of this program and of the API it speaks.
     Version,
 }
@@ -220,6 +223,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Member(args) => exit::finish(member::member(&global, args)),
         Command::Status(args) => exit::finish(status::run(&global, args)),
         Command::Maelstrom(args) => maelstrom::run(&args),
+        Command::Healthcheck(args) => exit::finish(healthcheck::run(&global, args)),
         Command::Version => exit::finish(output::version()),
     }
 }
@@ -257,9 +261,8 @@ mod tests {
     #[test]
     fn help_is_a_word_too_and_shows_how_a_command_is_used() {
         assert!(parse("quorate help").unwrap_err().contains("Usage: quorate"));
-        let names =
-            ["serve", "dev", "bench", "sim", "check", "put", "get", "del", "endpoint", "member", "status", "maelstrom"];
-        for name in names {
+        let names = "serve dev bench sim check put get del endpoint member status maelstrom healthcheck";
+        for name in names.split(' ') {
             let help = parse(&format!("quorate help {name}")).unwrap_err();
             assert!(help.contains(&format!("Examples:\n  quorate {name}")), "{help}");
         }

@@ -44,6 +44,8 @@ struct Answer {
 /// All that was heard.
 #[derive(Clone, Debug, Default)]
 struct Heard {
+    /// The endpoints that were given, without scheme.
+    given: Vec<String>,
     members: Vec<pb::Member>,
     answers: Vec<Answer>,
     /// Why the linearizable read failed.
@@ -160,7 +162,7 @@ async fn hear(client: &Client, lab: Option<LabFile>) -> Heard {
     let mut endpoints: Vec<String> = Vec::new();
     let listed = members.iter().flat_map(|member| member.client_ur_ls.iter().cloned());
     let in_lab = lab.iter().flat_map(LabFile::endpoints);
-    for endpoint in given.into_iter().chain(listed).chain(in_lab) {
+    for endpoint in given.iter().cloned().chain(listed).chain(in_lab) {
         if !endpoints.iter().any(|known| bare(known) == bare(&endpoint)) {
             endpoints.push(endpoint);
         }
@@ -177,7 +179,8 @@ async fn hear(client: &Client, lab: Option<LabFile>) -> Heard {
         Err(Error::Rejected(status)) if status.code() == Code::PermissionDenied => None,
         Err(e) => Some(e.cause()),
     };
-    Heard { members, answers, read_error, lab }
+    let given = given.iter().map(|endpoint| bare(endpoint).to_owned()).collect();
+    Heard { given, members, answers, read_error, lab }
 }
 
 fn judge(heard: &Heard) -> Report {
@@ -223,7 +226,10 @@ fn rows(heard: &Heard) -> Vec<Row> {
         let mut row = Row { id: member.id, voter: !member.is_learner, ..Row::default() };
         row.name = if member.name.is_empty() { format!("{:x}", member.id) } else { member.name.clone() };
         row.role = "down".to_owned();
-        row.endpoint = member.client_ur_ls.first().map(|url| bare(url).to_owned()).unwrap_or_default();
+        // A member may have addresses for several networks: this one's is the one that was given.
+        let urls = || member.client_ur_ls.iter().map(|url| bare(url));
+        let own = urls().find(|url| heard.given.iter().any(|given| given == url)).or(urls().next());
+        row.endpoint = own.unwrap_or_default().to_owned();
         let Some((answer, Ok(status))) = mine.map(|answer| (answer, answer.status.as_ref())) else { return row };
         row.up = true;
         row.role = match status.leader {
@@ -283,6 +289,9 @@ fn problems(heard: &Heard, rows: &[Row], spare: Option<usize>, has_leader: bool)
         let (cause, next) = why_down(heard, row);
         add(format!("{} does not answer at {}: {cause}. {effect}", row.name, row.endpoint), next);
     }
+    for (endpoint, cause) in silent_strangers(heard) {
+        add(format!("{endpoint}, which was given and which no member has announced, does not answer: {cause}"), None);
+    }
     if !has_leader && spare.is_some() {
         add(
             "enough members are up, but none leads: an election is under way, or they can't reach each other"
@@ -324,7 +333,19 @@ fn problems(heard: &Heard, rows: &[Row], spare: Option<usize>, has_leader: bool)
     problems
 }
 
-/// Why a member does not answer, and the command that brings it back if the lab knows one.
+/// Endpoints that were given and are silent, and whose they are nobody knows: no member has announced them.
+fn silent_strangers(heard: &Heard) -> impl Iterator<Item = (&str, &str)> {
+    let announced =
+        |endpoint: &str| heard.members.iter().any(|m| m.client_ur_ls.iter().any(|url| bare(url) == endpoint));
+    heard.answers.iter().filter_map(move |answer| match &answer.status {
+        Err(cause) if heard.given.contains(&answer.endpoint) && !announced(&answer.endpoint) => {
+            Some((answer.endpoint.as_str(), cause.as_str()))
+        }
+        Ok(_) | Err(_) => None,
+    })
+}
+
+/// Why a member does not answer, and what brings it back: in the lab, the command.
 fn why_down(heard: &Heard, row: &Row) -> (String, Option<String>) {
     let answer = heard.answers.iter().find(|answer| answer.endpoint == row.endpoint);
     let cause = match answer.map(|answer| &answer.status) {
@@ -332,12 +353,14 @@ fn why_down(heard: &Heard, row: &Row) -> (String, Option<String>) {
         Some(Ok(_)) => "somebody else answers there".to_owned(),
         None => "it has announced no address yet".to_owned(),
     };
-    let node = heard.lab.as_ref().and_then(|lab| lab.node_at(&row.endpoint));
-    let next = node.map(|node| match node.state {
-        LabState::Paused => format!("quorate dev resume {}", node.name),
-        LabState::Starting | LabState::Running => format!("quorate dev logs {}", node.name),
-        LabState::Stopped | LabState::Killed | LabState::Exited => format!("quorate dev start {}", node.name),
-    });
+    let next = match heard.lab.as_ref().map(|lab| lab.node_at(&row.endpoint)) {
+        Some(node) => node.map(|node| match node.state {
+            LabState::Paused => format!("quorate dev resume {}", node.name),
+            LabState::Starting | LabState::Running => format!("quorate dev logs {}", node.name),
+            LabState::Stopped | LabState::Killed | LabState::Exited => format!("quorate dev start {}", node.name),
+        }),
+        None => Some(format!("start {} where it runs; if it ends by itself, its log says why", row.name)),
+    };
     (cause, next)
 }
 
@@ -527,6 +550,19 @@ mod tests {
             state: LabState::Killed,
         };
         LabFile { version: 1, pid: 0, started_unix_us: 0, dir: "/".into(), nodes: vec![node] }
+    }
+
+    #[test]
+    fn a_down_member_is_named_at_the_address_that_was_given() {
+        let mut heard = Heard { given: vec!["127.0.0.1:1".into()], ..heard(&[1]) };
+        heard.members[0].client_ur_ls = vec!["http://n1:2379".into(), "http://127.0.0.1:1".into()];
+        let said = |heard: &Heard| judge(heard).problems.iter().map(|p| p.what.clone()).collect::<Vec<_>>();
+        let effect = "Losing one more member stops writes.";
+        assert_eq!(said(&heard), [format!("n1 does not answer at 127.0.0.1:1: connection refused. {effect}")]);
+        // Only the other network's address was announced: the given one is nobody's, and is not passed over.
+        heard.members[0].client_ur_ls.pop();
+        let stranger = "127.0.0.1:1, which was given and which no member has announced, does not answer";
+        assert_eq!(said(&heard)[1], format!("{stranger}: connection refused"));
     }
 
     #[test]

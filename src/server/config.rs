@@ -416,7 +416,11 @@ fn urls(settings: &Settings, name: &str) -> Result<Vec<Url>, ConfigError> {
     Ok(found)
 }
 
-fn listen_urls(settings: &Settings, name: &str) -> Result<Vec<Url>, ConfigError> {
+/// What a flag that listens says, or its default.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn listen_urls(settings: &Settings, name: &str) -> Result<Vec<Url>, ConfigError> {
     let urls = urls(settings, name)?;
     match urls.iter().find(|url| url.host != "localhost" && url.host.parse::<IpAddr>().is_err()) {
         Some(url) => wrong(format!(

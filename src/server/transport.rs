@@ -340,8 +340,8 @@ impl Dialer {
             Ok(Refusal::Disk) => {
                 let sentence = format!(
                     "{}: {}. What this member once promised its cluster is not in {data_dir}, so it must not take part \
-                     under its old id. Bring its own data directory back; if that is lost, the member is lost, and the \
-                     others go on without it",
+                     under its old id. Bring its own data directory back and start it again; if that is lost, keep this \
+                     member stopped: the others go on without it as long as they are a quorum",
                     self.peer.name, welcome.reason
                 );
                 let _ = self.shared.fatal.send(sentence);

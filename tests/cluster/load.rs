@@ -45,10 +45,14 @@ pub struct Counts {
     /// Refused for want of room on a disk.
     pub declined: u64,
     pub uncertain: u64,
+    /// Why, in the words of the server or of the connection.
+    pub doubts: BTreeMap<String, u64>,
     /// Acknowledged writes that were then seen through another member.
     pub reads: u64,
     /// The longest time between two acknowledgements, since it was last asked for.
     pub worst_gap: Duration,
+    /// The longest time that one writer was without one, since it was last asked for.
+    pub worst_writer_gap: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +60,8 @@ struct Book {
     fates: BTreeMap<String, Fate>,
     counts: Counts,
     last_acknowledged: Option<Instant>,
+    /// By writer.
+    last_of_writer: BTreeMap<usize, Instant>,
     /// What must never happen.
     wrong: Vec<String>,
 }
@@ -84,11 +90,15 @@ fn value(key: &str) -> Vec<u8> {
 impl Load {
     /// `writers` writers, whose first choice are the members in turn.
     pub fn start(cluster: &Cluster, writers: usize) -> Load {
+        Load::on(&cluster.endpoints(), writers)
+    }
+
+    /// The same for members that are known by their endpoints.
+    pub fn on(members: &[String], writers: usize) -> Load {
         let (book, stop) = (Arc::<Mutex<Book>>::default(), Arc::<AtomicBool>::default());
         let writer = |number: usize| {
-            let mut endpoints = cluster.endpoints();
-            let members = endpoints.len();
-            endpoints.rotate_left(number % members);
+            let mut endpoints = members.to_vec();
+            endpoints.rotate_left(number % members.len());
             let options = Options { try_timeout: Duration::from_secs(1), ..Options::default() };
             let client = Client::new(&endpoints, options).expect("endpoints of a cluster");
             endpoints.rotate_left(1);
@@ -105,10 +115,15 @@ impl Load {
         self.book.lock().expect("no writer panics with the book in its hands").counts.clone()
     }
 
-    /// The counts, with the worst gap since this was last called.
+    /// The worst gap since gaps were last taken.
     pub fn take_gap(&self) -> Duration {
+        self.take_gaps().0
+    }
+
+    /// The worst gap, and the worst one of a single writer, since gaps were last taken.
+    pub fn take_gaps(&self) -> (Duration, Duration) {
         let mut book = self.book.lock().expect("no writer panics with the book in its hands");
-        std::mem::take(&mut book.counts.worst_gap)
+        (std::mem::take(&mut book.counts.worst_gap), std::mem::take(&mut book.counts.worst_writer_gap))
     }
 
     /// Waits until `more` further writes were acknowledged.
@@ -130,17 +145,21 @@ impl Load {
 
     /// As [`Load::verify`], on a cluster where a disk was full: how many writes were declined for that.
     pub async fn verify_declined(self, cluster: &Cluster) -> u64 {
+        self.compare_with(&cluster.endpoints()).await
+    }
+
+    /// As [`Load::verify_declined`], on members that are known by their endpoints.
+    pub async fn compare_with(self, endpoints: &[String]) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         for writer in self.writers {
             writer.await.expect("a writer panicked");
         }
-        let applied = settled(cluster).await;
+        let applied = settled(endpoints).await;
         let book = self.book.lock().expect("no writer is left").clone_out();
         assert_eq!(book.wrong, Vec::<String>::new(), "things that must never happen");
-        for place in 0..cluster.nodes().len() {
-            let name = &cluster.nodes()[place].name;
-            let found = scan(&cluster.client_of(place)).await;
-            compare(name, &book.fates, &found);
+        for endpoint in endpoints {
+            let member = Client::new(std::slice::from_ref(endpoint), Options::default()).expect("an endpoint");
+            compare(endpoint, &book.fates, &scan(&member).await);
         }
         println!(
             "{} acknowledged, {} refused, {} uncertain, {} read through another member; equal on every member at index \
@@ -157,12 +176,13 @@ impl Book {
             fates: self.fates.clone(),
             counts: self.counts.clone(),
             last_acknowledged: None,
+            last_of_writer: BTreeMap::new(),
             wrong: self.wrong.clone(),
         }
     }
 
     /// Notes what became of a write to `keys` that, done, leaves them in `done`.
-    fn note(&mut self, keys: &[&str], done: Fate, outcome: &Result<(), Error>) {
+    fn note(&mut self, writer: usize, keys: &[&str], done: Fate, outcome: &Result<(), Error>) {
         let counts = &mut self.counts;
         match outcome {
             Ok(()) => {
@@ -171,9 +191,15 @@ impl Book {
                 if let Some(last) = self.last_acknowledged.replace(now) {
                     counts.worst_gap = counts.worst_gap.max(now - last);
                 }
+                if let Some(last) = self.last_of_writer.insert(writer, now) {
+                    counts.worst_writer_gap = counts.worst_writer_gap.max(now - last);
+                }
             }
             Err(Error::Refused(_)) => counts.refused += 1,
-            Err(Error::Uncertain(_)) => counts.uncertain += 1,
+            Err(error @ Error::Uncertain(_)) => {
+                counts.uncertain += 1;
+                *counts.doubts.entry(error.cause()).or_default() += 1;
+            }
             Err(Error::Rejected(status)) if status.message() == NO_SPACE => counts.declined += 1,
             Err(Error::Rejected(status)) => self.wrong.push(format!("a lawful write was rejected: {status:?}")),
         }
@@ -243,7 +269,7 @@ impl Writer {
     }
 
     fn note(&self, keys: &[&str], done: Fate, outcome: &Result<(), Error>) {
-        self.book.lock().expect("no writer panics with the book in its hands").note(keys, done, outcome);
+        self.book.lock().expect("no writer panics with the book in its hands").note(self.number, keys, done, outcome);
     }
 }
 
@@ -296,14 +322,14 @@ fn compare(name: &str, fates: &BTreeMap<String, Fate>, found: &BTreeMap<String, 
 ///
 /// # Panics
 /// If their states differ there, or they don't come together.
-pub async fn settled(cluster: &Cluster) -> u64 {
-    let client = cluster.client();
+pub async fn settled(endpoints: &[String]) -> u64 {
+    let client = Client::new(endpoints, Options::default()).expect("endpoints of a cluster");
     let mut at = 0;
     eventually("all members have applied the same", async || {
         let mut seen = Vec::new();
-        for node in cluster.nodes() {
-            let Ok(inspected) = client.inspect(&node.client).await else { return false };
-            seen.push((node.name.clone(), inspected));
+        for endpoint in endpoints {
+            let Ok(inspected) = client.inspect(endpoint).await else { return false };
+            seen.push((endpoint, inspected));
         }
         let (first_name, first) = &seen[0];
         for (name, other) in &seen[1..] {

@@ -293,7 +293,7 @@ fn spawn(mut command: Command, log_path: &Path) -> Child {
 }
 
 /// A port that nobody listens on, below those that the kernel hands out to outgoing connections.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     const FIRST: u16 = 11_000;
     const COUNT: u16 = 20_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
