@@ -191,6 +191,11 @@ impl Node {
         self.machine.applied()
     }
 
+    /// The protocol's part, to look at.
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
     /// What is to be seen at a glance.
     pub fn glance(&self) -> Glance {
         let raft = self.raft.status();

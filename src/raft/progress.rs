@@ -60,6 +60,14 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Unacknowledged appends.
+    pub fn in_flight(&self) -> usize {
+        match &self.flow {
+            Flow::Probe { outstanding } => usize::from(outstanding.is_some()),
+            Flow::Replicate { window, .. } => window.len(),
+        }
+    }
+
     /// A fresh start, at the end of the leader's log.
     pub fn new(next: Index, incarnation: Incarnation, now: Time) -> Progress {
         Progress {

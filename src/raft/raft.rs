@@ -540,6 +540,14 @@ impl Raft {
         }
     }
 
+    /// Appends with entries on their way to the follower that has the most of them.
+    pub fn max_in_flight(&self) -> usize {
+        match &self.state {
+            State::Leader(leading) => leading.progress.values().map(|p| p.in_flight()).max().unwrap_or(0),
+            _ => 0,
+        }
+    }
+
     /// What can be told.
     pub fn status(&self) -> Status {
         Status {

@@ -195,7 +195,7 @@ impl Host for Core {
         let raft = Raft::new(config, self.hard, log, self.synced, now);
         let stamps: Vec<Stamp> = self.entries.iter().map(Stamp::of).collect();
         let digest = stamps[..self.synced.0 as usize].iter().fold(0, digest);
-        let born = Born { life, hard: self.hard, log: stamps, applied: (self.synced, digest) };
+        let born = Born { life, hard: self.hard, log: stamps, applied: (self.synced, digest), lost: None };
         self.alive = Some(Alive {
             raft,
             applied: self.synced,
@@ -291,9 +291,8 @@ impl Host for Core {
         }
     }
 
-    fn matched(&self) -> Vec<(MemberId, Index)> {
-        let flows = self.alive.iter().filter(|alive| alive.raft.is_leader()).flat_map(|alive| alive.raft.flows());
-        flows.map(|(peer, _, matched)| (peer, matched)).collect()
+    fn raft(&self) -> Option<&Raft> {
+        self.alive.as_ref().map(|alive| &alive.raft)
     }
 
     fn persist(&mut self, batch: &[Ready]) -> Result<Option<Persisted>, String> {

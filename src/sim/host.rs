@@ -4,11 +4,11 @@
 //! node's own [`Input`] and [`Effect`], so one world, one network, one menu of faults and one set of laws serve both.
 
 use crate::check::history::{Call, Reply};
-use crate::ids::{Incarnation, Index, MemberId};
+use crate::ids::{Incarnation, Index, MemberId, Position};
 use crate::machine;
 use crate::node::events::Glance;
 use crate::node::{Effect, Halt, Input, StateWrite};
-use crate::raft::{Entry, HardState, Limits, LogRead, Persisted, Ready};
+use crate::raft::{Entry, HardState, Limits, LogRead, Persisted, Raft, Ready};
 use crate::rng::Seed;
 use crate::time::{Duration, Time};
 use bytes::Bytes;
@@ -67,6 +67,8 @@ pub struct Born {
     pub log: Vec<Stamp>,
     /// What the state's disk had applied, and the digest of that.
     pub applied: (Index, u64),
+    /// What it had acknowledged and its log has lost.
+    pub lost: Option<Position>,
 }
 
 /// What a crash left undone, and how much of a list of so many unsynced writes survives it.
@@ -117,8 +119,8 @@ pub trait Host {
     /// What is to be seen of it.
     fn glance(&self) -> Glance;
 
-    /// How far each follower has it, as the leader believes.
-    fn matched(&self) -> Vec<(MemberId, Index)>;
+    /// Its Raft.
+    fn raft(&self) -> Option<&Raft>;
 
     /// The log's disk: writes all of these and syncs once.
     ///

@@ -42,6 +42,10 @@ pub enum Law {
     Order,
     /// What a leader believes of a follower's log is durable there.
     Matched,
+    /// No more appends are on their way to a follower than its window takes.
+    Bounded,
+    /// Nothing is written that is not what its maker made.
+    Sound,
     /// A linearizable read sees everything that was committed when it was asked.
     FreshRead,
     /// Each request is answered once, and never after that.
@@ -70,7 +74,7 @@ pub enum Law {
 
 impl Law {
     /// All of them.
-    pub const ALL: [Law; 23] = [
+    pub const ALL: [Law; 25] = [
         Law::ElectionSafety,
         Law::LogMatching,
         Law::LeaderCompleteness,
@@ -82,6 +86,8 @@ impl Law {
         Law::Monotone,
         Law::Order,
         Law::Matched,
+        Law::Bounded,
+        Law::Sound,
         Law::FreshRead,
         Law::AnsweredOnce,
         Law::Sleeps,
@@ -110,6 +116,8 @@ impl Law {
             Law::Monotone => "monotone",
             Law::Order => "order",
             Law::Matched => "matched",
+            Law::Bounded => "bounded",
+            Law::Sound => "sound",
             Law::FreshRead => "fresh-read",
             Law::AnsweredOnce => "answered-once",
             Law::Sleeps => "sleeps",
@@ -222,6 +230,9 @@ impl Laws {
         self.demand(Law::Monotone, seen.wiped || new.term > old.term || same_vote, || {
             format!("n{} wakes with {new:?}, its disk had {old:?}", node + 1)
         })?;
+        self.demand(Law::Recovery, seen.wiped || born.lost.is_none(), || {
+            format!("n{} wakes and misses what it had acknowledged, up to {:?}", node + 1, born.lost)
+        })?;
         let (applied, digest) = born.applied;
         let before = self.digests.get(applied.0 as usize).copied().unwrap_or(0);
         self.demand(Law::StateMachineSafety, before == 0 || before == digest, || {
@@ -253,6 +264,9 @@ impl Laws {
         }
         for entry in &ready.entries {
             let (at, stamp) = (slot_of(entry.position.index), Stamp::of(entry));
+            self.demand(Law::Sound, entry.is_sound(), || {
+                format!("n{} writes entry {}, of which a bit has flipped", node + 1, entry.position)
+            })?;
             let written = &mut self.members[node].written;
             let (ends, before) = (written.len(), written.last().map_or(0, |last| last.term));
             written.push(stamp);
@@ -424,9 +438,18 @@ impl Laws {
         self.demand(Law::Sleeps, times < 8, || format!("n{} takes turn after turn and does nothing", node + 1))
     }
 
-    /// What a leader believes of its followers.
-    pub fn believes(&self, node: usize, matched: &[(MemberId, Index)]) -> Result<(), Violation> {
-        for (peer, index) in matched {
+    /// What a leader believes of its followers, and how many appends are on their way to one of them.
+    pub fn believes(
+        &self,
+        node: usize,
+        flows: &[(MemberId, &'static str, Index)],
+        in_flight: usize,
+        limit: usize,
+    ) -> Result<(), Violation> {
+        self.demand(Law::Bounded, in_flight <= limit, || {
+            format!("n{} has {in_flight} appends on their way to one follower, more than {limit}", node + 1)
+        })?;
+        for (peer, _, index) in flows {
             let (own, other) = (&self.members[node].written, &self.members[slot_of(Index(peer.0))]);
             let at = index.0 as usize;
             let holds = at == 0 || other.wiped || (at <= own.len() && other.durable.get(at - 1) == own.get(at - 1));

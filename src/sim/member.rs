@@ -11,7 +11,7 @@ use crate::ids::{ClusterId, DiskId, Index, MemberId};
 use crate::machine;
 use crate::node::events::Glance;
 use crate::node::{Config, Effect, Halt, Input, Node, Opening, StateWrite, open};
-use crate::raft::{Entry, LogRead, Persisted, Ready};
+use crate::raft::{Entry, LogRead, Persisted, Raft, Ready};
 use crate::rng::{Seed, mix};
 use crate::storage::directory::{InitialMember, Meta};
 use crate::storage::key::Key;
@@ -143,6 +143,7 @@ impl Host for Member {
             hard: opened.log.hard_state(),
             log: entries.iter().map(Stamp::of).collect(),
             applied: (glance.applied, glance.digest),
+            lost: opened.node.raft().lost_mark(),
         };
         self.alive = Some((opened.node, opened.log));
         Ok(born)
@@ -181,9 +182,8 @@ impl Host for Member {
         self.node().map(Node::glance).unwrap_or_default()
     }
 
-    fn matched(&self) -> Vec<(MemberId, Index)> {
-        let peers = self.node().map(|node| node.status().peers).unwrap_or_default();
-        peers.into_iter().filter(|peer| !peer.flow.is_empty()).map(|peer| (peer.id, peer.matched)).collect()
+    fn raft(&self) -> Option<&Raft> {
+        self.node().map(Node::raft)
     }
 
     fn persist(&mut self, batch: &[Ready]) -> Result<Option<Persisted>, String> {

@@ -36,8 +36,8 @@ pub struct Network {
 pub struct Fate {
     /// When copies of it arrive.
     pub arrivals: Vec<Time>,
-    /// A message of former times, that arrives as well: from which disk of its sender, and when.
-    pub again: Option<(usize, Envelope, Time)>,
+    /// Others that arrive as well, of former times or with a bit flipped: from which disk of their sender, and when.
+    pub others: Vec<(usize, Envelope, Time)>,
 }
 
 fn group(message: &Message) -> Option<Group> {
@@ -168,6 +168,22 @@ impl Network {
         at
     }
 
+    /// An append of so many entries, with a bit of one of them flipped.
+    fn flipped(&mut self, envelope: &Envelope, entries: usize) -> Envelope {
+        let mut rotten = envelope.clone();
+        let (place, bit) = (self.rng.below(entries as u64) as usize, self.rng.below(1 << 20) as usize);
+        if let Message::Append { entries, .. } = &mut rotten.message {
+            let entry = &mut entries[place];
+            let mut data = entry.data.to_vec();
+            match data.len() {
+                0 => entry.id.sequence ^= 1,
+                len => data[bit / 8 % len] ^= 1 << (bit % 8),
+            }
+            entry.data = data.into();
+        }
+        rotten
+    }
+
     /// A message leaves, from the sender's `disks`-th disk.
     pub fn send(&mut self, now: Time, from: usize, to: usize, envelope: &Envelope, disks: usize) -> Fate {
         let mut fate = Fate::default();
@@ -180,6 +196,14 @@ impl Network {
             .is_some_and(|group| self.muted.iter().any(|(muted, until)| *muted == group && *until > now));
         if !muted && !self.chance(self.noise.loss) {
             fate.arrivals.push(self.arrival(now, from, to));
+        }
+        if let Message::Append { entries, .. } = &envelope.message
+            && !entries.is_empty()
+            && self.chance(self.noise.flip)
+        {
+            let rotten = self.flipped(envelope, entries.len());
+            let at = self.arrival(now, from, to);
+            fate.others.push((disks, rotten, at));
         }
         if self.chance(self.noise.duplicate) {
             let later = self.delay(self.noise.delay_us.max(50_000));
@@ -197,7 +221,7 @@ impl Network {
                 let pick = self.rng.below(self.pool.len() as u64) as usize;
                 let (disks, envelope) = self.pool[pick].clone();
                 let delay = self.delay(self.noise.delay_us);
-                fate.again = Some((disks, envelope, now + delay));
+                fate.others.push((disks, envelope, now + delay));
             }
         }
         fate

@@ -63,7 +63,7 @@ pub enum Kind {
     Error,
     /// A disk is below its free-space floor.
     Space,
-    /// Bits flip in what a disk holds.
+    /// Bits flip, in what a disk holds and on the way.
     Rot,
     /// A disk is emptied and the member started as before.
     Wipe,
@@ -302,6 +302,8 @@ pub struct Noise {
     pub reorder: u64,
     /// After a message, one that was sent at any time before comes again.
     pub replay: u64,
+    /// Beside an append comes a copy with a bit of an entry flipped.
+    pub flip: u64,
     /// A usual message takes up to twice this.
     pub delay_us: u64,
     /// A usual sync takes up to twice this.
@@ -455,7 +457,13 @@ impl Plan {
 
     /// Raft's limits under this plan.
     pub fn limits(&self) -> Limits {
-        let tiny = Limits { max_inflight_messages: 1, max_append_bytes: 1, memory_bytes: 0, ..Limits::default() };
+        let tiny = Limits {
+            max_inflight_messages: 1,
+            max_inflight_bytes: 1,
+            max_append_bytes: 1,
+            max_uncommitted_bytes: 8 << 10,
+            memory_bytes: 0,
+        };
         if self.tiny { tiny } else { Limits::default() }
     }
 }
@@ -468,6 +476,7 @@ impl Drawing<'_> {
         };
         let (loss, duplicate) = (some(Kind::Loss, 300), some(Kind::Duplicate, 300));
         let (reorder, replay) = (some(Kind::Reorder, 300), some(Kind::Replay, 60));
+        let flip = some(Kind::Rot, 100);
         let slow = some(Kind::Delay, 40_000);
         let drift_ppm = some(Kind::Clock, 100_000);
         Noise {
@@ -475,6 +484,7 @@ impl Drawing<'_> {
             duplicate,
             reorder,
             replay,
+            flip,
             delay_us: 100 + slow,
             disk_us: 100 + self.wild(20_000),
             turn_us: [0, 50, 1000][self.rng.below(3) as usize],

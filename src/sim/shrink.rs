@@ -64,12 +64,13 @@ impl Shrinking {
     }
 
     fn settings(&mut self) {
-        let changes: [fn(&mut Plan); 14] = [
+        let changes: [fn(&mut Plan); 15] = [
             |plan| plan.tiny = false,
             |plan| plan.noise.loss = 0,
             |plan| plan.noise.duplicate = 0,
             |plan| plan.noise.reorder = 0,
             |plan| plan.noise.replay = 0,
+            |plan| plan.noise.flip = 0,
             |plan| plan.noise.drift_ppm = 0,
             |plan| plan.noise.turn_us = 0,
             |plan| plan.noise.delay_us = 100,

@@ -379,7 +379,9 @@ impl<H: Host> World<H> {
         self.effects = effects;
         self.turns += 1;
         if self.turns.is_multiple_of(64) && !self.places[node].wiped {
-            self.laws.believes(node, &self.places[node].host.matched())?;
+            let limit = self.plan.limits().max_inflight_messages;
+            let raft = self.places[node].host.raft().filter(|raft| raft.is_leader());
+            raft.map_or(Ok(()), |raft| self.laws.believes(node, &raft.flows(), raft.max_in_flight(), limit))?;
         }
         if let Err(halt) = outcome {
             return self.halted(node, &halt);
@@ -527,7 +529,7 @@ impl<H: Host> World<H> {
         self.trace.mark(self.now, &[5, node as u64, to as u64, envelope.term.0, fate.arrivals.len() as u64]);
         let lost = fate.arrivals.is_empty();
         self.tell(Some(node), || format!("sends n{} {}{}", to + 1, said(&envelope), if lost { ", lost" } else { "" }));
-        if let Some((disks, envelope, at)) = fate.again {
+        for (disks, envelope, at) in fate.others {
             self.schedule(at, Event::Deliver(Box::new(envelope), disks));
         }
         if lost && self.dice.below(4) == 0 {

@@ -22,11 +22,12 @@ impl fmt::Display for Plan {
         writeln!(f, "heartbeat {}\nelection {}\ntiny {}", ms(timers.heartbeat), ms(timers.election), self.tiny)?;
         writeln!(
             f,
-            "noise loss={} duplicate={} reorder={} replay={} delay_us={} disk_us={} turn_us={} drift_ppm={}",
+            "noise loss={} duplicate={} reorder={} replay={} flip={} delay_us={} disk_us={} turn_us={} drift_ppm={}",
             noise.loss,
             noise.duplicate,
             noise.reorder,
             noise.replay,
+            noise.flip,
             noise.delay_us,
             noise.disk_us,
             noise.turn_us,
@@ -192,6 +193,7 @@ impl Plan {
                     duplicate: words.named("duplicate")?,
                     reorder: words.named("reorder")?,
                     replay: words.named("replay")?,
+                    flip: words.named("flip")?,
                     delay_us: words.named("delay_us")?,
                     disk_us: words.named("disk_us")?,
                     turn_us: words.named("turn_us")?,
