@@ -101,7 +101,7 @@ impl<H: Host> World<H> {
         }
         self.crash(node, 0, true, span);
         let place = &mut self.places[node];
-        place.wiped = true;
+        (place.wiped, place.rotten) = (true, false);
         place.disks += 1;
         place.host.wipe();
         self.laws.wiped(node);

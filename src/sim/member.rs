@@ -227,7 +227,7 @@ impl Host for Member {
 
     fn wipe(&mut self) {
         self.disks += 1;
-        (self.raft, self.state) = (MemoryEngine::new(), MemoryEngine::new());
+        (self.raft, self.state, self.rotten) = (MemoryEngine::new(), MemoryEngine::new(), None);
     }
 
     fn knows(&self, peer: MemberId, disks: u64) -> bool {
