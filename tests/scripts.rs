@@ -25,6 +25,30 @@
 //! line against the protocol: a golden file that records a bug is worse than none. A new script is a new file whose name
 //! is added to the list below.
 //!
+//! # The scenarios that every core must pass
+//!
+//! From the literature, numbered as the scripts' first lines quote them (5A.1 …). What speaks of snapshots, membership
+//! and learners (6, 7, 13, 14, 18–21, 24) waits for those; 26 and later are for real processes.
+//!
+//! | scenario | scripts |
+//! |---|---|
+//! | 1 durable grant | `vote_is_durable`, `vote_within_a_term` |
+//! | 2 figure 8 | `figure_8` |
+//! | 3 up-to-date vote | `vote_up_to_date` (asked), `vote_checks_the_log_again` (voted) |
+//! | 4 pre-vote does no harm | `prevote_does_no_harm` |
+//! | 5 leader of a lower term | `term_that_ran_ahead`, `stale_candidate_low_term` |
+//! | 8 reordered shorter append | `append_late_and_short`: acknowledged is what was ever verified against this leader, so 10 where others say 5 |
+//! | 9 divergent tails | `figure_7` |
+//! | 10 window full | `window_full`: the empty append needs no room, so it need not wait for a heartbeat |
+//! | 11 async disk ABA | `disk_overwritten_and_back` |
+//! | 12 leader's slow disk | `disk_stall_of_the_leader` |
+//! | 15 ReadIndex before the no-op | `read_before_the_noop` |
+//! | 16 read on a minority leader | `read_on_a_minority_leader`: the read does not fail, it asks the new leader |
+//! | 17 batch of reads | `reads_share_a_round`, `reads_by_the_thousand` |
+//! | 22 transfer | `transfer`, `transfer_to_one_behind`, `transfer_to_a_dead_one`, `transfer_dies_with_the_role` |
+//! | 23 uncommitted limit | `uncommitted_limit` |
+//! | 25 ancient traffic | `ancient_traffic`, `ancient_traffic_of_ten_terms` |
+//!
 //! # Verbs
 //!
 //! | verb | meaning |
@@ -36,9 +60,9 @@
 //! | `advance [n1 …] 100ms` | moves all (or these) clocks, stopping at each deadline |
 //! | `run 3s` | everything at once: clocks, messages, disks; prints events only |
 //! | `elect n1` | an election that n1 wins, all told silently |
-//! | `propose n1 x …`, `forward n2 x …`, `read n1 r1 …` | requests; `fill n1 count=N bytes=N` many |
+//! | `propose n1 x …`, `forward n2 x …`, `read n1 r1 … [count=N]` | requests; `fill n1 count=N bytes=N` many |
 //! | `deliver`, `drop`, `dup` `[from=] [to=] [type=] [term=] [skip=N] [n=N]` | messages on their way |
-//! | `replay […] [life=N]` | delivers again what ever left a member |
+//! | `replay […] [life=N] [shuffle=SEED]` | delivers again what ever left a member, in disorder if told so |
 //! | `write n1 [N]`, `stall n1`, `unstall n1` | finishes n1's (oldest N) writes; `stabilize` passes over a stalled disk |
 //! | `again n1 w1` | n1's disk reports write 1 once more |
 //! | `lost n2 n1 [life=N]`, `unreachable n1 n2`, `space n1 low`, `transfer n1 [n2]` | what the shell tells the core |
@@ -55,6 +79,7 @@ mod world;
 use bytes::Bytes;
 use goldenscript::{ArgumentConsumer, Command, Context};
 use quorate::ids::{Incarnation, Index, MemberId, Position, Term, WriteSeq};
+use quorate::rng::{Rng, Seed};
 use quorate::time::Duration;
 use std::error::Error;
 use world::{Filter, Id, World};
@@ -255,10 +280,11 @@ impl Script {
         let n = a.member()?;
         if verb == "read" {
             for name in a.words() {
-                self.reads += 1;
-                self.world.raft(n).read(self.reads);
-                let context = self.reads;
-                self.world.member(n).reads.insert(context, name);
+                self.world.member(n).reads.insert(self.reads + 1, name);
+                for _ in 0..count {
+                    self.reads += 1;
+                    self.world.raft(n).read(self.reads);
+                }
             }
             self.world.turn(n);
             return Ok(());
@@ -290,9 +316,14 @@ impl Script {
     fn network(&mut self, verb: &str, a: &mut Args) -> Fallible<()> {
         let filter = a.filter()?;
         if verb == "replay" {
-            for envelope in self.world.ancient(&filter) {
-                self.world.hear(envelope);
+            let mut ancient = self.world.ancient(&filter);
+            if let Some(seed) = a.number("shuffle")? {
+                let mut rng = Rng::new(Seed(seed));
+                for i in 1..ancient.len() {
+                    ancient.swap(i, rng.below(i as u64 + 1) as usize);
+                }
             }
+            ancient.into_iter().for_each(|envelope| self.world.hear(envelope));
             return Ok(());
         }
         if verb == "dup" {
@@ -436,6 +467,7 @@ macro_rules! scripts {
 scripts! {
     ack_is_what_was_verified
     ancient_traffic
+    ancient_traffic_of_ten_terms
     append_late_and_short
     append_lost_is_noticed
     append_probe_once
@@ -460,6 +492,7 @@ scripts! {
     hint_once_per_leader_life
     hint_three_retries
     late_answers_move_nothing
+    match_never_goes_back
     one_way_cut
     prevote_does_no_harm
     prevote_grants_the_known_leader
@@ -469,10 +502,12 @@ scripts! {
     read_before_the_noop
     read_on_a_minority_leader
     read_waits_until_applied
+    reads_by_the_thousand
     reads_need_a_quorum
     reads_share_a_round
     restart_is_follower
     restarted_follower_keeps_its_log
+    session_ends_with_the_life
     short_log
     single_member_waits_for_its_disk
     space_low
@@ -489,7 +524,9 @@ scripts! {
     vote_checks_the_log_again
     vote_is_durable
     vote_once_per_term
+    vote_survives_the_leader
     vote_up_to_date
+    vote_within_a_term
     votes_are_sets
     window_full
 }

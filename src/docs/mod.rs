@@ -11,3 +11,9 @@ pub mod how_we_know {}
 /// Every bug that was found, the law it broke, how to see it again, and what mended it.
 #[doc = include_str!("bugs.md")]
 pub mod bugs {}
+
+/// Mistakes put in on purpose, and which test notices each.
+#[doc = include_str!("mutants.md")]
+///
+#[doc = include_str!("mutants_table.md")]
+pub mod mutants {}

@@ -15,6 +15,7 @@ use crate::storage::directory::{InitialMember, Meta};
 use crate::storage::log::LogStore;
 use crate::storage::memory::MemoryEngine;
 use crate::storage::{Engine, Op};
+use bytes::Bytes;
 use prost::Message as _;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -451,18 +452,35 @@ impl ShortLog {
         });
         let message =
             Message::Append { session: 1, sequence: 1, prev, commit: Index(commit), entries: entries.collect() };
-        let (from, to, incarnation) = (MemberId(2), MemberId(1), Incarnation(1));
-        let envelope = Envelope { from, to, term: Term(term), incarnation, message };
-        self.node.handle(self.now, Input::Peer(envelope)).unwrap();
+        self.tell(term, message);
         self.settle();
     }
 
+    /// The leader of `term`, member 2, says something.
+    fn tell(&mut self, term: u64, message: Message) {
+        let (from, to, incarnation) = (MemberId(2), MemberId(1), Incarnation(1));
+        let envelope = Envelope { from, to, term: Term(term), incarnation, message };
+        self.node.handle(self.now, Input::Peer(envelope)).unwrap();
+    }
+
+    /// A turn, whose effects nobody carries out.
+    fn advance(&mut self) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.node.advance(self.now, &mut effects).unwrap();
+        effects
+    }
+
     fn settle(&mut self) {
+        let others = self.carry();
+        assert!(others.iter().all(|effect| matches!(effect, Effect::Send(_))), "{others:?}");
+    }
+
+    /// Turns, until the disks have nothing to do; what is not theirs.
+    fn carry(&mut self) -> Vec<Effect> {
+        let mut others = Vec::new();
         loop {
-            let mut effects = Vec::new();
-            self.node.advance(self.now, &mut effects).unwrap();
             let mut inputs = Vec::new();
-            for effect in effects {
+            for effect in self.advance() {
                 match effect {
                     Effect::Persist(ready) => inputs.extend(self.log.persist(&[ready]).unwrap().map(Input::Persisted)),
                     Effect::WriteState(write) => {
@@ -470,12 +488,11 @@ impl ShortLog {
                         inputs.push(Input::StateWritten { id: write.id });
                         inputs.extend(write.sync.then_some(Input::StateSynced { id: write.id }));
                     }
-                    Effect::Send(_) => {}
-                    Effect::Load(_) | Effect::Reply(..) => panic!("{effect:?}"),
+                    other => others.push(other),
                 }
             }
             if inputs.is_empty() {
-                return;
+                return others;
             }
             inputs.into_iter().for_each(|input| self.node.handle(self.now, input).unwrap());
         }
@@ -728,4 +745,174 @@ fn the_mark_witnesses_no_term_that_is_not_durable() {
     // Term 9 is on its way to the log's disk. Of terms 5 to 8 this member never heard: it has no vote there to forget.
     let mark = AckedMark::read(&short.state).unwrap();
     assert_eq!((mark.term, mark.incarnation), (Term(4), Incarnation(6)));
+}
+
+#[test]
+fn a_read_waits_until_its_index_is_applied_though_it_is_committed() {
+    let mut short = ShortLog::new();
+    short.now = Time::from_millis(1);
+    short.hear(4, Position::default(), &[1, 1, 1], 3);
+    short.node.handle(short.now, Input::Request(Slot(1), Request::Read)).unwrap();
+    let context = short.advance().iter().find_map(|effect| match effect {
+        Effect::Send(Envelope { message: Message::ReadIndex { context }, .. }) => Some(*context),
+        _ => None,
+    });
+    // The fourth entry is committed, and on its way to the disk.
+    let at = |index, term| Position { index: Index(index), term: Term(term) };
+    let entry = Entry::new(at(4, 4), EntryKind::Noop, RequestId::default(), Default::default());
+    let (prev, commit) = (at(3, 1), Index(4));
+    short.tell(4, Message::Append { session: 1, sequence: 2, prev, commit, entries: vec![entry] });
+    short.tell(4, Message::ReadIndexReply { context: context.expect("the leader is asked"), index: commit });
+    let effects = short.advance();
+    assert_eq!((short.node.status().commit, short.node.status().applied), (Index(4), Index(3)));
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Reply(..))), "{effects:?}");
+    for effect in effects {
+        if let Effect::Persist(ready) = effect {
+            let done = short.log.persist(&[ready]).unwrap().unwrap();
+            short.node.handle(short.now, Input::Persisted(done)).unwrap();
+        }
+    }
+    let answered = short.advance().iter().any(|e| matches!(e, Effect::Reply(Slot(1), Reply::Readable { .. })));
+    assert!(answered && short.node.status().applied == Index(4));
+}
+
+/// A member of three that knows leader 2 of term 4; what it says when it hears of it.
+fn follower() -> (ShortLog, Vec<Effect>) {
+    let mut member = ShortLog::open(MemoryEngine::new(), MemoryEngine::new());
+    member.now = Time::from_millis(1);
+    member.tell(4, Message::Heartbeat { session: 1, sequence: 0, commit: Index(0), round: 0 });
+    let said = member.carry();
+    (member, said)
+}
+
+fn put(key: &'static str) -> Bytes {
+    let put = pb::PutRequest { key: key.into(), value: "v".into(), ..Default::default() };
+    own::Command { op: Some(own::command::Op::Put(put)) }.encode_to_vec().into()
+}
+
+/// The forwarded commands among `effects`, with their sequence.
+fn commands(effects: &[Effect]) -> Vec<(u64, Bytes)> {
+    let command = |effect: &Effect| match effect {
+        Effect::Send(Envelope { message: Message::Forward { id, data, .. }, .. }) => Some((id.sequence, data.clone())),
+        _ => None,
+    };
+    effects.iter().filter_map(command).collect()
+}
+
+#[test]
+fn a_command_of_a_lost_leadership_is_uncertain_and_never_leaves_again() {
+    let (mut member, _) = follower();
+    let command = put("k");
+    let request = Request::Propose { command: command.clone(), grows: true };
+    member.node.handle(member.now, Input::Request(Slot(1), request)).unwrap();
+    assert!(commands(&member.carry()).iter().any(|(_, data)| *data == command));
+    member.tell(5, Message::Heartbeat { session: 1, sequence: 0, commit: Index(0), round: 0 });
+    let effects = member.carry();
+    assert!(commands(&effects).iter().all(|(_, data)| *data != command), "{effects:?}");
+    let replies: Vec<&Effect> = effects.iter().filter(|effect| matches!(effect, Effect::Reply(..))).collect();
+    assert!(matches!(replies[..], [Effect::Reply(Slot(1), Reply::Uncertain(Uncertain::LeaderLost))]), "{replies:?}");
+}
+
+#[test]
+fn a_refusal_of_a_former_life_is_not_of_this_one() {
+    let (mut member, _) = follower();
+    let sequences = |member: &mut ShortLog| {
+        let request = Request::Propose { command: put("k"), grows: true };
+        member.node.handle(member.now, Input::Request(Slot(1), request)).unwrap();
+        let sent = commands(&member.carry());
+        sent.into_iter().map(|(sequence, _)| sequence).collect::<Vec<_>>()
+    };
+    let before = sequences(&mut member);
+    let mut member = member.restart();
+    member.now = Time::from_millis(1);
+    member.tell(4, Message::Heartbeat { session: 1, sequence: 0, commit: Index(0), round: 0 });
+    let mut now = commands(&member.carry()).into_iter().map(|(sequence, _)| sequence).collect::<Vec<_>>();
+    now.extend(sequences(&mut member));
+    assert!(!before.is_empty() && now.len() == 2, "{before:?} {now:?}");
+    assert!(before.iter().all(|sequence| !now.contains(sequence)), "{before:?} and now {now:?}");
+}
+
+#[test]
+fn a_member_announces_itself_to_each_leader_until_the_state_has_it() {
+    let (mut member, said) = follower();
+    assert_eq!(commands(&said).len(), 1);
+    assert_eq!(commands(&member.carry()).len(), 0, "it is on its way");
+    member.tell(5, Message::Heartbeat { session: 1, sequence: 0, commit: Index(0), round: 0 });
+    assert_eq!(commands(&member.carry()).len(), 1, "it may have been lost with the leader");
+}
+
+#[test]
+fn the_mark_witnesses_no_entry_that_is_not_durable() {
+    let (mut member, _) = follower();
+    member.hear(4, Position::default(), &[1], 1);
+    member.now = member.now + Duration::from_secs(6);
+    let at = |index, term| Position { index: Index(index), term: Term(term) };
+    let entry = Entry::new(at(2, 4), EntryKind::Noop, RequestId::default(), Default::default());
+    member.tell(4, Message::Append { session: 1, sequence: 2, prev: at(1, 1), commit: Index(1), entries: vec![entry] });
+    for effect in member.advance() {
+        if let Effect::WriteState(write) = effect {
+            execute(&member.state, &write.ops);
+        }
+    }
+    assert_eq!((member.node.status().last, member.mark()), (Index(2), at(1, 1)));
+}
+
+#[test]
+fn a_state_that_another_log_made_is_refused() {
+    let (mut member, _) = follower();
+    member.hear(4, Position::default(), &[1, 1, 1], 3);
+    let (mut other, _) = follower();
+    other.hear(4, Position::default(), &[2, 2, 2, 2], 0);
+    let id = MemberId(1);
+    let initial = |id| InitialMember { id: MemberId(id), name: String::new(), peer_urls: vec![] };
+    let meta = Meta { cluster: ClusterId(7), member: id, disk: DiskId(101), members: (1..=3).map(initial).collect() };
+    let (raft, state) = (Arc::new(other.raft), Arc::new(member.state));
+    let refusal = open(Opening { meta, raft, state, config: config_of(id), seed: Seed(1), now: Time(0) }).unwrap_err();
+    assert!(refusal.0.contains("the state was made from entry 3@1"), "{refusal}");
+}
+
+#[test]
+fn an_entry_with_a_flipped_bit_is_neither_accepted_nor_applied() {
+    let mut entry = Entry::new(
+        Position { index: Index(1), term: Term(4) },
+        EntryKind::Noop,
+        RequestId::default(),
+        Default::default(),
+    );
+    entry.checksum ^= 1;
+    let at = entry.position;
+    let append = |prev, entries| Message::Append { session: 1, sequence: 1, prev, commit: Index(1), entries };
+    let (mut member, _) = follower();
+    member.tell(4, append(Position::default(), vec![entry.clone()]));
+    member.settle();
+    assert_eq!(member.node.status().last, Index(0));
+
+    let mut log = raft::log::Log::empty();
+    log.append(entry);
+    let configuration = raft::quorum::Configuration::new((1..=3).map(MemberId));
+    let config = raft::Config::new(MemberId(1), Incarnation(1), configuration, Seed(1));
+    let hard = raft::HardState { term: Term(4), vote: None };
+    member.node.raft = raft::Raft::new(config, hard, log, Index(0), member.now);
+    member.tell(4, append(at, vec![]));
+    let halt = member.node.advance(member.now, &mut Vec::new()).unwrap_err();
+    assert!(halt.0.contains("entry 1@4 is not what was appended"), "{halt}");
+}
+
+#[test]
+fn a_value_is_readable_before_the_states_disk_has_it() {
+    let (mut member, _) = follower();
+    let at = Position { index: Index(1), term: Term(4) };
+    let entry = Entry::new(at, EntryKind::Command, RequestId::default(), put("k"));
+    let prev = Position::default();
+    member.tell(4, Message::Append { session: 1, sequence: 1, prev, commit: Index(1), entries: vec![entry] });
+    for effect in member.advance() {
+        if let Effect::Persist(ready) = effect {
+            let done = member.log.persist(&[ready]).unwrap().unwrap();
+            member.node.handle(member.now, Input::Persisted(done)).unwrap();
+        }
+    }
+    let effects = member.advance();
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::WriteState(_))), "{effects:?}");
+    let range = pb::RangeRequest { key: "k".into(), ..Default::default() };
+    assert_eq!(member.node.view().range(&range).unwrap().kvs[0].value, "v");
 }

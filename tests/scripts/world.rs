@@ -298,14 +298,16 @@ impl World {
         let applied = m.applied;
         let (ready, waiting) = m.waiting.drain(..).partition::<Vec<_>, _>(|(_, index)| *index <= applied);
         m.waiting = waiting;
-        let lines: Vec<String> = ready
-            .into_iter()
-            .map(|(context, index)| {
-                let name = m.reads.remove(&context).unwrap_or_default();
-                format!("n{id}     serves {name} at index {index}")
-            })
-            .collect();
+        let served = ready.len();
+        let named =
+            |(context, index)| m.reads.remove(&context).map(|name| format!("n{id}     serves {name} at index {index}"));
+        let lines: Vec<String> = ready.into_iter().filter_map(named).collect();
+        // Of reads asked for by the number only the first has a name.
+        let more = served - lines.len();
         self.lines.extend(lines);
+        if more > 0 {
+            self.line(format!("n{id}     serves {more} more"));
+        }
     }
 
     fn post(&mut self, envelope: Envelope) {
@@ -525,6 +527,7 @@ impl World {
             Message::VoteReply { granted: true, .. } => {
                 let first = *self.grants.entry((e.from.0, e.term)).or_insert(e.to);
                 assert_eq!(first, e.to, "n{} voted twice in term {}", e.from, e.term);
+                assert!(disk.hard.term > e.term || disk.hard.vote == Some(e.to), "a vote that is not durable");
             }
             Message::Vote { .. } => {
                 let own = *self.grants.entry((e.from.0, e.term)).or_insert(e.from);
