@@ -140,9 +140,12 @@ impl Clients {
         }
         let mut act = Act { again: self.think(now), gives_up: None, asks: None };
         if let Some(open) = self.clients[client].open.take() {
-            act.gives_up = Some((open.node, open.slot));
-            self.due.retain(|(slot, _)| *slot != open.slot);
-            self.cancelled.insert(open.slot.0);
+            // Some go away without a word, and are still owed an answer.
+            if !open.slot.0.is_multiple_of(3) {
+                act.gives_up = Some((open.node, open.slot));
+                self.due.retain(|(slot, _)| *slot != open.slot);
+                self.cancelled.insert(open.slot.0);
+            }
             self.record::<H>(client, open, now, Outcome::Unknown("no answer in time".into()));
         } else if !self.quiet {
             let node = self.rng.below(up.len() as u64) as usize;
@@ -294,7 +297,10 @@ impl Clients {
                 }
                 Clients::looked(host, &open.call, laws)?
             }
-            Reply::Transferred => Outcome::Unknown("an answer to another question".into()),
+            Reply::Transferred => {
+                laws.broken(Law::AnsweredOnce, || format!("n{} answers another question than {}", node + 1, slot.0))?;
+                Outcome::Unknown("an answer to another question".into())
+            }
             Reply::Refused(reason) => Outcome::Refused(format!("{reason:?}")),
             Reply::Uncertain(reason) => Outcome::Unknown(format!("{reason:?}")),
         };

@@ -36,11 +36,12 @@ impl<H: Host> World<H> {
             }
             Fault::Crash { node, keep, told } => self.crash(node, keep, told, span),
             Fault::Pause { node, sleeps } => {
+                let now = self.now;
                 let place = &mut self.places[node];
-                if place.paused_until <= self.now {
+                if place.paused_until <= now && place.host.is_up() {
                     place.paused_until = until;
                     if sleeps {
-                        place.clock.offset -= span.as_nanos() as i128;
+                        place.asleep = Some(place.local(now));
                         // Its timers were set by what the clock said before.
                         place.wake_at = Time::NEVER;
                         self.schedule_here(until, node, Event::Turn(node));
@@ -57,10 +58,10 @@ impl<H: Host> World<H> {
             }
             Fault::Slow { node, factor } => self.places[node].slow = (factor, until),
             Fault::Space { node } => {
-                if self.places[node].host.is_up() {
+                if self.hears(node) {
                     self.input(node, Input::Space { low: true })?;
+                    self.schedule(until, Event::SpaceBack(node));
                 }
-                self.schedule(until, Event::SpaceBack(node));
             }
             Fault::Error { node, log } => {
                 let place = &mut self.places[node];

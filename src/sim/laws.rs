@@ -9,12 +9,12 @@
 //! The laws of what clients see are the judge's (`crate::check`), who knows nothing of this record.
 
 use super::host::{Born, Stamp};
-use crate::ids::{Index, MemberId, Term};
+use crate::ids::{Incarnation, Index, MemberId, Term, WriteSeq};
 use crate::node::RoleName;
 use crate::node::events::Glance;
 use crate::raft::{Envelope, HardState, Message, Ready};
 use crate::time::Time;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 /// The laws, by name. The numbers in brackets are those of the literature's lists: Raft fig. 3 where it has one.
@@ -24,7 +24,7 @@ pub enum Law {
     ElectionSafety,
     /// An index and a term determine the entry and everything before it (Raft fig. 3).
     LogMatching,
-    /// A leader's log has everything that is committed (Raft fig. 3).
+    /// A leader's log has everything that was committed in earlier terms (Raft fig. 3).
     LeaderCompleteness,
     /// Nobody commits or applies another entry at an index, and the same entries make the same state (Raft fig. 3).
     StateMachineSafety,
@@ -161,6 +161,12 @@ struct Seen {
     /// Its log with everything that was handed to the disk.
     written: Vec<Stamp>,
     glance: Glance,
+    /// Handed out and not durable: each write's number, and from where it cuts the log.
+    handed: VecDeque<(WriteSeq, usize)>,
+    /// Which life it is in.
+    life: Incarnation,
+    /// At least this is applied on its disk.
+    applied: Index,
     /// Up to where its commits were compared.
     compared: usize,
     /// Its votes are not its own any more: its disk was emptied.
@@ -177,6 +183,8 @@ pub struct Laws {
     /// By index: every entry that ever stood there, with the term before it.
     entries: Vec<Vec<(Stamp, u64)>>,
     committed: Vec<Stamp>,
+    /// By index: in which term that was first known.
+    committed_in: Vec<u64>,
     /// By index: the digest of the state after it; 0: not seen.
     digests: Vec<u64>,
     grants: BTreeMap<(usize, Term), MemberId>,
@@ -197,6 +205,7 @@ impl Laws {
             leaders: BTreeMap::new(),
             entries: Vec::new(),
             committed: Vec::new(),
+            committed_in: Vec::new(),
             digests: vec![0],
             grants: BTreeMap::new(),
             leader_changes: 0,
@@ -233,13 +242,26 @@ impl Laws {
         self.demand(Law::Recovery, seen.wiped || born.lost.is_none(), || {
             format!("n{} wakes and misses what it had acknowledged, up to {:?}", node + 1, born.lost)
         })?;
+        // What was synced is there, but for what a later write has cut off.
+        let floor = seen.handed.iter().map(|(_, cut)| *cut).fold(seen.durable.len(), usize::min);
+        let kept = born.log.get(..floor).is_some_and(|log| *log == seen.durable[..floor]);
+        self.demand(Law::Recovery, seen.wiped || kept, || {
+            format!("n{} wakes with a log of {}, {floor} entries were synced", node + 1, born.log.len())
+        })?;
+        self.demand(Law::Monotone, seen.wiped || born.life > seen.life, || {
+            format!("n{} wakes in life {} after {}", node + 1, born.life, seen.life)
+        })?;
         let (applied, digest) = born.applied;
+        self.demand(Law::Recovery, seen.wiped || applied >= seen.applied, || {
+            format!("n{} wakes with {applied} applied, {} were synced", node + 1, seen.applied)
+        })?;
         let before = self.digests.get(applied.0 as usize).copied().unwrap_or(0);
         self.demand(Law::StateMachineSafety, before == 0 || before == digest, || {
             format!("n{} wakes at {applied} with another state than the one that was applied there", node + 1)
         })?;
         let seen = &mut self.members[node];
-        seen.hard = born.hard;
+        (seen.hard, seen.life) = (born.hard, born.life);
+        seen.handed.clear();
         seen.durable.clone_from(&born.log);
         seen.written.clone_from(&born.log);
         seen.glance = Glance { applied, commit: applied, term: born.hard.term, digest, ..Glance::default() };
@@ -252,8 +274,16 @@ impl Laws {
         self.members[node].wiped = true;
     }
 
+    /// The state's disk has this much applied.
+    pub fn applied_durably(&mut self, node: usize, applied: Index) {
+        let seen = &mut self.members[node];
+        seen.applied = seen.applied.max(applied);
+    }
+
     /// A write was handed to the disk of the log.
     pub fn handed(&mut self, node: usize, ready: &Ready) -> Result<(), Violation> {
+        let cut = ready.truncate_from.map_or(usize::MAX, slot_of);
+        self.members[node].handed.push_back((ready.seq, cut));
         if let Some(from) = ready.truncate_from {
             let keep = slot_of(from);
             let compared = self.members[node].compared;
@@ -298,6 +328,7 @@ impl Laws {
         let seen = &mut self.members[node];
         let before = seen.hard.term;
         for ready in batch {
+            while seen.handed.pop_front_if(|(seq, _)| *seq <= ready.seq).is_some() {}
             seen.hard = ready.hard_state.unwrap_or(seen.hard);
             if let Some(from) = ready.truncate_from {
                 seen.durable.truncate(slot_of(from));
@@ -336,10 +367,24 @@ impl Laws {
                 format!("n{} votes for n{voted} in term {}, after n{first}", node + 1, envelope.term)
             });
         }
+        let leader = self.leaders.get(&envelope.term).copied();
         match envelope.message {
+            Message::Append { .. } | Message::Heartbeat { .. } => {
+                self.demand(Law::ElectionSafety, leader == Some(node), || {
+                    format!("n{} speaks as the leader of term {}, which it is not", node + 1, envelope.term)
+                })
+            }
             Message::Appended { matched, .. } | Message::HeartbeatReply { matched, .. } => {
                 self.demand(Law::SyncBeforeAck, ends >= matched.0, || {
                     format!("n{} acknowledges {matched}, its disk ends at {ends}", node + 1)
+                })?;
+                let leads =
+                    |leader: &&Seen| leader.glance.role == RoleName::Leader && leader.glance.term == envelope.term;
+                let Some(leader) = leader.map(|leader| &self.members[leader]).filter(leads) else { return Ok(()) };
+                let same =
+                    matched == Index(0) || seen.durable.get(slot_of(matched)) == leader.written.get(slot_of(matched));
+                self.demand(Law::SyncBeforeAck, same, || {
+                    format!("n{} acknowledges {matched}, but has another entry there on its disk", node + 1)
                 })
             }
             _ => Ok(()),
@@ -383,8 +428,11 @@ impl Laws {
         })?;
         self.leader_changes += 1;
         let written = &self.members[node].written;
-        let wrong = self.committed.iter().zip(written).position(|(committed, own)| committed != own);
-        let wrong = wrong.or((written.len() < self.committed.len()).then_some(written.len()));
+        // Who was elected long ago and hears of it only now need not have what was committed since.
+        let earlier = self.committed_in.iter().take_while(|term| **term < now.term.0).count();
+        let earlier = &self.committed[..earlier];
+        let wrong = earlier.iter().zip(written).position(|(committed, own)| committed != own);
+        let wrong = wrong.or((written.len() < earlier.len()).then_some(written.len()));
         self.demand(Law::LeaderCompleteness, wrong.is_none(), || {
             format!("n{} leads term {} without committed entry {}", node + 1, now.term, wrong.unwrap_or(0) + 1)
         })
@@ -405,6 +453,7 @@ impl Laws {
                 })?,
                 None => {
                     self.committed.push(stamp);
+                    self.committed_in.push(now.term.0);
                     let holders = self.members.iter().filter(|m| m.durable.get(at) == Some(&stamp)).count();
                     self.demand(Law::CommitIsDurable, holders * 2 > self.members.len(), || {
                         format!("n{} commits {}, which is durable on {holders} members", node + 1, at + 1)
@@ -449,6 +498,11 @@ impl Laws {
         self.demand(Law::Bounded, in_flight <= limit, || {
             format!("n{} has {in_flight} appends on their way to one follower, more than {limit}", node + 1)
         })?;
+        // Who does not know yet that it was deposed may believe what was so.
+        let term = self.members[node].glance.term;
+        if self.leaders.last_key_value().is_some_and(|(newest, _)| *newest > term) {
+            return Ok(());
+        }
         for (peer, _, index) in flows {
             let (own, other) = (&self.members[node].written, &self.members[slot_of(Index(peer.0))]);
             let at = index.0 as usize;

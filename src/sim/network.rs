@@ -26,6 +26,7 @@ pub struct Network {
     clogged: Vec<Time>,
     muted: Vec<(Group, Time)>,
     pool: Vec<(usize, Envelope)>,
+    pooled: u64,
     sent_inside: u64,
     /// A bit per member of the healed core; 0 before.
     core: u64,
@@ -36,6 +37,8 @@ pub struct Network {
 pub struct Fate {
     /// When copies of it arrive.
     pub arrivals: Vec<Time>,
+    /// It never left, and its sender knows.
+    pub unsent: bool,
     /// Others that arrive as well, of former times or with a bit flipped: from which disk of their sender, and when.
     pub others: Vec<(usize, Envelope, Time)>,
 }
@@ -68,6 +71,7 @@ impl Network {
             clogged: vec![Time(0); nodes * nodes],
             muted: Vec::new(),
             pool: Vec::new(),
+            pooled: 0,
             sent_inside: 0,
             core: 0,
         }
@@ -154,14 +158,12 @@ impl Network {
         let delay = self.delay(if inside { 200 } else { self.noise.delay_us });
         let link = self.link(from, to);
         let overtakes = !inside && self.chance(self.noise.reorder);
+        // What is held back is let go at once, later.
+        let held = if inside { Time(0) } else { self.clogged[link] };
         if overtakes {
-            return now + delay;
+            return (now + delay).max(held);
         }
-        let mut at = (now + delay).max(Time(self.newest[link].0 + 1));
-        // What is held back is let go at once, later; what is held back for ever is as good as lost.
-        if !inside && self.clogged[link] > at {
-            at = self.clogged[link];
-        }
+        let at = (now + delay).max(Time(self.newest[link].0 + 1)).max(held);
         if at < Time::NEVER {
             self.newest[link] = at;
         }
@@ -185,16 +187,35 @@ impl Network {
     }
 
     /// A message leaves, from the sender's `disks`-th disk.
-    pub fn send(&mut self, now: Time, from: usize, to: usize, envelope: &Envelope, disks: usize) -> Fate {
+    ///
+    /// Nobody may be there (`down`): then there is no connection to send over, and the sender mostly knows.
+    pub fn send(
+        &mut self,
+        now: Time,
+        (from, to): (usize, usize),
+        envelope: &Envelope,
+        disks: usize,
+        down: bool,
+    ) -> Fate {
         let mut fate = Fate::default();
         if self.inside(from, to) {
             self.sent_inside += 1;
             fate.arrivals.push(self.arrival(now, from, to));
             return fate;
         }
+        fate.unsent = down && self.rng.below(10) > 0;
         let muted = group(&envelope.message)
             .is_some_and(|group| self.muted.iter().any(|(muted, until)| *muted == group && *until > now));
-        if !muted && !self.chance(self.noise.loss) {
+        if fate.unsent || muted {
+            return fate;
+        }
+        if self.chance(self.noise.loss) {
+            // What never left is nowhere to come back from.
+            fate.unsent = self.rng.below(4) == 0;
+            if fate.unsent {
+                return fate;
+            }
+        } else {
             fate.arrivals.push(self.arrival(now, from, to));
         }
         if let Message::Append { entries, .. } = &envelope.message
@@ -207,15 +228,19 @@ impl Network {
         }
         if self.chance(self.noise.duplicate) {
             let later = self.delay(self.noise.delay_us.max(50_000));
-            fate.arrivals.push(now + later);
+            fate.arrivals.push((now + later).max(self.clogged[self.link(from, to)]));
         }
         fate.arrivals.retain(|at| *at < Time::NEVER);
         if self.noise.replay > 0 {
+            // A sample of everything that was ever sent, the oldest as likely as the newest.
+            self.pooled += 1;
             if self.pool.len() < POOL {
                 self.pool.push((disks, envelope.clone()));
             } else {
-                let place = self.rng.below(POOL as u64) as usize;
-                self.pool[place] = (disks, envelope.clone());
+                let place = self.rng.below(self.pooled) as usize;
+                if place < POOL {
+                    self.pool[place] = (disks, envelope.clone());
+                }
             }
             if self.chance(self.noise.replay) {
                 let pick = self.rng.below(self.pool.len() as u64) as usize;

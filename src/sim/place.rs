@@ -1,9 +1,9 @@
 //! A member in the world: its host, its clock, and what is on its way inside of it.
 
 use super::host::{Host, Shape};
-use crate::ids::{Incarnation, MemberId};
-use crate::node::StateWrite;
+use crate::ids::{Incarnation, Index, MemberId};
 use crate::node::events::Glance;
+use crate::node::{Input, StateWrite};
 use crate::raft::{LogRead, Ready};
 use crate::time::{Duration, Time};
 use std::collections::VecDeque;
@@ -45,6 +45,12 @@ pub(super) struct Place<H> {
     pub incarnation: Incarnation,
     pub clock: Clock,
     pub paused_until: Time,
+    /// What the clock showed when it stopped.
+    pub asleep: Option<Time>,
+    /// What the clock showed last.
+    pub shown: Time,
+    /// What it has not been told yet: messages that did not leave. It hears of them in its next turn, and gets none for them.
+    pub untold: Vec<Input>,
     pub turn_at: Option<Time>,
     pub wake_at: Time,
     pub log: LogQueue,
@@ -59,9 +65,13 @@ pub(super) struct Place<H> {
     pub rotten: bool,
     /// The state's write after which it knows the disks of all members durably, and whether it does.
     pub knows_from: Option<u64>,
+    /// Whether it knew them all at its last synced write.
+    pub knew: bool,
     pub knows_all: bool,
     /// Turns in a row that did nothing and asked for another one at once.
     pub restless: u32,
+    /// Synced writes of the state on their way, each with what was applied before it.
+    pub syncing: VecDeque<(u64, Index)>,
     /// How long it stays down when its disk fails.
     pub down: Duration,
     pub glance: Glance,
@@ -81,6 +91,17 @@ pub(super) struct LogQueue {
 }
 
 impl<H: Host> Place<H> {
+    /// What its clock shows.
+    pub fn local(&mut self, now: Time) -> Time {
+        if let Some(shown) = self.asleep.take_if(|_| self.paused_until <= now) {
+            self.clock.offset += i128::from(shown.0) - i128::from(self.clock.local(now).0);
+        }
+        let local = self.clock.local(now);
+        assert!(local >= self.shown, "a clock goes back, from {:?} to {local:?}", self.shown);
+        self.shown = local;
+        local
+    }
+
     /// A member that does not run yet.
     pub fn new(id: MemberId, shape: &Shape, clock: Clock) -> Place<H> {
         Place {
@@ -89,6 +110,9 @@ impl<H: Host> Place<H> {
             incarnation: Incarnation(0),
             clock,
             paused_until: Time(0),
+            asleep: None,
+            shown: Time(0),
+            untold: Vec::new(),
             turn_at: None,
             wake_at: Time::NEVER,
             log: LogQueue::default(),
@@ -100,8 +124,10 @@ impl<H: Host> Place<H> {
             failing: false,
             rotten: false,
             knows_from: None,
+            knew: false,
             knows_all: false,
             restless: 0,
+            syncing: VecDeque::new(),
             down: Duration::ZERO,
             glance: Glance::default(),
         }

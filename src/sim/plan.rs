@@ -409,15 +409,17 @@ impl Drawing<'_> {
 
     /// A span around the election timeout: from a hundredth of it to some of it.
     fn span(&mut self) -> Duration {
-        let hundredth = self.timeout / 100;
-        hundredth * u32::try_from(self.wild(400)).unwrap_or(u32::MAX)
+        let short = self.timeout / 100 * u32::try_from(self.wild(400)).unwrap_or(u32::MAX);
+        let long = self.rng.duration(Duration::ZERO, self.length / 3);
+        if self.rng.below(8) == 0 { long } else { short }
     }
 
     /// Up to `most` faults of a kind, at any time.
     fn plan(&mut self, kind: Kind, most: u64, mut draw: impl FnMut(&mut Self) -> Fault) {
         let (has, count) = (self.has(kind), self.wild(most));
         for _ in 0..count {
-            let at = Time(0) + self.rng.duration(Duration::ZERO, self.length);
+            // Some begin when a majority is healed already: they are for those outside of it.
+            let at = Time(0) + self.rng.duration(Duration::ZERO, self.length + self.timeout * 12);
             let span = self.span();
             let fault = draw(self);
             if has {
@@ -432,7 +434,7 @@ impl Plan {
     pub fn draw(profile: Profile, seed: u64, wishes: &Wishes) -> Plan {
         // Neighbouring seeds must have nothing in common.
         let mut rng = Rng::new(Seed(mix(seed ^ 0x706c_616e)));
-        let usual = [1, 3, 3, 3, 3, 4, 5, 5, 5, 7][rng.below(10) as usize];
+        let usual = [1, 2, 3, 3, 3, 4, 5, 5, 5, 7][rng.below(10) as usize];
         let nodes = wishes.nodes.unwrap_or(usual);
         let (heartbeat, election) = [(100, 1000), (100, 1000), (50, 400), (10, 100), (100, 300)][rng.below(5) as usize];
         let timers = Timers { heartbeat: Duration::from_millis(heartbeat), election: Duration::from_millis(election) };
@@ -441,7 +443,7 @@ impl Plan {
         let timeout = timers.election;
         let mut d = Drawing { rng, wishes, length, nodes: nodes as u64, timeout, faults: Vec::new() };
         let noise = d.noise();
-        let tiny = d.has(Kind::Limits) && d.rng.below(2) == 0;
+        let tiny = d.has(Kind::Limits) & (d.rng.below(2) == 0);
         d.processes();
         d.links();
         d.disks(profile);
@@ -451,6 +453,11 @@ impl Plan {
             rest: if d.rng.below(3) == 0 { d.span() * 2 } else { Duration::ZERO },
         };
         let mut faults = d.faults;
+        // As text has it, so that a plan that is printed is the plan that ran.
+        for planned in &mut faults {
+            (planned.at, planned.span) = (Time(planned.at.0 / 1000 * 1000), micros(planned.span));
+        }
+        let load = Load { rest: micros(load.rest), ..load };
         faults.sort_by_key(|planned| planned.at);
         Plan { profile, seed, nodes, length, timers, tiny, noise, load, faults }
     }
@@ -466,6 +473,11 @@ impl Plan {
         };
         if self.tiny { tiny } else { Limits::default() }
     }
+}
+
+/// Cut to microseconds.
+fn micros(duration: Duration) -> Duration {
+    Duration::from_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
 }
 
 impl Drawing<'_> {
@@ -499,10 +511,11 @@ impl Drawing<'_> {
             told: d.rng.below(3) != 0,
         });
         // A storm: all at once, now and then.
-        if self.has(Kind::Crash) && self.rng.below(2) == 0 {
-            let at = Time(0) + self.rng.duration(Duration::ZERO, self.length);
-            for node in 0..self.nodes as usize {
-                let span = self.span();
+        let storm = self.has(Kind::Crash) & (self.rng.below(2) == 0);
+        let at = Time(0) + self.rng.duration(Duration::ZERO, self.length);
+        for node in 0..self.nodes as usize {
+            let span = self.span().min(self.timeout * 4);
+            if storm {
                 self.faults.push(Planned { at, span, fault: Fault::Crash { node, keep: 0, told: false } });
             }
         }

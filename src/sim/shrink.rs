@@ -13,7 +13,12 @@ use crate::time::{Duration, Time};
 
 /// Shrinks `plan`, which breaks `law`, with at most `runs` runs. `tell` hears how many faults are left.
 pub fn shrink(plan: &Plan, law: Law, options: &Options, runs: u32, mut tell: impl FnMut(&Plan)) -> Plan {
-    let mut shrinking = Shrinking { best: plan.clone(), law, options: options.clone(), left: runs };
+    let mut shrinking = Shrinking {
+        best: plan.clone(),
+        law,
+        options: Options { search: law == Law::Linearizable, ..options.clone() },
+        left: runs,
+    };
     loop {
         let before = shrinking.best.clone();
         shrinking.faults();

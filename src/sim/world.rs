@@ -23,7 +23,7 @@ use super::network::Network;
 use super::place::{Clock, LogQueue, Place};
 use super::plan::Plan;
 use super::trace::Trace;
-use crate::ids::{Incarnation, MemberId};
+use crate::ids::{Incarnation, Index, MemberId};
 use crate::node::{Effect, Halt, Input, Reply, Request, Slot, StateWrite};
 use crate::raft::{Envelope, Message};
 use crate::rng::{Rng, Seed, mix};
@@ -182,6 +182,23 @@ impl<H: Host> World<H> {
         self.schedule_in(at, self.places[node].life, event);
     }
 
+    /// What waits for the members of `core` (behind a pause, a clog, a slow disk) happens now, in its order.
+    pub(super) fn hasten(&mut self, core: u64) {
+        let mut waiting = Vec::new();
+        for Reverse(next) in std::mem::take(&mut self.heap) {
+            let inside = next.event.node().is_some_and(|node| core & (1 << node) != 0);
+            // A deadline is not a delay.
+            match inside && !matches!(next.event, Event::Wake(_) | Event::SpaceBack(_)) {
+                true => waiting.push(next),
+                false => self.heap.push(Reverse(next)),
+            }
+        }
+        waiting.sort();
+        for next in waiting {
+            self.schedule_in(self.now, next.life, next.event);
+        }
+    }
+
     /// Lets everything happen until `until`.
     pub(super) fn run(&mut self, until: Time) -> Result<(), Violation> {
         while self.heap.peek().is_some_and(|Reverse(next)| next.at <= until) {
@@ -242,7 +259,8 @@ impl<H: Host> World<H> {
         }
         let seed = Seed(self.dice.next_u64());
         let place = &mut self.places[node];
-        let local = place.clock.local(self.now);
+        place.asleep = None;
+        let local = place.local(self.now);
         let (rotten, wiped) = (place.rotten, place.wiped);
         let born = place.host.start(local, seed);
         self.trace.mark(self.now, &[1, node as u64, u64::from(born.is_ok())]);
@@ -258,6 +276,8 @@ impl<H: Host> World<H> {
                 (place.turn_at, place.wake_at, place.failing) = (None, Time::NEVER, false);
                 (place.log, place.state, place.state_busy) = (LogQueue::default(), VecDeque::new(), false);
                 place.knows_from = None;
+                place.untold.clear();
+                place.syncing.clear();
                 self.tell(Some(node), || {
                     format!("starts life {}, log of {} entries, applied {}", born.life, born.log.len(), born.applied.0)
                 });
@@ -288,12 +308,7 @@ impl<H: Host> World<H> {
             return;
         }
         place.life += 1;
-        let dice = &mut self.disk_dice;
-        let mut keep = |count: u64| match keep {
-            0 => 0,
-            1000 => count,
-            _ => dice.below(count + 1),
-        };
+        let mut keep = |count: u64| count * keep / 1000;
         let log = std::mem::take(&mut place.log);
         let state: Vec<StateWrite> = std::mem::take(&mut place.state).into_iter().take(1).collect();
         place.state_busy = false;
@@ -319,18 +334,17 @@ impl<H: Host> World<H> {
     /// The node can't go on: lawful only if its disk gave it a reason.
     fn halted(&mut self, node: usize, halt: &Halt) -> Result<(), Violation> {
         let place = &self.places[node];
-        let (failing, wiped, down) = (place.failing, place.wiped, place.down);
-        if !failing && !wiped {
+        if !place.wiped {
             return self.laws.broken(Law::Assertion, || format!("n{} halts: {halt}", node + 1));
         }
         self.tell(Some(node), || format!("halts: {halt}"));
-        self.crash(node, 500, true, if wiped { Duration::MAX } else { down });
+        self.crash(node, 500, true, Duration::MAX);
         Ok(())
     }
 
     pub(super) fn input(&mut self, node: usize, input: Input) -> Result<(), Violation> {
         let place = &mut self.places[node];
-        let local = place.clock.local(self.now);
+        let local = place.local(self.now);
         if let Err(halt) = place.host.handle(local, input) {
             return self.halted(node, &halt);
         }
@@ -349,8 +363,16 @@ impl<H: Host> World<H> {
         let mut effects = std::mem::take(&mut self.effects);
         let place = &mut self.places[node];
         place.turn_at = None;
-        let local = place.clock.local(self.now);
-        let outcome = place.host.advance(local, &mut effects);
+        let local = place.local(self.now);
+        let mut outcome = Ok(());
+        for input in std::mem::take(&mut place.untold) {
+            outcome = outcome.and_then(|()| place.host.handle(local, input));
+        }
+        let outcome = outcome.and_then(|()| place.host.advance(local, &mut effects));
+        if let Err(halt) = outcome {
+            self.effects.clear();
+            return self.halted(node, &halt);
+        }
         let (before, now) = (place.glance, place.host.glance());
         place.glance = now;
         if before != now {
@@ -373,7 +395,7 @@ impl<H: Host> World<H> {
         for effect in effects.drain(..) {
             // It may end by what its own messages tell others.
             if self.places[node].life == life {
-                self.effect(node, effect)?;
+                self.effect(node, effect, before.applied)?;
             }
         }
         self.effects = effects;
@@ -382,9 +404,6 @@ impl<H: Host> World<H> {
             let limit = self.plan.limits().max_inflight_messages;
             let raft = self.places[node].host.raft().filter(|raft| raft.is_leader());
             raft.map_or(Ok(()), |raft| self.laws.believes(node, &raft.flows(), raft.max_in_flight(), limit))?;
-        }
-        if let Err(halt) = outcome {
-            return self.halted(node, &halt);
         }
         let place = &mut self.places[node];
         let wake = place.clock.when(self.now, place.host.deadline());
@@ -400,7 +419,7 @@ impl<H: Host> World<H> {
         Ok(())
     }
 
-    fn effect(&mut self, node: usize, effect: Effect) -> Result<(), Violation> {
+    fn effect(&mut self, node: usize, effect: Effect, before: Index) -> Result<(), Violation> {
         match effect {
             Effect::Send(envelope) => return self.send(node, envelope),
             Effect::Persist(ready) => {
@@ -413,8 +432,13 @@ impl<H: Host> World<H> {
             }
             Effect::WriteState(write) => {
                 let place = &mut self.places[node];
-                if write.sync && !place.knows_all && place.host.knows_all() {
-                    place.knows_from = place.knows_from.or(Some(write.id));
+                if write.sync {
+                    // What this turn applied may be in a later write.
+                    place.syncing.push_back((write.id, before));
+                    if place.knew {
+                        place.knows_from = place.knows_from.or(Some(write.id));
+                    }
+                    place.knew = place.knows_all || place.host.knows_all();
                 }
                 self.places[node].state.push_back(write);
                 self.state_work(node);
@@ -465,9 +489,10 @@ impl<H: Host> World<H> {
                 Err(fault) => outcome = Err(fault),
             }
         }
-        let down = place.down;
+        let (down, failing) = (place.down, place.failing);
         match outcome {
             Err(fault) => {
+                self.excused(node, failing, &fault)?;
                 self.tell(Some(node), || format!("log disk: {fault}"));
                 self.crash(node, 500, true, down);
                 return Ok(());
@@ -488,6 +513,12 @@ impl<H: Host> World<H> {
         Ok(())
     }
 
+    /// A disk fails: only one that was told to.
+    fn excused(&self, node: usize, failing: bool, fault: &str) -> Result<(), Violation> {
+        let said = || format!("n{}: {fault}, though nothing was done to its disk", node + 1);
+        if failing { Ok(()) } else { self.laws.broken(Law::Recovery, said) }
+    }
+
     fn state_work(&mut self, node: usize) {
         let place = &mut self.places[node];
         if !place.state_busy && !place.state.is_empty() {
@@ -504,12 +535,16 @@ impl<H: Host> World<H> {
         let (outcome, down) = (place.host.write_state(&write), place.down);
         self.trace.mark(self.now, &[4, node as u64, write.id]);
         if let Err(fault) = outcome {
+            self.excused(node, self.places[node].failing, &fault)?;
             self.tell(Some(node), || format!("state disk: {fault}"));
             self.crash(node, 500, true, down);
             return Ok(());
         }
         let id = write.id;
         self.input(node, Input::StateWritten { id })?;
+        while let Some((_, applied)) = self.places[node].syncing.pop_front_if(|(write, _)| *write <= id) {
+            self.laws.applied_durably(node, applied);
+        }
         let place = &mut self.places[node];
         place.knows_all |= write.sync && place.knows_from.is_some_and(|from| from <= id);
         if write.sync && place.host.is_up() {
@@ -525,16 +560,20 @@ impl<H: Host> World<H> {
         self.laws.sent(node, &envelope)?;
         let to = envelope.to.0 as usize - 1;
         let disks = self.places[node].disks;
-        let fate = self.network.send(self.now, node, to, &envelope, disks);
+        let down = !self.places[to].host.is_up();
+        let fate = self.network.send(self.now, (node, to), &envelope, disks, down);
         self.trace.mark(self.now, &[5, node as u64, to as u64, envelope.term.0, fate.arrivals.len() as u64]);
         let lost = fate.arrivals.is_empty();
         self.tell(Some(node), || format!("sends n{} {}{}", to + 1, said(&envelope), if lost { ", lost" } else { "" }));
         for (disks, envelope, at) in fate.others {
             self.schedule(at, Event::Deliver(Box::new(envelope), disks));
         }
-        if lost && self.dice.below(4) == 0 {
-            // Sometimes the sender knows, because there was no connection to begin with.
-            return self.unsent(node, envelope);
+        if fate.unsent {
+            self.places[node].untold.push(match envelope.message {
+                Message::Forward { id, .. } => Input::Unsent { sequence: id.sequence },
+                _ => Input::PeerUnreachable(envelope.to),
+            });
+            return Ok(());
         }
         let mut envelope = Some(Box::new(envelope));
         for (copy, at) in fate.arrivals.iter().enumerate().rev() {
@@ -543,22 +582,6 @@ impl<H: Host> World<H> {
                 self.schedule(*at, Event::Deliver(this, disks));
             }
         }
-        Ok(())
-    }
-
-    /// A message did not leave, and its sender's shell knows it. It is told in a turn of its own: this one is not over.
-    fn unsent(&mut self, node: usize, envelope: Envelope) -> Result<(), Violation> {
-        let place = &mut self.places[node];
-        let local = place.clock.local(self.now);
-        let input = match envelope.message {
-            Message::Forward { id, .. } => Input::Unsent { sequence: id.sequence },
-            _ => Input::PeerUnreachable(envelope.to),
-        };
-        if let Err(halt) = place.host.handle(local, input) {
-            return self.halted(node, &halt);
-        }
-        let at = Time(self.now.0 + 1000);
-        self.schedule_here(at, node, Event::Turn(node));
         Ok(())
     }
 

@@ -219,14 +219,7 @@ mod tests {
     fn a_plan_is_read_as_it_was_written() {
         for seed in 0..300 {
             let profile = if seed % 2 == 0 { Profile::Core } else { Profile::Full };
-            let mut plan = Plan::draw(profile, seed, &Wishes::default());
-            // Text has microseconds.
-            for planned in &mut plan.faults {
-                planned.at = Time(planned.at.0 / 1000 * 1000);
-                planned.span = Duration::from_micros(planned.span.as_micros() as u64);
-            }
-            plan.load.rest = Duration::from_micros(plan.load.rest.as_micros() as u64);
-            plan.faults.sort_by_key(|planned| planned.at);
+            let plan = Plan::draw(profile, seed, &Wishes::default());
             assert_eq!(plan.to_string().parse::<Plan>().unwrap(), plan);
         }
     }
