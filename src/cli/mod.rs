@@ -111,7 +111,7 @@ impl Global {
         match lab_file::running() {
             Ok(Some(lab)) if !lab.nodes.is_empty() => return lab.endpoints(),
             Ok(_) => {}
-            Err(e) => eprintln!("warning: the lab's file is ignored: {e}"),
+            Err(e) => anstream::eprintln!("warning: the lab's file is ignored: {e}"),
         }
         vec!["127.0.0.1:2379".to_owned()]
     }
@@ -213,7 +213,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Dev(args) => dev::run(&global, args),
         Command::Bench(args) => bench::run(&global, args),
-        Command::Sim(args) => exit::finish(sim::run(&args)),
+        Command::Sim(args) => exit::finish(sim::run(&global, &args)),
         Command::Check(args) => exit::finish(check::run(&global, args)),
         Command::Put(args) => exit::finish(kv::put(&global, args)),
         Command::Get(args) => exit::finish(kv::get(&global, args)),
