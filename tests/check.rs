@@ -38,7 +38,7 @@ kept.jsonl: KEPT its word up to revision 4
 ";
     assert_eq!(said, expected);
     assert_says(&["unknown.jsonl", "kept.jsonl"], 0, &["3 of unknown outcome", "kept.jsonl: KEPT"]);
-    assert_says(&["kept.jsonl", "--search-states", "1"], 0, &["no order was found or ruled out within 1 states"]);
+    assert_says(&["kept.jsonl", "--search-states", "1"], 0, &["no order was found or ruled out within 1 state"]);
 }
 
 #[test]
@@ -61,8 +61,15 @@ fn revisions_that_others_made() {
 #[test]
 fn what_cannot_be_read_is_said_with_its_line() {
     assert_says(&["kept.jsonl", "unreadable.jsonl"], 3, &["unreadable.jsonl, line 2: unknown variant `frob`", "fix: "]);
-    assert_says(&["nowhere.jsonl"], 3, &["can't read nowhere.jsonl"]);
+    assert_says(&["nowhere.jsonl"], 3, &["can't read nowhere.jsonl", "fix: "]);
+    assert_says(&["/dev/null"], 3, &["/dev/null has no operation", "fix: "]);
     assert_says(&[], 128, &["<FILE>"]);
+}
+
+#[test]
+fn a_cluster_that_does_not_answer_is_not_judged() {
+    let said = assert_says(&["live", "--endpoints", "127.0.0.1:1"], 2, &["no endpoint could be reached", "fix: "]);
+    assert!(!said.contains("KEPT"), "{said}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use quorate::sim::laws::Law;
 use quorate::sim::plan::{Plan, Profile, Wishes};
 use quorate::sim::{self, Options};
 use std::path::Path;
+use std::process::Command;
 
 /// How many core seeds run where nobody says more.
 const SEEDS: u64 = 48;
@@ -65,6 +66,18 @@ fn the_same_plan_is_the_same_run() {
         let other = sim::run(&Plan { seed: seed + 1, ..plan }, &options);
         assert_ne!(first.fingerprint, other.fingerprint);
     }
+}
+
+/// `quorate sim 2>&1 | head` is no reason to panic.
+#[test]
+fn nobody_has_to_read_stderr() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    let output =
+        command.args(["sim", "--seeds", "1", "--from", "1", "--length", "1s"]).stderr(writer).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stdout.starts_with(b"KEPT every law in 1 cluster: seeds 1 to 1\n"));
 }
 
 /// A plan that broke a law once breaks none now. The first line begins with the law: `# law: why`.

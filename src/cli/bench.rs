@@ -237,7 +237,7 @@ fn publish(report: &Report, json: bool, out: Option<&Path>) -> Result<(), Failur
     }
     print(if json { text } else { report.text() })?;
     if let Some(path) = out {
-        eprintln!("saved {}", path.display());
+        anstream::eprintln!("saved {}", path.display());
     }
     if report.operations == 0 {
         return Err(Failure::new(exit::ERROR, "no operation succeeded").fix("quorate status"));

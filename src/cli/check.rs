@@ -114,7 +114,10 @@ fn read(path: &Path) -> Result<History, Failure> {
     } else {
         std::fs::File::open(path).and_then(|mut file| file.read_to_string(&mut text))
     };
-    read.map_err(|e| Failure::new(exit::INVALID_INPUT, format!("can't read {name}: {e}")))?;
+    read.map_err(|e| {
+        Failure::new(exit::INVALID_INPUT, format!("can't read {name}: {e}"))
+            .fix("record a history: quorate check live --record FILE")
+    })?;
     let (mut operations, mut lines) = (Vec::new(), Vec::new());
     for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
         let wrong = |why: String| {
@@ -128,6 +131,10 @@ fn read(path: &Path) -> Result<History, Failure> {
         }
         operations.push(operation);
         lines.push(number);
+    }
+    if operations.is_empty() {
+        return Err(Failure::new(exit::INVALID_INPUT, format!("{name} has no operation: there is nothing to judge"))
+            .fix("record a history: quorate check live --record FILE"));
     }
     Ok(History { name, operations, lines })
 }

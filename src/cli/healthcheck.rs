@@ -31,8 +31,7 @@ const ANSWER_BYTES: u64 = 16 * 1024;
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[command(after_help = "Examples:\n  quorate healthcheck\n  quorate healthcheck --ready\n  \
     quorate healthcheck --ready --endpoints 10.0.0.1:2379\n\n\
-    Asks the member of this host: --endpoints, else the address in QUORATE_LISTEN_CLIENT_URLS or ETCD_LISTEN_CLIENT_URLS, else \
-    127.0.0.1:2379.\nExit code: 0 if it is well, 1 if not.")]
+    It ends within 1.5 s. Exit code: 0 if the member is well, 1 if not, 128 if it can't be known which one is meant.")]
 pub struct Args {
     /// Whether it can serve linearizable reads (/readyz), not only whether it lives (/livez).
     #[arg(long)]
@@ -51,16 +50,21 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let answer = runtime.block_on(async { tokio::time::timeout(ANSWER_WITHIN, get(&authority, path)).await });
     // A name that is still being resolved must not hold up the end.
     runtime.shutdown_background();
+    let mut fix = None;
     let trouble = match answer {
         Ok(Ok(Answer { status: 200, .. })) => return print(format!("{well}: {authority}\n")),
         Ok(Ok(Answer { status, text })) => format!("it answered {status}: {text}"),
-        Ok(Err(error)) => error.to_string().split(" (os error").next().unwrap_or_default().to_lowercase(),
+        Ok(Err(error)) => {
+            fix = Some("quorate serve, or where it runs: --endpoints HOST:PORT");
+            error.to_string().split(" (os error").next().unwrap_or_default().to_lowercase()
+        }
         Err(_) if args.ready => {
             format!("no answer within {ANSWER_WITHIN:?}: it may be waiting for a leader or a quorum")
         }
         Err(_) => format!("no answer within {ANSWER_WITHIN:?}"),
     };
-    Err(Failure::new(ERROR, format!("not {well}: http://{authority}{path}: {trouble}")))
+    let failure = Failure::new(ERROR, format!("not {well}: http://{authority}{path}: {trouble}"));
+    Err(fix.into_iter().fold(failure, Failure::fix))
 }
 
 /// `host:port` of the member to ask.

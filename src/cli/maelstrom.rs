@@ -12,7 +12,9 @@ use std::time::Duration;
 
 /// How Maelstrom starts it, and how a person tries it.
 const EXAMPLES: &str = "Examples:
-  quorate maelstrom echo
+  quorate maelstrom echo        by hand, one message a line:
+    {\"src\":\"c1\",\"dest\":\"n1\",\"body\":{\"type\":\"init\",\"msg_id\":1,\"node_id\":\"n1\",\"node_ids\":[\"n1\"]}}
+    {\"src\":\"c1\",\"dest\":\"n1\",\"body\":{\"type\":\"echo\",\"msg_id\":2,\"echo\":\"hello\"}}
   ./maelstrom test -w lin-kv --bin \"$(which quorate)\" --node-count 3 --concurrency 4n --rate 100 \\
     --time-limit 60 --nemesis partition -- maelstrom lin-kv
 
@@ -54,7 +56,9 @@ fn serve(args: &Args) -> Result<(), Failure> {
             .fix(format!("quorate maelstrom {name} --election-timeout 300 --heartbeat-interval 50")));
     }
     if std::io::stdin().is_terminal() {
-        eprintln!("waiting for Maelstrom's messages on stdin, one a line; Ctrl-D ends it (quorate maelstrom --help)");
+        anstream::eprintln!(
+            "waiting for Maelstrom's messages on stdin, one a line; Ctrl-D ends it (quorate maelstrom --help)"
+        );
     }
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     maelstrom::run(settings).map_err(|why| Failure::new(exit::ERROR, why))

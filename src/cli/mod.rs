@@ -10,7 +10,7 @@
 //! Left out: TLS and auth flags are refused instead of ignored; contexts, completion, and etcdctl's other commands.
 
 use crate::client::{self, Client};
-use clap::{Parser, Subcommand};
+use clap::{Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
 use exit::Failure;
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -33,9 +33,19 @@ pub mod sim;
 pub mod status;
 pub mod txn;
 
+const FIRST_STEPS: &str = "First steps:
+  quorate dev                    three members on this machine, until Ctrl-C
+  quorate put hello world        in another terminal: it finds them by itself
+  quorate status
+  quorate dev kill leader        what does it cost?
+  quorate help dev               every command has examples
+
+Exit code: 0 all is well, 1 an error, 2 no connection, 3 input that can't be read,
+4 the server refuses, 5 not healthy, 128 a wrong command line (of `serve`: 2).";
+
 #[derive(Debug, Parser)]
 #[command(name = "quorate", version, about = "A replicated key-value store that speaks etcd's v3 API")]
-#[command(subcommand_required = true, arg_required_else_help = true)]
+#[command(subcommand_required = true, arg_required_else_help = true, after_help = FIRST_STEPS)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -111,7 +121,7 @@ impl Global {
         match lab_file::running() {
             Ok(Some(lab)) if !lab.nodes.is_empty() => return lab.endpoints(),
             Ok(_) => {}
-            Err(e) => eprintln!("warning: the lab's file is ignored: {e}"),
+            Err(e) => anstream::eprintln!("warning: the lab's file is ignored: {e}"),
         }
         vec!["127.0.0.1:2379".to_owned()]
     }
@@ -163,14 +173,14 @@ pub(crate) fn block_on<F: Future>(future: F) -> Result<F::Output, Failure> {
 enum Command {
     /// Run one member.
     Serve(serve::Args),
-    /// A local cluster of real processes: start it, break it, watch it recover.
-    Dev(dev::Args),
-    /// Measure any etcd v3 server.
-    Bench(bench::Args),
-    /// Run clusters in a simulated world, with every fault there is.
-    Sim(sim::Args),
-    /// Judge what clients saw: did the store keep its word?
-    Check(check::Args),
+    /// Whether the member of this host is well: for a container's HEALTHCHECK.
+    Healthcheck(healthcheck::Args),
+    /// Whether the cluster works, what is wrong, and what to do next.
+    Status(status::Args),
+    /// Ask the endpoints themselves.
+    Endpoint(member::EndpointArgs),
+    /// The members of the cluster.
+    Member(member::MemberArgs),
     /// Store a value.
     Put(kv::PutArgs),
     /// Read a key or a range of keys.
@@ -179,18 +189,59 @@ enum Command {
     Del(kv::DelArgs),
     /// Compare, then act, in one step; read from stdin.
     Txn(txn::Args),
-    /// Ask the endpoints themselves.
-    Endpoint(member::EndpointArgs),
-    /// The members of the cluster.
-    Member(member::MemberArgs),
-    /// Whether the cluster works, what is wrong, and what to do next.
-    Status(status::Args),
+    /// A local cluster of real processes: start it, break it, watch it recover.
+    Dev(dev::Args),
+    /// Measure any etcd v3 server.
+    Bench(bench::Args),
+    /// Judge what clients saw: did the store keep its word?
+    Check(check::Args),
+    /// Run clusters in a simulated world, with every fault there is.
+    Sim(sim::Args),
     /// One node of a Maelstrom test (Jepsen's bench), on stdin and stdout.
     Maelstrom(maelstrom::Args),
-    /// Whether the member of this host is well: for a container's HEALTHCHECK.
-    Healthcheck(healthcheck::Args),
     /// The versions of this program and of the API it speaks.
     Version,
+}
+
+/// Commands that heed few of the client options or none: which, and what they are there.
+const HEEDED: [(&str, &[(&str, &str)]); 4] = [
+    (
+        "check",
+        &[
+            ("endpoints", "For `live`: the cluster that is recorded, without breaking it. Default: a lab of its own"),
+            ("write_out", "How the verdict is printed: as json, or for people"),
+        ],
+    ),
+    ("sim", &[("write_out", "How the verdict is printed: as json, or for people")]),
+    (
+        "healthcheck",
+        &[(
+            "endpoints",
+            "The member to ask. Default: where QUORATE_LISTEN_CLIENT_URLS or ETCD_LISTEN_CLIENT_URLS lets it listen, else \
+         127.0.0.1:2379",
+        )],
+    ),
+    ("maelstrom", &[]),
+];
+
+/// The command line. Every command takes every client option, for their variables may be set; its help shows those that it
+/// heeds.
+fn command() -> clap::Command {
+    let options: Vec<clap::Arg> = Global::augment_args(clap::Command::new("")).get_arguments().cloned().collect();
+    HEEDED.into_iter().fold(Cli::command(), |cli, (name, heeded)| {
+        let own =
+            options.iter().cloned().map(|option| match heeded.iter().find(|(heeded, _)| option.get_id() == heeded) {
+                Some((_, help)) => option.help(*help),
+                None => option.hide(true),
+            });
+        cli.mut_subcommand(name, |command| command.args(own))
+    })
+}
+
+fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let mut command = command();
+    let matches = command.try_get_matches_from_mut(args)?;
+    Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command))
 }
 
 /// Runs the command line and says how it ended.
@@ -200,7 +251,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         return serve::run_as_etcd(args);
     }
     let bad_args = if args.get(1).is_some_and(|arg| arg == "serve") { serve::BAD_ARGS } else { exit::BAD_ARGS };
-    let cli = match Cli::try_parse_from(serve::two_dashes(args)) {
+    let cli = match try_parse(serve::two_dashes(args)) {
         Ok(cli) => cli,
         Err(e) => {
             // Printing fails only if nobody reads, and then there is nobody to tell.
@@ -213,7 +264,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Dev(args) => dev::run(&global, args),
         Command::Bench(args) => bench::run(&global, args),
-        Command::Sim(args) => exit::finish(sim::run(&args)),
+        Command::Sim(args) => exit::finish(sim::run(&global, &args)),
         Command::Check(args) => exit::finish(check::run(&global, args)),
         Command::Put(args) => exit::finish(kv::put(&global, args)),
         Command::Get(args) => exit::finish(kv::get(&global, args)),
@@ -231,15 +282,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn parse(line: &str) -> Result<Cli, String> {
-        Cli::try_parse_from(line.split(' ')).map_err(|e| e.to_string())
+        try_parse(line.split(' ').map(OsString::from)).map_err(|e| e.to_string())
     }
 
     #[test]
     fn every_command_parses_beside_the_global_flags() {
-        Cli::command().debug_assert();
+        command().debug_assert();
         for line in [
             "put k v --prev-kv --endpoints a:1,b:2",
             "get k --prefix -w json --key x",

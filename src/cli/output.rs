@@ -3,6 +3,7 @@
 //! One function per answer, a match over the formats in each. Output is collected and written in one piece, so a reader
 //! of a pipe never sees half an answer of a command that failed.
 
+use super::bench::thousands;
 use super::exit::{Failure, SERVER};
 use super::member::EndpointHealth;
 use super::{Global, go_duration, json};
@@ -280,6 +281,16 @@ pub fn print(text: impl AsRef<str>) -> Result<(), Failure> {
     let mut stdout = anstream::stdout().lock();
     stdout.write_all(text.as_ref().as_bytes())?;
     Ok(stdout.flush()?)
+}
+
+/// `1 member`, `2 000 members`, `3 entries`.
+pub fn plural(count: u64, noun: &str) -> String {
+    let number = thousands(count);
+    match noun.strip_suffix('y') {
+        _ if count == 1 => format!("{number} {noun}"),
+        Some(stem) => format!("{number} {stem}ies"),
+        None => format!("{number} {noun}s"),
+    }
 }
 
 fn header_fields(header: Option<&pb::ResponseHeader>) -> String {

@@ -2,29 +2,34 @@
 //!
 //! A seed is a whole cluster with a plan of what goes wrong; the same seed is the same run, on every machine. What is found is
 //! told as a line that shows it again. Nothing here knows what a law is: it draws plans, runs them on all cores, and counts.
+//! What they came to is said in `report.rs`.
 
+mod report;
+
+use super::Global;
 use super::exit::{self, Failure};
-use super::output;
+use super::output::{Format, plural, print};
 use crate::clock;
 use crate::rng::mix;
-use crate::sim::exhaust::{self, Explored, Scope};
+use crate::sim::exhaust::{self, Scope};
 use crate::sim::laws::Law;
 use crate::sim::plan::{Kind, MAX_NODES, Plan, Profile, Wishes};
-use crate::sim::{self, Options, Report, shrink};
+use crate::sim::{self, Options, shrink};
 use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::collections::BTreeMap;
+use report::{Broken, Sums};
 use std::fmt::Write as _;
-use std::path::PathBuf;
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How often a plan is run to find a smaller one that breaks the same law.
 const SHRINK_RUNS: u32 = 600;
 
-/// Lines of the story that are told when nothing else is said.
-const STORY_LINES: usize = 60;
+/// The exit code of what a shell's user has interrupted.
+const INTERRUPTED: i32 = 130;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Which {
@@ -36,73 +41,96 @@ enum Which {
     Both,
 }
 
+const EXAMPLES: &str = "Examples:
+  quorate sim                              400 clusters: some seconds
+  quorate sim --minutes 5 --until-failure  as long as it goes well; Ctrl-C ends it
+  quorate sim --seed 17                    one cluster
+  quorate sim --seed 17 --trace 200        and the last 200 things that happened
+  quorate sim --seed 17 --print-plan > plan; quorate sim --plan plan
+  quorate sim --faults crash,loss,slow --nodes 5
+  quorate sim --exhaustive elections=2,writes=1
+
+A law is what must hold whatever goes wrong: one leader a term, nothing that was
+acknowledged is lost, every answer is linearizable, and so on (--law-off has all
+names). The same seed with the same flags is the same run, on every machine.
+
+Exit code: 0 if every law was kept, 1 if one was broken, 128 if the command line
+or a plan can't be read.";
+
 /// Run clusters in a simulated world, with every fault there is, and check that they keep their word.
 #[derive(Clone, Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  quorate sim                              some seeds of each kind, from a base drawn by chance\n  quorate sim --seeds 10000 --profile core\n  quorate sim --minutes 5 --until-failure  as long as it goes well\n  quorate sim --seed 17 --profile full --trace 200\n  quorate sim --faults crash,loss,slow --nodes 5\n  quorate sim --without wipe,rot --length 60s\n  quorate sim --exhaustive elections=2,writes=1,duplicates=1\n\nThe same seed with the same flags is the same run. Exit code 1: a law was broken."
-)]
+#[command(after_help = EXAMPLES)]
+#[command(group = clap::ArgGroup::new("one").args(["seed", "plan"]))]
 pub struct Args {
     /// How much of a member is simulated.
     #[arg(long, value_enum, default_value_t = Which::Both)]
     profile: Which,
     /// Run this one seed.
-    #[arg(long, conflicts_with_all = ["seeds", "from", "minutes"])]
+    #[arg(long, value_name = "N", conflicts_with_all = ["seeds", "from", "minutes", "until_failure", "jobs"])]
     seed: Option<u64>,
-    /// How many seeds to run.
-    #[arg(long, default_value_t = 400)]
+    /// How many seeds to run, one cluster each.
+    #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
-    /// The first seed. Default: drawn by chance, and told.
-    #[arg(long)]
+    /// The first seed [default: drawn by chance, and told].
+    #[arg(long, value_name = "SEED")]
     from: Option<u64>,
-    /// Go on for so many minutes, whatever --seeds says.
-    #[arg(long, value_name = "N")]
-    minutes: Option<f64>,
+    /// Go on for so many minutes of this machine's time, instead of --seeds.
+    #[arg(long, value_name = "N", value_parser = minutes, conflicts_with = "seeds")]
+    minutes: Option<Duration>,
     /// Stop at the first broken law.
     #[arg(long)]
     until_failure: bool,
-    /// How many seeds are run side by side. Default: one a core.
-    #[arg(long, value_name = "N")]
-    jobs: Option<usize>,
-    /// Clusters of this size. Default: 1 to 7, by the seed.
-    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=MAX_NODES as i64))]
+    /// How many clusters are run side by side [default: one a core].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+    /// Clusters of this size, 1 to 9 [default: 1 to 7, by the seed].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=MAX_NODES as i64))]
     nodes: Option<u8>,
-    /// Only trouble of these kinds.
-    #[arg(long, value_delimiter = ',', value_parser = kind)]
+    /// Only trouble of these kinds, comma separated.
+    #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = kinds())]
     faults: Option<Vec<Kind>>,
     /// No trouble of these kinds.
-    #[arg(long, value_delimiter = ',', value_parser = kind)]
+    #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = kinds(), hide_possible_values = true)]
     without: Vec<Kind>,
-    /// How long trouble lasts, in simulated time. Default: 15 to 45 s, by the seed.
-    #[arg(long, value_parser = super::go_duration::parse)]
+    /// How long trouble lasts, in simulated time, as 500ms, 30s, 5m [default: 15s to 45s, by the seed].
+    #[arg(long, value_name = "TIME", value_parser = super::go_duration::parse)]
     length: Option<Duration>,
-    /// Print the last N lines of what happened.
-    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "60")]
+    /// Print the last N things that happened [default: 60]; of one seed or plan.
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "60", requires = "one")]
     trace: Option<usize>,
-    /// Look for a small plan that breaks the same law, and print it.
-    #[arg(long)]
+    /// If a law is broken, look for a small plan that breaks it too, and print it; of one seed or plan.
+    #[arg(long, requires = "one")]
     shrink: bool,
-    /// Run a plan that was written down (see --shrink).
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["seed", "seeds", "from", "minutes", "nodes", "faults", "without", "length"])]
+    /// Run a plan that was written down by --print-plan or --shrink.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["profile", "seeds", "from", "minutes", "until_failure", "jobs", "nodes", "faults", "without", "length"])]
     plan: Option<PathBuf>,
     /// Print the plan of the seed instead of running it.
-    #[arg(long, requires = "seed")]
+    #[arg(long, requires = "seed", conflicts_with_all = ["trace", "shrink"])]
     print_plan: bool,
-    /// Instead of seeds by chance: all worlds there are within a small scope, as elections=2,writes=1.
-    #[arg(long, value_name = "SCOPE", num_args = 0..=1, default_missing_value = "elections=2,writes=1", conflicts_with_all = ["seed", "seeds", "from", "plan", "nodes", "faults", "without", "length"])]
+    /// Instead of seeds by chance: all orders of events in a world of three members and so many events of each sort
+    /// [default: elections=2,writes=1]. Sorts: elections, writes, crashes, duplicates, reorders, heartbeats, lapses, breaks,
+    /// and wipes, which must break a law. Each one more is many times the work: --minutes ends it.
+    #[arg(long, value_name = "SCOPE", num_args = 0..=1, default_missing_value = "elections=2,writes=1", conflicts_with_all = ["one", "profile", "seeds", "from", "until_failure", "jobs", "nodes", "faults", "without", "length", "law_off"])]
     exhaustive: Option<Scope>,
-    /// Don't keep these laws: shows which ones notice a fault that was made on purpose.
-    #[arg(long, value_delimiter = ',', value_parser = law)]
+    /// Don't look at these laws: shows which others notice a fault that was made on purpose.
+    #[arg(long, value_name = "LAWS", value_delimiter = ',', value_parser = laws())]
     law_off: Vec<Law>,
 }
 
-fn kind(name: &str) -> Result<Kind, String> {
-    let known = || Kind::ALL.map(Kind::name).join(" ");
-    Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| format!("there is: {}", known()))
+fn kinds() -> impl TypedValueParser<Value = Kind> {
+    let known = |name: String| Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or("no kind of trouble");
+    PossibleValuesParser::new(Kind::ALL.map(Kind::name)).try_map(known)
 }
 
-fn law(name: &str) -> Result<Law, String> {
-    let known = || Law::ALL.map(Law::name).join(" ");
-    Law::ALL.into_iter().find(|law| law.name() == name).ok_or_else(|| format!("there is: {}", known()))
+fn laws() -> impl TypedValueParser<Value = Law> {
+    let known = |name: String| Law::ALL.into_iter().find(|law| law.name() == name).ok_or("no law");
+    PossibleValuesParser::new(Law::ALL.map(Law::name)).try_map(known)
+}
+
+fn minutes(text: &str) -> Result<Duration, String> {
+    let minutes = text.parse::<f64>().ok().filter(|minutes| *minutes > 0.0);
+    let duration = minutes.and_then(|minutes| Duration::try_from_secs_f64(minutes * 60.0).ok());
+    duration.ok_or_else(|| "give a number of minutes above 0, as 5 or 0.5".to_owned())
 }
 
 impl Args {
@@ -166,180 +194,148 @@ fn name(profile: Profile) -> &'static str {
 ///
 /// # Errors
 /// A law was broken (then all was said on stdout), or the command line can't be carried out.
-pub fn run(args: &Args) -> Result<(), Failure> {
+pub fn run(global: &Global, args: &Args) -> Result<(), Failure> {
+    let json = global.write_out == Format::Json;
     if let Some(path) = &args.plan {
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| Failure::new(exit::BAD_ARGS, format!("{}: {e}", path.display())))?;
-        let plan = text.parse().map_err(|e| Failure::new(exit::BAD_ARGS, format!("{}: {e}", path.display())))?;
-        let again = format!("quorate sim --plan {}", path.display());
-        return one(args, &plan, &again);
+        return one(args, &read(path)?, &format!("quorate sim --plan {}", path.display()), json);
     }
     if let Some(scope) = &args.exhaustive {
-        return all(args, scope);
+        return all(args, scope, json);
     }
     match args.seed {
-        Some(seed) if args.print_plan => output::print(args.plan(seed).to_string()),
-        Some(seed) => one(args, &args.plan(seed), &args.again(seed)),
-        None => many(args),
+        Some(seed) if args.print_plan => print(args.plan(seed).to_string()),
+        Some(seed) => one(args, &args.plan(seed), &args.again(seed), json),
+        None => many(args, json),
     }
+}
+
+fn read(path: &Path) -> Result<Plan, Failure> {
+    let wrong = |why: String| {
+        Failure::new(exit::BAD_ARGS, format!("can't read the plan {}: {why}", path.display()))
+            .fix("write one: quorate sim --seed 17 --print-plan > FILE")
+    };
+    let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
+    if text.lines().all(|line| line.trim().is_empty() || line.starts_with('#')) {
+        return Err(wrong("there is nothing in it".to_owned()));
+    }
+    text.parse().map_err(wrong)
+}
+
+/// The end of a command that has said everything.
+fn end(kept: bool) -> Result<(), Failure> {
+    if kept { Ok(()) } else { Err(Failure::silent(exit::ERROR)) }
 }
 
 /// Runs one plan, and tells all about it.
-fn one(args: &Args, plan: &Plan, again: &str) -> Result<(), Failure> {
-    let mut options = args.options();
-    options.search = true;
-    let report = sim::run(plan, &options);
-    output::print(report.trace.iter().fold(String::new(), |text, line| text + line + "\n"))?;
-    let Some(violation) = &report.violation else {
-        let (simulated, nodes) = (report.simulated.as_secs_f64(), plan.nodes);
-        return output::print(format!(
-            "{nodes} members, {simulated:.1} s simulated: {} events, {} entries committed, {} leaders, {} requests answered, \
-             {} faults planned. Every law was kept.\n",
-            report.events,
-            report.committed,
-            report.leaders,
-            report.answers,
-            plan.faults.len()
-        ));
-    };
-    output::print(format!("BROKEN {violation}\n"))?;
-    if args.shrink {
-        eprintln!("looking for a smaller plan ({} faults now) ...", plan.faults.len());
-        let law = violation.law;
-        let small = shrink::shrink(plan, law, &args.options(), SHRINK_RUNS, |best| {
-            eprintln!("  {} faults, {} clients, {:?}", best.faults.len(), best.load.clients, best.length);
-        });
-        output::print(format!("# {law}: broken by this plan (quorate sim --plan FILE --trace)\n{small}"))?;
-    } else if args.trace.is_none() {
-        output::print(format!("  the story: {again} --trace {STORY_LINES}\n  smaller:   {again} --shrink\n"))?;
+fn one(args: &Args, plan: &Plan, again: &str, json: bool) -> Result<(), Failure> {
+    let report = sim::run(plan, &Options { search: true, ..args.options() });
+    let law = report.violation.as_ref().map(|violation| violation.law);
+    if !json {
+        let trace = report.trace.iter().fold(String::new(), |text, line| text + line + "\n");
+        print(trace + &report::one_text(plan, &report, &args.law_off, again))?;
     }
-    Err(Failure::silent(exit::ERROR))
+    let smaller = law.filter(|_| args.shrink).map(|law| {
+        anstream::eprintln!("looking for a smaller plan ({} now) ...", plural(plan.faults.len() as u64, "fault"));
+        shrink::shrink(plan, law, &args.options(), SHRINK_RUNS, |best| {
+            let (faults, clients) = (best.faults.len() as u64, best.load.clients as u64);
+            anstream::eprintln!("  {}, {}, {:?}", plural(faults, "fault"), plural(clients, "client"), best.length);
+        })
+    });
+    if json {
+        print(format!("{}\n", report::one_json(plan, &report, &args.law_off, smaller.as_ref())))?;
+    } else if let (Some(law), Some(small)) = (law, smaller) {
+        print(format!("# {law}: broken by this plan (quorate sim --plan FILE --trace)\n{small}"))?;
+    }
+    end(law.is_none())
 }
 
 /// Runs all worlds within `scope`, or as many as there is time for.
-fn all(args: &Args, scope: &Scope) -> Result<(), Failure> {
-    let (began, until) = (clock::instant(), args.minutes.map(minutes));
+fn all(args: &Args, scope: &Scope, json: bool) -> Result<(), Failure> {
+    let (began, stop) = (clock::instant(), stop_at_interrupt());
+    let bar = ProgressBar::new_spinner();
     let explored = exhaust::explore(scope, |so_far| {
-        eprint!("\r{} states", so_far.states);
-        until.is_none_or(|until| began.elapsed() < until)
+        bar.set_message(plural(so_far.states, "state"));
+        bar.tick();
+        args.minutes.is_none_or(|limit| began.elapsed() < limit) && !stop.load(Ordering::Relaxed)
     });
-    eprintln!();
-    match explored {
-        Ok(Explored { states, transitions, depth, is_complete, .. }) => {
-            let end = if is_complete { "These are all" } else { "There are more" };
-            output::print(format!(
-                "{scope}: {states} states, {transitions} steps, {depth} deep. {end}. Every law was kept.\n"
-            ))
+    bar.finish_and_clear();
+    print(if json { format!("{}\n", report::all_json(scope, &explored)) } else { report::all_text(scope, &explored) })?;
+    end(explored.is_ok())
+}
+
+/// Set by the first Ctrl-C; the second one ends the process as ever.
+fn stop_at_interrupt() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&stop);
+    std::thread::spawn(move || {
+        let interrupted = || matches!(super::block_on(tokio::signal::ctrl_c()), Ok(Ok(())));
+        if interrupted() {
+            told.store(true, Ordering::Relaxed);
         }
-        Err(violation) => {
-            let steps = violation.steps.iter().map(|step| format!("  {step}\n")).collect::<String>();
-            output::print(format!("BROKEN {}\n{steps}", violation.law))?;
-            Err(Failure::silent(exit::ERROR))
+        if interrupted() {
+            std::process::exit(INTERRUPTED);
         }
-    }
-}
-
-fn minutes(minutes: f64) -> Duration {
-    Duration::try_from_secs_f64(minutes * 60.0).unwrap_or_default()
-}
-
-/// What many runs came to.
-#[derive(Default)]
-struct Sum {
-    seeds: u64,
-    simulated: Duration,
-    events: u64,
-    committed: Vec<u64>,
-    leaders: Vec<u64>,
-}
-
-impl Sum {
-    fn add(&mut self, report: &Report) {
-        self.seeds += 1;
-        self.simulated += report.simulated;
-        self.events += report.events;
-        self.committed.push(report.committed);
-        self.leaders.push(report.leaders);
-    }
-
-    fn line(&mut self, profile: &str, spent: Duration) -> String {
-        let median = |values: &mut Vec<u64>| {
-            values.sort_unstable();
-            values.get(values.len() / 2).copied().unwrap_or(0)
-        };
-        let (committed, leaders) = (median(&mut self.committed), median(&mut self.leaders));
-        let (hours, cpu) = (self.simulated.as_secs_f64() / 3600.0, spent.as_secs_f64().max(1e-9));
-        format!(
-            "{profile}  {} seeds, {hours:.1} simulated hours ({:.1} for a minute of one core), {:.1} million events; the \
-             median seed committed {committed} entries under {leaders} leaders\n",
-            self.seeds,
-            hours / (cpu / 60.0),
-            self.events as f64 / 1e6
-        )
-    }
+    });
+    stop
 }
 
 /// What the workers share.
 struct Shared {
     next: AtomicU64,
     end: Option<u64>,
-    stop: AtomicBool,
-    sums: Mutex<BTreeMap<&'static str, (Sum, Duration)>>,
-    broken: Mutex<Vec<(u64, sim::laws::Violation)>>,
+    stop: Arc<AtomicBool>,
+    sums: Mutex<Sums>,
     bar: ProgressBar,
 }
 
-fn many(args: &Args) -> Result<(), Failure> {
+fn many(args: &Args, json: bool) -> Result<(), Failure> {
     let from = args.from.unwrap_or_else(|| mix(clock::entropy().0) >> 24);
-    let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
-    let end = args.minutes.is_none().then(|| from.saturating_add(args.seeds));
-    eprintln!("seeds from {from}");
-    let bar = match end {
-        Some(_) => ProgressBar::new(args.seeds),
-        None => ProgressBar::new_spinner(),
+    let jobs = args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    anstream::eprintln!("seeds from {from}");
+    let (bar, template) = match args.minutes {
+        None => (ProgressBar::new(args.seeds), "{elapsed_precise} {wide_bar} {pos}/{len} seeds  {msg}"),
+        Some(_) => (ProgressBar::new_spinner(), "{elapsed_precise} {spinner} {pos} seeds  {msg}"),
     };
-    let style = "{elapsed_precise} {wide_bar} {pos} seeds  {msg}";
-    bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
     let shared = Shared {
         next: AtomicU64::new(from),
-        end,
-        stop: AtomicBool::new(false),
-        sums: Mutex::default(),
-        broken: Mutex::default(),
+        end: args.minutes.is_none().then(|| from.saturating_add(args.seeds)),
+        stop: stop_at_interrupt(),
+        sums: Mutex::new(Sums::new(from)),
         bar,
     };
     let began = clock::instant();
-    let until = args.minutes.map(minutes);
     std::thread::scope(|scope| {
         for _ in 0..jobs {
-            scope.spawn(|| work(args, &shared, || until.is_some_and(|until| began.elapsed() >= until)));
+            scope.spawn(|| work(args, &shared, || args.minutes.is_some_and(|limit| began.elapsed() >= limit)));
         }
     });
     shared.bar.finish_and_clear();
-    finish(args, shared)
+    let sums = shared.sums.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if sums.clusters() == 0 {
+        return Err(Failure::new(exit::ERROR, "no cluster was run, so nothing is known").fix("give it more time"));
+    }
+    print(if json { format!("{}\n", sums.json(&args.law_off)) } else { sums.text(&args.law_off) })?;
+    end(sums.is_kept())
 }
 
 fn work(args: &Args, shared: &Shared, over: impl Fn() -> bool) {
-    loop {
+    // Whoever takes a seed runs it, so that those that ran have no gap.
+    while !shared.stop.load(Ordering::Relaxed) && !over() {
         let seed = shared.next.fetch_add(1, Ordering::Relaxed);
-        if shared.end.is_some_and(|end| seed >= end) || shared.stop.load(Ordering::Relaxed) || over() {
+        if shared.end.is_some_and(|end| seed >= end) {
             return;
         }
         let (plan, began) = (args.plan(seed), clock::thread_time());
         let report = sim::verify(&plan, &args.options());
         let spent = clock::thread_time().saturating_sub(began);
-        let mut sums = shared.sums.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (sum, time) = sums.entry(name(plan.profile)).or_default();
-        sum.add(&report);
-        *time += spent;
-        let hours: f64 = sums.values().map(|(sum, _)| sum.simulated.as_secs_f64() / 3600.0).sum();
-        drop(sums);
+        let mut sums = shared.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        sums.of(plan.profile).add(&report, spent);
         shared.bar.inc(1);
-        shared.bar.set_message(format!("{hours:.1} simulated hours"));
+        shared.bar.set_message(format!("{} simulated", sums.simulated()));
         if let Some(violation) = report.violation {
-            let mut broken = shared.broken.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            shared.bar.suspend(|| eprintln!("BROKEN {violation}\n  again: {}", args.again(seed)));
-            broken.push((seed, violation));
+            shared.bar.suspend(|| anstream::eprintln!("BROKEN by seed {seed}: {violation}"));
+            sums.broke(Broken { seed, violation, again: args.again(seed) });
             if args.until_failure {
                 shared.stop.store(true, Ordering::Relaxed);
             }
@@ -347,21 +343,52 @@ fn work(args: &Args, shared: &Shared, over: impl Fn() -> bool) {
     }
 }
 
-fn finish(args: &Args, shared: Shared) -> Result<(), Failure> {
-    let mut sums = shared.sums.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let mut text = String::new();
-    for (profile, (sum, time)) in &mut sums {
-        text += &sum.line(profile, *time);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
     }
-    let mut broken = shared.broken.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    broken.sort_by_key(|(seed, _)| *seed);
-    if broken.is_empty() {
-        text += "Every law was kept.\n";
-        return output::print(text);
+
+    fn parse(line: &str) -> Result<Args, String> {
+        let words = ["sim"].into_iter().chain(line.split_whitespace());
+        Line::try_parse_from(words).map(|line| line.args).map_err(|e| e.to_string())
     }
-    for (seed, violation) in &broken {
-        _ = writeln!(text, "BROKEN {violation}\n  again: {}", args.again(*seed));
+
+    #[test]
+    fn what_would_run_nothing_or_be_ignored_is_refused() {
+        for line in [
+            "--seeds 0",
+            "--jobs 0",
+            "--nodes 0",
+            "--minutes 0",
+            "--minutes nan",
+            "--minutes inf",
+            "--trace 5",
+            "--shrink",
+            "--print-plan",
+            "--seed 1 --until-failure",
+            "--plan p --profile core",
+            "--exhaustive --law-off order",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+        assert_eq!(parse("--minutes 0.5").unwrap().minutes, Some(Duration::from_secs(30)));
+        assert!(parse("--plan p --trace --shrink").is_ok() && parse("--exhaustive --minutes 1").is_ok());
+        assert!(parse("--faults crsh").unwrap_err().contains("a similar value exists: 'crash'"));
     }
-    output::print(text)?;
-    Err(Failure::silent(exit::ERROR))
+
+    #[test]
+    fn the_command_that_runs_a_seed_again_is_one_that_draws_the_same_plan() {
+        let args = parse("--from 8 --nodes 3 --faults crash,loss --without loss --length 2s --law-off order").unwrap();
+        for seed in [8, 9] {
+            let again = parse(args.again(seed).strip_prefix("quorate sim ").unwrap()).unwrap();
+            assert_eq!(again.plan(again.seed.unwrap()), args.plan(seed));
+            assert_eq!(again.law_off, args.law_off);
+        }
+    }
 }

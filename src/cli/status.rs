@@ -8,7 +8,7 @@
 
 use super::exit::{BAD_CONNECTION, Failure, SERVER, UNHEALTHY};
 use super::lab_file::{self, LabFile, LabState};
-use super::output::{Format, print, size, write};
+use super::output::{Format, plural, print, size, write};
 use super::{Global, block_on, go_duration, member};
 use crate::client::{Client, Error, Options};
 use crate::proto::etcdserverpb as pb;
@@ -364,10 +364,6 @@ fn why_down(heard: &Heard, row: &Row) -> (String, Option<String>) {
     (cause, next)
 }
 
-fn plural(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
-}
-
 fn to_text(report: &Report, boxed: bool) -> String {
     let colour = match report.verdict {
         Verdict::Healthy => anstyle::AnsiColor::Green,
@@ -377,7 +373,7 @@ fn to_text(report: &Report, boxed: bool) -> String {
     let bold = colour.on_default().bold();
     let can_lose = match report.verdict {
         Verdict::Unavailable => String::new(),
-        _ => format!(" · can lose {}", plural(report.can_lose, "more member")),
+        _ => format!(" · can lose {}", plural(report.can_lose as u64, "more member")),
     };
     let leader = report.leader.as_ref().map_or("no leader".to_owned(), |leader| {
         let whole_seconds = |since: Duration| Duration::from_secs(since.as_secs());
@@ -385,7 +381,7 @@ fn to_text(report: &Report, boxed: bool) -> String {
         format!("leader {} (term {}{})", leader.name, leader.term, since.unwrap_or_default())
     });
     let verdict = report.verdict.name();
-    let voters = plural(report.voters, "voter");
+    let voters = plural(report.voters as u64, "voter");
     let mut text =
         format!("{bold}{verdict}{bold:#}  cluster {:x} · {voters}{can_lose} · {leader}\n", report.cluster_id);
     text += &to_table(&report.rows, boxed);

@@ -267,7 +267,11 @@ async fn measure(args: &Args) -> Result<Report, Failure> {
         let (now, round) = kill_leader(&load, lab).await?;
         lab = now;
         let ack = millis(round.next_ack_ms);
-        eprintln!("round {number} of {}: {} killed, next acknowledged write after {ack}", args.rounds, round.killed);
+        anstream::eprintln!(
+            "round {number} of {}: {} killed, next acknowledged write after {ack}",
+            args.rounds,
+            round.killed
+        );
         rounds.push(round);
     }
     tokio::time::sleep(args.settle).await;
@@ -277,7 +281,7 @@ async fn measure(args: &Args) -> Result<Report, Failure> {
         let (writer, numbers) = joined.map_err(|e| Failure::new(exit::ERROR, format!("a writer failed: {e}")))?;
         acknowledged[writer] = numbers;
     }
-    eprintln!("reading every acknowledged write back from each member");
+    anstream::eprintln!("reading every acknowledged write back from each member");
     let seconds = load.began.elapsed().as_secs_f64();
     let lost = read_back(&lab, &load, &acknowledged).await?;
     Ok(Report {

@@ -23,8 +23,9 @@ use crate::cli::dev::supervise::{self, Ends};
 use crate::cli::dev::{self, fault};
 use crate::cli::exit::{self, Failure};
 use crate::cli::lab_file::LabFile;
-use crate::cli::output::{Format, print};
+use crate::cli::output::{Format, plural, print};
 use crate::clock;
+use crate::proto::etcdserverpb as pb;
 use crate::rng::{self, Rng, Seed};
 use crate::time::Duration;
 use serde_json::json;
@@ -47,24 +48,30 @@ const CATCH_UP_LIMIT: Duration = Duration::from_secs(60);
 
 /// `quorate check live`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  quorate check live --duration 30s\n  quorate check live --faults kill --nodes 5 -w json\n  \
+    quorate check live --endpoints 10.0.0.1:2379 --record history.jsonl\n\n\
+    Ctrl-C ends the recording; what was seen so far is judged.\n\
+    Exit code: 0 if the store kept its word, 1 if not, 2 if there is no connection."
+)]
 pub struct Args {
     /// How long clients write, as 500ms, 30s, 5m.
     #[arg(long, value_parser = crate::cli::go_duration::parse, default_value = "30s")]
     duration: Duration,
-    /// What is done to members, in turn: kill (SIGKILL), pause (SIGSTOP), stop (SIGTERM) [default: all three].
-    #[arg(long, value_delimiter = ',', value_enum)]
+    /// What is done to members, in turn [default: kill,pause,stop].
+    #[arg(long, value_name = "FAULTS", value_delimiter = ',', value_enum)]
     faults: Option<Vec<Fault>>,
     /// Concurrent clients.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     clients: u32,
     /// Members of the lab.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
     nodes: u8,
     /// Write the history into this file.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// Of the schedule and of what clients ask [default: a new one].
-    #[arg(long)]
+    /// Of the schedule of faults and of what clients ask [default: drawn by chance, and told].
+    #[arg(long, value_name = "N")]
     seed: Option<u64>,
     #[command(flatten)]
     search: SearchArgs,
@@ -100,7 +107,7 @@ pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
     }
     let mut ends = Ends::listen()?;
     let given: Vec<String> = global.endpoints.iter().filter(|endpoint| !endpoint.is_empty()).cloned().collect();
-    if given.is_empty() { run.own_lab(&mut ends).await } else { run.others(given, &mut ends).await }
+    if given.is_empty() { run.own_lab(&mut ends).await } else { run.others(global, given, &mut ends).await }
 }
 
 /// As on the command line.
@@ -184,7 +191,7 @@ impl Run {
     }
 
     /// Somebody's cluster: no faults, keys of our own.
-    async fn others(&self, endpoints: Vec<String>, ends: &mut Ends) -> Result<(), Failure> {
+    async fn others(&self, global: &Global, endpoints: Vec<String>, ends: &mut Ends) -> Result<(), Failure> {
         if self.args.faults.is_some() {
             return Err(Failure::new(
                 exit::BAD_ARGS,
@@ -193,6 +200,10 @@ impl Run {
             .fix("leave out --faults, or leave out --endpoints (and QUORATE_ENDPOINTS) for a lab of its own"));
         }
         let prefix = format!("{PREFIX}{:016x}/", clock::entropy().0);
+        // Whoever does not answer at all, or wants what we don't have, is found out before the work is done.
+        global.client()?.range(pb::RangeRequest { key: prefix.clone().into(), ..Default::default() }).await?;
+        let (clients, duration) = (plural(u64::from(self.args.clients), "client"), self.args.duration);
+        say(format!("{clients} for {duration:?} at {}, under {prefix}; nothing is broken there", endpoints.join(" ")));
         let recorder = Arc::new(Recorder::new(prefix.clone()));
         let load = self.load(&recorder, &endpoints)?;
         interrupted(ends, self.args.duration).await;
@@ -234,7 +245,14 @@ impl Run {
         let client = lab::client(&lab)?;
         let until = clock::instant() + self.args.duration;
         let left = || until.saturating_duration_since(clock::instant());
-        say(format!("{} members, {} clients, --seed {}", lab.nodes.len(), self.args.clients, self.seed));
+        let (members, clients) = (lab.nodes.len() as u64, u64::from(self.args.clients));
+        say(format!(
+            "{}, {}, for {:?}, --seed {}",
+            plural(members, "member"),
+            plural(clients, "client"),
+            self.args.duration,
+            self.seed
+        ));
         for fault in faults.iter().copied().cycle() {
             let settle = rng.duration(SETTLE.0, SETTLE.1).min(left());
             let (some, leads) = (rng.below(lab.nodes.len() as u64) as usize, rng.below(2) == 0);

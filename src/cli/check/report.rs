@@ -5,6 +5,7 @@ use crate::check::linear::Outcome as Found;
 use crate::check::sequence::{Kept, Violation};
 use crate::check::{Counts, Verdict};
 use crate::cli::bench::thousands;
+use crate::cli::output::plural;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 
@@ -35,8 +36,8 @@ impl Judged<'_> {
         if let Ok(Kept { unidentified: holes @ 1.., .. }) = &self.verdict.sequence {
             let _ = writeln!(
                 out,
-                "  {} revisions were made by operations of unknown outcome; which made which can't be told",
-                thousands(*holes as u64)
+                "  {} made by operations of unknown outcome; which made which can't be told",
+                plural(*holes as u64, "revision")
             );
         }
         let search = match &self.verdict.search {
@@ -44,8 +45,8 @@ impl Judged<'_> {
             Some(Found::Linearizable) => "there is an order in which every answer is right".to_owned(),
             Some(Found::Violation(_)) => "there is no order in which every answer is right".to_owned(),
             Some(Found::Unknown(_)) => format!(
-                "no order was found or ruled out within {} states (--search-states)",
-                thousands(self.search_states)
+                "no order was found or ruled out within {} (--search-states)",
+                plural(self.search_states, "state")
             ),
         };
         let _ = writeln!(out, "  search: {search}");
@@ -103,12 +104,13 @@ impl Judged<'_> {
 fn counts(counts: &Counts) -> String {
     let Counts { operations, writes, linearizable_reads, serializable_reads, refused, unknown, clients } = *counts;
     let n = |count: usize| thousands(count as u64);
+    let of = |count: usize, noun: &str| plural(count as u64, noun);
     format!(
-        "{} operations by {} clients: {} writes, {} linearizable reads, {} serializable; {} refused, {} of unknown outcome",
-        n(operations),
-        n(clients),
-        n(writes),
-        n(linearizable_reads),
+        "{} by {}: {}, {}, {} serializable; {} refused, {} of unknown outcome",
+        of(operations, "operation"),
+        of(clients, "client"),
+        of(writes, "write"),
+        of(linearizable_reads, "linearizable read"),
         n(serializable_reads),
         n(refused),
         n(unknown)
