@@ -59,7 +59,7 @@ pub fn one_text(plan: &Plan, report: &Report, off: &[Law], again: &str) -> Strin
     let (committed, answered) = (plural(report.committed, "entry"), plural(report.answers, "request"));
     _ = writeln!(
         out,
-        "  {} simulated: {events}, {leaders} one after the other, {committed} committed, {answered} answered",
+        "  {} simulated: {events}, {leaders}, {committed} committed, {answered} answered",
         simulated(report.simulated)
     );
     out
