@@ -83,7 +83,7 @@ impl Shrinking {
             |plan| plan.load.rest = Duration::ZERO,
             |plan| plan.load.clients = 1,
             |plan| plan.load.clients = plan.load.clients.div_ceil(2),
-            |plan| plan.load.think_us *= 4,
+            |plan| plan.load.think_us = (plan.load.think_us * 4).min(1_000_000),
             |plan| {
                 if plan.faults.iter().all(|planned| planned.members().all(|node| node < 3)) && plan.nodes > 3 {
                     plan.nodes = 3;

@@ -4,7 +4,7 @@
 //! drawn loses its nanoseconds when it is written: the text is the plan that counts from then on. Members are counted from 1
 //! where people read.
 
-use super::{Fault, Group, Load, MAX_NODES, Noise, Plan, Planned, Profile, Way, Wishes};
+use super::{Fault, Group, Load, MAX_NODES, Noise, Plan, Planned, Profile, Timers, Way, Wishes};
 use crate::time::{Duration, Time};
 use std::fmt;
 use std::str::FromStr;
@@ -155,6 +155,13 @@ impl FromStr for Plan {
         if !(1..=MAX_NODES).contains(&plan.nodes) {
             return Err(format!("{} members: 1 to {MAX_NODES} can be simulated", plan.nodes));
         }
+        let Timers { heartbeat, election } = &plan.timers;
+        if *heartbeat < Duration::from_millis(1) || *election < *heartbeat * 2 {
+            return Err(format!("heartbeat {heartbeat:?}, election {election:?}: at least 1 ms, and twice that"));
+        }
+        if plan.load.clients == 0 || !(1..=60_000_000).contains(&plan.load.think_us) {
+            return Err("load: at least 1 client, which thinks for 1 to 60000000 us".to_string());
+        }
         if let Some(planned) = plan.faults.iter().find(|planned| planned.members().any(|node| node >= plan.nodes)) {
             return Err(format!("{planned}: there are {} members", plan.nodes));
         }
@@ -234,6 +241,8 @@ mod tests {
         );
         assert_eq!(wrong("nodes 12"), "12 members: 1 to 9 can be simulated");
         assert_eq!(wrong("nodes 1\n@1ms 1ms jump n2"), "@1.000ms 1.000ms jump n2: there are 1 members");
+        assert_eq!(wrong("election 0ms"), "heartbeat 100ms, election 0ns: at least 1 ms, and twice that");
+        assert!(wrong("load clients=0 think_us=5 rest=0ms").starts_with("load: at least 1 client"));
         assert_eq!(wrong("@1 1ms jump n1"), "line 1: \"1\" is no time: 12.345ms would be one");
     }
 }
