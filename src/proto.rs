@@ -16,6 +16,16 @@ pub mod etcdserverpb {
     tonic::include_proto!("etcdserverpb");
 }
 
+/// etcd's lock service.
+pub mod v3lockpb {
+    tonic::include_proto!("v3lockpb");
+}
+
+/// etcd's election service.
+pub mod v3electionpb {
+    tonic::include_proto!("v3electionpb");
+}
+
 /// Our own messages: replicated commands, peer traffic, the status behind `quorate status`.
 pub mod quorate {
     tonic::include_proto!("quorate");

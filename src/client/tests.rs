@@ -58,6 +58,10 @@ impl Kv for Scripted {
     async fn compact(&self, _: Request<pb::CompactionRequest>) -> Result<Response<pb::CompactionResponse>, Status> {
         self.answer().await
     }
+    type RangeStreamStream = tokio_stream::Empty<Result<pb::RangeStreamResponse, Status>>;
+    async fn range_stream(&self, _: Request<pb::RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
 }
 
 async fn serve(script: impl IntoIterator<Item = Answer>) -> (Scripted, SocketAddr) {

@@ -3,13 +3,14 @@
 //! Writes are commands. Reads wait for a read index, unless the caller said `serializable`, and then run on the view; a
 //! transaction that only reads is a read, linearizable unless all its ranges are serializable (etcd's rule).
 //!
-//! Absent: compaction.
+//! Absent: compaction, streamed ranges.
 
 use super::{Front, astray, status};
 use crate::machine::{Response as Applied, check};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::quorate::command::Op;
 use std::sync::Arc;
+use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
 /// Runs a read that may take long off the threads that carry everybody's connections: a scan must not hold up a
@@ -89,5 +90,11 @@ impl pb::kv_server::Kv for Kv {
 
     async fn compact(&self, _: Request<pb::CompactionRequest>) -> Result<Response<pb::CompactionResponse>, Status> {
         Err(status::not_served("compaction"))
+    }
+
+    type RangeStreamStream = Empty<Result<pb::RangeStreamResponse, Status>>;
+
+    async fn range_stream(&self, _: Request<pb::RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
+        Err(status::not_served("a streamed range"))
     }
 }
