@@ -1,16 +1,15 @@
-//! Changes: Put and DeleteRange, alone or inside a txn.
+//! Changes: Put and DeleteRange, alone or inside a txn, and the end of a lease.
 //!
 //! A [`Change`] is one command at work. It makes one revision at most, whatever it does: the first effect takes the next
 //! revision, later ones share it, and a change without an effect takes none. Its own reads see its own effects; readers
 //! elsewhere see nothing of it until the machine publishes the revision.
-//!
-//! Left out: leases. Until there are any, none exists, so a put that names one is refused.
 
 use super::index::KeyRange;
 use super::range::Reader;
 use super::record::{Effect, Put};
-use super::{Error, Machine, header};
+use super::{Error, Event, Machine, header};
 use crate::proto::etcdserverpb as pb;
+use crate::proto::mvccpb::KeyValue;
 use bytes::Bytes;
 
 /// One command at work.
@@ -43,9 +42,7 @@ impl<'m> Change<'m> {
     /// # Errors
     /// No such lease or key; the disk.
     pub fn put_alone(&mut self, request: &pb::PutRequest) -> Result<pb::PutResponse, Error> {
-        if !lease_exists(request.lease) {
-            return Err(Error::LeaseNotFound);
-        }
+        self.reader().check_lease(request)?;
         self.reader().check_ignores(request)?;
         self.put(request)
     }
@@ -71,7 +68,15 @@ impl<'m> Change<'m> {
         let lease = if request.ignore_lease { old_lease } else { request.lease };
         let (sub, version, key) = (self.effects, version + 1, &request.key);
         let put = Put { main, sub, created, version, lease, key, value: &value };
-        self.machine.emit(&Effect::Put(put), value.clone());
+        let kv = KeyValue {
+            key: key.clone(),
+            create_revision: created,
+            mod_revision: main,
+            version,
+            value: value.clone(),
+            lease,
+        };
+        self.machine.emit(&Effect::Put(put), Some(Event { deleted: false, kv }));
         self.effects += 1;
         Ok(pb::PutResponse { header: header(self.now()), prev_kv: previous.filter(|_| request.prev_kv) })
     }
@@ -83,20 +88,39 @@ impl<'m> Change<'m> {
     pub fn delete_range(&mut self, request: &pb::DeleteRangeRequest) -> Result<pb::DeleteRangeResponse, Error> {
         let range = KeyRange::new(&request.key, &request.range_end);
         let mut prev_kvs = Vec::new();
-        let mut keys: Vec<Box<[u8]>> = Vec::new();
+        let mut keys: Vec<Bytes> = Vec::new();
         let reader = self.reader();
         if request.prev_kv {
             prev_kvs = reader.pairs(range)?;
-            keys.extend(prev_kvs.iter().map(|kv| Box::from(&*kv.key)));
+            keys.extend(prev_kvs.iter().map(|kv| kv.key.clone()));
         } else {
-            reader.shared.walk(range, reader.now, |_, key, _| keys.push(Box::from(key)));
+            reader.shared.walk(range, reader.now, |_, key, _| keys.push(Bytes::copy_from_slice(key)));
         }
-        for key in &keys {
-            let gone = Effect::Delete { key, main: self.before + 1, sub: self.effects };
-            self.machine.emit(&gone, Bytes::new());
-            self.effects += 1;
+        let deleted = keys.len() as i64;
+        keys.into_iter().for_each(|key| self.delete(key));
+        Ok(pb::DeleteRangeResponse { header: header(self.now()), deleted, prev_kvs })
+    }
+
+    /// Deletes a key that is there.
+    fn delete(&mut self, key: Bytes) {
+        let main = self.before + 1;
+        let gone = Effect::Delete { key: &key, main, sub: self.effects };
+        let kv = KeyValue { key: key.clone(), mod_revision: main, ..KeyValue::default() };
+        self.machine.emit(&gone, Some(Event { deleted: true, kv }));
+        self.effects += 1;
+    }
+
+    /// Ends a lease and deletes its keys, in their order.
+    ///
+    /// # Errors
+    /// There is no such lease.
+    pub fn revoke_lease(&mut self, id: i64) -> Result<pb::LeaseRevokeResponse, Error> {
+        let lease = self.machine.shared.read().leases.get(&id).map(|lease| lease.keys.clone());
+        for key in lease.ok_or(Error::LeaseNotFound)? {
+            self.delete(Bytes::from(key));
         }
-        Ok(pb::DeleteRangeResponse { header: header(self.now()), deleted: keys.len() as i64, prev_kvs })
+        self.machine.emit(&Effect::LeaseGone { id }, None);
+        Ok(pb::LeaseRevokeResponse { header: header(self.now()) })
     }
 }
 
@@ -109,9 +133,13 @@ impl Reader<'_> {
         let needed = request.ignore_value || request.ignore_lease;
         if needed && self.version(&request.key, self.now).is_none() { Err(Error::KeyNotFound) } else { Ok(()) }
     }
-}
 
-/// Whether a put may name this lease: 0 is none.
-pub fn lease_exists(lease: i64) -> bool {
-    lease == 0
+    /// Whether the lease that the put names is there. 0 is none.
+    ///
+    /// # Errors
+    /// It isn't.
+    pub fn check_lease(&self, request: &pb::PutRequest) -> Result<(), Error> {
+        let there = request.lease == 0 || self.shared.read().leases.contains_key(&request.lease);
+        if there { Ok(()) } else { Err(Error::LeaseNotFound) }
+    }
 }

@@ -7,7 +7,6 @@ use super::{Machine, Member};
 use crate::ids::{DiskId, MemberId};
 use crate::proto::etcdserverpb::AlarmType;
 use crate::proto::quorate::{PublishMember, SetAlarm};
-use bytes::Bytes;
 
 impl Machine {
     /// A member says how it is called, where clients reach it and on which disk it lives. The first disk that is heard of
@@ -23,7 +22,7 @@ impl Machine {
         let (name, client_urls) = (publish.name.clone(), publish.client_urls.clone());
         let new = Member { name, client_urls, disk: Some(disk), ..old.clone() };
         if new != old {
-            self.emit(&Effect::Member(&encode_member(&new)), Bytes::new());
+            self.emit(&Effect::Member(&encode_member(&new)), None);
         }
     }
 
@@ -33,7 +32,7 @@ impl Machine {
         let known = matches!(AlarmType::try_from(set.alarm), Ok(AlarmType::Nospace | AlarmType::Corrupt));
         let is_up = self.shared.read().alarms.contains(&(member, set.alarm));
         if known && is_up != set.active {
-            self.emit(&Effect::Alarm { member, alarm: set.alarm, active: set.active }, Bytes::new());
+            self.emit(&Effect::Alarm { member, alarm: set.alarm, active: set.active }, None);
         }
     }
 

@@ -26,14 +26,16 @@
 //!
 //! # Rooms
 //!
-//! `check` (a request's shape), `kv` and `txn` (commands), `range` (reads), `member` (members and alarms), `record` (bytes
-//! and digest), `index` (keys and versions), `state` (what writer and readers share), `view` (the readers' door).
+//! `check` (a request's shape), `kv`, `txn` and `lease` (commands), `range` (reads), `history` (what happened, for
+//! watchers), `member` (members and alarms), `record` (bytes and digest), `index` (keys and versions), `state` (what writer
+//! and readers share), `view` (the readers' door).
 //!
 //! # What is left out
 //!
-//! Leases, watches, auth, compaction, snapshots, changes of membership: each will be more effects through the same door.
+//! Auth, snapshots, changes of membership: each will be more effects through the same door. When a lease is over is not
+//! known here: somebody with a clock says so, in a command.
 
-use crate::ids::{Index, MemberId, Position, Revision};
+use crate::ids::{Index, MemberId, Position, Revision, Term};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::request_op::Request;
 use crate::proto::etcdserverpb::response_op::Response as OpResponse;
@@ -50,8 +52,10 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 pub mod check;
+pub mod history;
 mod index;
 mod kv;
+mod lease;
 mod member;
 mod range;
 mod record;
@@ -64,6 +68,8 @@ mod model;
 #[cfg(test)]
 mod tests;
 
+pub use history::{Event, History};
+pub use lease::Lease;
 pub use view::View;
 
 /// The machine's answer to a command. Headers carry the revision only; the API layer fills in the rest.
@@ -75,7 +81,13 @@ pub enum Response {
     DeleteRange(pb::DeleteRangeResponse),
     /// To a transaction.
     Txn(pb::TxnResponse),
-    /// To commands that have nothing to say (publish, alarm).
+    /// To a grant.
+    LeaseGrant(pb::LeaseGrantResponse),
+    /// To a revoke.
+    LeaseRevoke(pb::LeaseRevokeResponse),
+    /// To a compaction.
+    Compact(pb::CompactionResponse),
+    /// To commands that have nothing to say (publish, alarm, checkpoint).
     Done,
 }
 
@@ -101,6 +113,8 @@ pub enum Error {
     DuplicateKey,
     /// No such lease.
     LeaseNotFound,
+    /// There is such a lease already.
+    LeaseExists,
     /// The revision asked for is compacted away.
     Compacted {
         /// The oldest readable revision.
@@ -141,8 +155,17 @@ pub struct Machine {
     closed: Vec<(Index, Vec<u8>)>,
     /// The number of the open run, from 1.
     run: u64,
-    /// Runs that are sealed but not written, oldest first, and their bytes.
-    sealed: VecDeque<(u64, usize)>,
+    /// Runs that are sealed but not written, oldest first.
+    sealed: VecDeque<Sealed>,
+}
+
+/// A run that is sealed but not written.
+#[derive(Debug)]
+struct Sealed {
+    run: u64,
+    bytes: usize,
+    /// Its first record.
+    first: Index,
 }
 
 /// Why a state database can't be opened.
@@ -176,7 +199,8 @@ impl Machine {
                 Op::Put(key, value) => engine.put(&key, &value)?,
             }
         }
-        let Rebuilt { state, applied, digest, revision } = rebuilt;
+        let Rebuilt { mut state, applied, digest, revision } = rebuilt;
+        state.recent.begin(revision + 1);
         let mut machine = Machine {
             shared: Arc::new(Shared::new(engine, state, revision)),
             applied,
@@ -189,7 +213,7 @@ impl Machine {
         if applied.index == Index(0) {
             // They stand at the head of the first record, before the first entry.
             for member in members {
-                machine.emit(&Effect::Member(&record::encode_member(&member)), Bytes::new());
+                machine.emit(&Effect::Member(&record::encode_member(&member)), None);
             }
         }
         Ok(machine)
@@ -215,7 +239,7 @@ impl Machine {
         }
         let outcome = match command {
             None => Ok(Response::Done),
-            Some(command) => self.carry_out(decode(position, command)?),
+            Some(command) => self.carry_out(position.term, decode(position, command)?),
         };
         if let Err(Error::Disk(_)) = outcome {
             return outcome;
@@ -225,9 +249,9 @@ impl Machine {
         outcome
     }
 
-    fn carry_out(&mut self, op: command::Op) -> Result<Response, Error> {
+    fn carry_out(&mut self, term: Term, op: command::Op) -> Result<Response, Error> {
         let grows = match &op {
-            command::Op::Put(_) => true,
+            command::Op::Put(_) | command::Op::GrantLease(_) => true,
             command::Op::Txn(txn) => check::grows(txn),
             _ => false,
         };
@@ -248,6 +272,16 @@ impl Machine {
                 self.set_alarm(&alarm);
                 Ok(Response::Done)
             }
+            command::Op::GrantLease(grant) => self.grant_lease(&grant).map(Response::LeaseGrant),
+            command::Op::RevokeLease(revoke) if revoke.term != 0 && revoke.term != term.0 => Ok(Response::Done),
+            command::Op::RevokeLease(revoke) => {
+                self.change(|change| change.revoke_lease(revoke.id).map(Response::LeaseRevoke))
+            }
+            command::Op::CheckpointLeases(checkpoint) => {
+                self.checkpoint_leases(&checkpoint);
+                Ok(Response::Done)
+            }
+            command::Op::Compact(compact) => self.compact(compact.revision).map(Response::Compact),
         }
     }
 
@@ -260,12 +294,29 @@ impl Machine {
         Ok(response)
     }
 
-    /// Makes an effect: record, digest, state. `value` is a put's value, kept in memory until it is written.
-    fn emit(&mut self, effect: &Effect<'_>, value: Bytes) {
+    /// Raises the oldest readable revision.
+    fn compact(&mut self, revision: i64) -> Result<pb::CompactionResponse, Error> {
+        let (now, compacted) = (self.shared.revision(), self.shared.read().compacted);
+        if revision <= compacted {
+            return Err(Error::Compacted { compacted: Revision(compacted) });
+        }
+        if revision > now {
+            return Err(Error::FutureRevision);
+        }
+        self.emit(&Effect::Compacted { revision }, None);
+        Ok(pb::CompactionResponse { header: header(now) })
+    }
+
+    /// Makes an effect: record, digest, state. A change of a key comes with the event that watchers see; a put's value is
+    /// kept in memory until it is written.
+    fn emit(&mut self, effect: &Effect<'_>, event: Option<Event>) {
         let ordinal = self.record.push(effect, &mut self.digest);
         let mut state = self.shared.write();
-        if let Effect::Put(_) = effect {
-            state.tail.push(self.record.first(), self.run, value);
+        if let Some(event) = event {
+            if !event.deleted {
+                state.tail.push(self.record.first(), self.run, event.kv.value.clone());
+            }
+            state.recent.push(self.record.first(), event);
         }
         let taken = state.take(effect, self.record.first(), ordinal);
         assert_eq!(taken, Ok(()), "an effect made here makes sense: {effect:?}");
@@ -284,16 +335,14 @@ impl Machine {
         if self.record.last().is_some() {
             self.close(self.applied.index.next());
         }
-        if self.closed.is_empty() {
-            return None;
-        }
+        let first = self.closed.first()?.0;
         let mut bytes = 0;
         for (first, record) in self.closed.drain(..) {
             put_ops(|chunk| Family::Record.key(first, chunk).encode(), &record, ops);
             bytes += record.len();
         }
         let run = self.run;
-        self.sealed.push_back((run, bytes));
+        self.sealed.push_back(Sealed { run, bytes, first });
         self.run += 1;
         Some(run)
     }
@@ -304,16 +353,25 @@ impl Machine {
     /// If that run was not sealed yet.
     pub fn written(&mut self, run: u64) {
         assert!(run < self.run, "run {run} can't be written: {} is still open", self.run);
-        while self.sealed.front().is_some_and(|(sealed, _)| *sealed <= run) {
+        while self.sealed.front().is_some_and(|sealed| sealed.run <= run) {
             self.sealed.pop_front();
         }
-        let values = self.shared.write().tail.let_go(run);
+        let mut state = self.shared.write();
+        let values = state.tail.let_go(run);
+        state.recent.written(self.first_unwritten());
+        drop(state);
         drop(values); // not under the lock
+    }
+
+    /// The first record that may not be in the engine.
+    fn first_unwritten(&self) -> Index {
+        let sealed = self.sealed.front().map(|sealed| sealed.first);
+        sealed.or(self.closed.first().map(|(first, _)| *first)).unwrap_or(self.record.first())
     }
 
     /// Bytes applied but not yet inserted: the node holds back applying while this is too much.
     pub fn pending_bytes(&self) -> usize {
-        let sealed: usize = self.sealed.iter().map(|(_, bytes)| bytes).sum();
+        let sealed: usize = self.sealed.iter().map(|sealed| sealed.bytes).sum();
         let closed: usize = self.closed.iter().map(|(_, record)| record.len()).sum();
         sealed + closed + self.record.len()
     }
@@ -388,7 +446,11 @@ impl Rebuilt {
                     }
                     *revision = main;
                 }
-                Effect::Member(_) | Effect::Alarm { .. } => {}
+                Effect::Member(_)
+                | Effect::Alarm { .. }
+                | Effect::Lease { .. }
+                | Effect::LeaseGone { .. }
+                | Effect::Compacted { .. } => {}
             }
             state.take(&effect, first, ordinal)
         })

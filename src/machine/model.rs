@@ -8,7 +8,7 @@ use super::*;
 use crate::ids::Term;
 use crate::proto::etcdserverpb::{Compare, PutRequest, RangeRequest, TxnRequest, TxnResponse, compare::TargetUnion};
 use crate::proto::mvccpb::KeyValue;
-use crate::proto::quorate::{PublishMember, SetAlarm};
+use crate::proto::quorate::{CheckpointLeases, GrantLease, PublishMember, RevokeLease, SetAlarm};
 use crate::storage::memory::MemoryEngine;
 use proptest::collection::vec;
 use proptest::option::of;
@@ -21,6 +21,8 @@ type Pairs = BTreeMap<Bytes, KeyValue>;
 #[derive(Clone)]
 struct Model {
     history: Vec<Pairs>,
+    /// Granted time and what is left of it; the keys are those that name the lease.
+    leases: BTreeMap<i64, (i64, i64)>,
     full: bool,
 }
 
@@ -113,7 +115,7 @@ impl Work<'_> {
             create_revision: old.as_ref().map_or(next, |old| old.create_revision),
             mod_revision: next,
             version: old.as_ref().map_or(1, |old| old.version + 1),
-            lease: 0,
+            lease: if r.ignore_lease { old.as_ref().map_or(0, |old| old.lease) } else { r.lease },
         };
         self.change().insert(r.key.clone(), kv);
         pb::PutResponse { header: self.header(), prev_kv: old.filter(|_| r.prev_kv) }
@@ -131,7 +133,7 @@ impl Work<'_> {
 
     fn put_error(&self, r: &PutRequest, lease_first: bool) -> Result<(), Error> {
         let absent = (r.ignore_value || r.ignore_lease) && !self.pairs().contains_key(&r.key);
-        match (absent, r.lease != 0) {
+        match (absent, r.lease != 0 && !self.model.leases.contains_key(&r.lease)) {
             (_, true) if lease_first || !absent => Err(Error::LeaseNotFound),
             (true, _) => Err(Error::KeyNotFound),
             _ => Ok(()),
@@ -156,8 +158,8 @@ impl Work<'_> {
             (2, _) => kv.mod_revision.cmp(&0),
             (3, Some(TargetUnion::Value(v))) => kv.value.cmp(v),
             (3, _) => kv.value.len().cmp(&0),
-            (4, Some(TargetUnion::Lease(n))) => 0.cmp(n),
-            _ => 0.cmp(&0),
+            (4, Some(TargetUnion::Lease(n))) => kv.lease.cmp(n),
+            _ => kv.lease.cmp(&0),
         };
         [ordering.is_eq(), ordering.is_gt(), ordering.is_lt(), ordering.is_ne()][c.result as usize]
     }
@@ -240,7 +242,7 @@ fn has_put(txn: &TxnRequest) -> bool {
 
 impl Model {
     fn new() -> Model {
-        Model { history: vec![Pairs::new(); 2], full: false }
+        Model { history: vec![Pairs::new(); 2], leases: BTreeMap::new(), full: false }
     }
 
     fn now(&self) -> Work<'_> {
@@ -255,14 +257,69 @@ impl Model {
             command::Op::Put(r) => work.put_error(r, true).map(|()| Response::Put(work.put(r))),
             command::Op::DeleteRange(r) => Ok(Response::DeleteRange(work.delete(r))),
             command::Op::Txn(r) => work.txn(r).map(Response::Txn),
-            command::Op::Publish(_) | command::Op::Alarm(_) => Ok(Response::Done),
+            command::Op::GrantLease(_) if self.full => Err(Error::NoSpace),
+            command::Op::GrantLease(r) if self.leases.contains_key(&r.id) => Err(Error::LeaseExists),
+            command::Op::GrantLease(r) => {
+                let (id, ttl, header) = (r.id, r.ttl, work.header());
+                Ok(Response::LeaseGrant(pb::LeaseGrantResponse { header, id, ttl, ..Default::default() }))
+            }
+            command::Op::RevokeLease(r) if r.term > 1 => Ok(Response::Done),
+            command::Op::RevokeLease(r) if !self.leases.contains_key(&r.id) => Err(Error::LeaseNotFound),
+            command::Op::RevokeLease(r) => {
+                let keys = work.pairs().values().filter(|kv| kv.lease == r.id).map(|kv| kv.key.clone());
+                for key in keys.collect::<Vec<_>>() {
+                    work.change().remove(&key);
+                }
+                Ok(Response::LeaseRevoke(pb::LeaseRevokeResponse { header: work.header() }))
+            }
+            command::Op::Compact(r) => panic!("{r:?}"),
+            command::Op::CheckpointLeases(_) | command::Op::Publish(_) | command::Op::Alarm(_) => Ok(Response::Done),
         };
         let changed = work.changed.take();
         self.history.extend(changed);
+        if response.is_ok() {
+            self.change_leases(op);
+        }
         if let command::Op::Alarm(SetAlarm { alarm: 1, active, .. }) = op {
             self.full = *active;
         }
         response
+    }
+
+    fn change_leases(&mut self, op: &command::Op) {
+        match op {
+            command::Op::GrantLease(r) => drop(self.leases.insert(r.id, (r.ttl, 0))),
+            command::Op::RevokeLease(r) if r.term <= 1 => drop(self.leases.remove(&r.id)),
+            command::Op::CheckpointLeases(r) => {
+                for lease in &r.leases {
+                    self.leases.entry(lease.id).and_modify(|(_, left)| *left = lease.remaining_ttl);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The leases with their keys, as the machine shows them.
+    fn shown_leases(&self) -> Vec<(i64, Lease)> {
+        let keys = |id: i64| {
+            let all = self.history.last().unwrap().values();
+            all.filter(|kv| kv.lease == id).map(|kv| Box::from(&*kv.key)).collect()
+        };
+        let shown = |(id, (ttl, remaining)): (&i64, &(i64, i64))| {
+            (*id, Lease { ttl: *ttl, remaining: *remaining, keys: keys(*id) })
+        };
+        self.leases.iter().map(shown).collect()
+    }
+
+    /// What changed from `from` on, revision by revision: the keys as they are at the end of each.
+    fn changes(&self, from: usize) -> Vec<(i64, Pairs, Vec<Bytes>)> {
+        let change = |revision: usize| {
+            let (before, after) = (&self.history[revision - 1], &self.history[revision]);
+            let put = after.iter().filter(|(_, kv)| kv.mod_revision == revision as i64);
+            let put: Pairs = put.map(|(key, kv)| (key.clone(), kv.clone())).collect();
+            (revision as i64, put, before.keys().filter(|key| !after.contains_key(*key)).cloned().collect())
+        };
+        (from..self.history.len()).map(change).collect()
     }
 }
 
@@ -317,11 +374,12 @@ fn some_range() -> impl Strategy<Value = RangeRequest> {
 
 fn some_put() -> impl Strategy<Value = PutRequest> {
     let rarely = || prop::bool::weighted(0.1);
-    (some_key(), some_value(), rarely(), any::<bool>(), rarely(), rarely()).prop_map(
+    let lease = prop_oneof![2 => Just(0), 1 => 1..4i64];
+    (some_key(), some_value(), lease, any::<bool>(), rarely(), rarely()).prop_map(
         |(key, value, lease, prev_kv, ignore_value, ignore_lease)| PutRequest {
             key,
             value,
-            lease: i64::from(lease),
+            lease,
             prev_kv,
             ignore_value,
             ignore_lease,
@@ -344,7 +402,7 @@ fn some_compare() -> impl Strategy<Value = Compare> {
         number().prop_map(TargetUnion::CreateRevision),
         number().prop_map(TargetUnion::ModRevision),
         some_value().prop_map(TargetUnion::Value),
-        (0..2i64).prop_map(TargetUnion::Lease),
+        (0..4i64).prop_map(TargetUnion::Lease),
     ]);
     // Mostly the target that the union speaks of.
     (some_key(), some_end(), 0..4i32, of(0..5i32), union).prop_map(|(key, range_end, result, odd, target_union)| {
@@ -395,6 +453,12 @@ fn some_command() -> impl Strategy<Value = command::Op> {
         }),
         1 => (0..4i32, prop::bool::weighted(0.2))
             .prop_map(|(alarm, active)| command::Op::Alarm(SetAlarm { member_id: 1, alarm, active })),
+        4 => (1..4i64, 1..9i64).prop_map(|(id, ttl)| command::Op::GrantLease(GrantLease { id, ttl })),
+        2 => (1..4i64, 0..3u64).prop_map(|(id, term)| command::Op::RevokeLease(RevokeLease { id, term })),
+        1 => (1..4i64, 0..5i64).prop_map(|(id, remaining_ttl)| {
+            let leases = vec![pb::LeaseCheckpoint { id, remaining_ttl }];
+            command::Op::CheckpointLeases(CheckpointLeases { leases })
+        }),
     ]
 }
 
@@ -404,6 +468,8 @@ enum Step {
     Noop,
     Range(RangeRequest),
     Txn(TxnRequest),
+    /// Read the history from a revision on, in pieces of so many bytes.
+    History(usize, usize),
     Seal,
     Written,
     Reopen,
@@ -415,6 +481,7 @@ fn some_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Noop),
         6 => some_range().prop_map(Step::Range),
         3 => some_txn(false).prop_map(Step::Txn),
+        2 => (2..20usize, 0..5_000usize).prop_map(|(from, bytes)| Step::History(from, bytes)),
         3 => Just(Step::Seal),
         3 => Just(Step::Written),
         1 => Just(Step::Reopen),
@@ -475,6 +542,54 @@ fn everything(machine: &Machine) -> Vec<Vec<KeyValue>> {
     (1..=view.revision().0).map(all).collect()
 }
 
+fn leases(machine: &Machine) -> Vec<(i64, Lease)> {
+    let view = machine.view();
+    view.leases().into_iter().map(|(id, ..)| (id, view.lease(id).unwrap())).collect()
+}
+
+/// The history from `from` on as the machine tells it, in pieces of `max_bytes`: what each revision left, as
+/// [`Model::changes`] says it.
+fn told(machine: &Machine, from: usize, max_bytes: usize) -> Vec<(i64, Pairs, Vec<Bytes>)> {
+    let view = machine.view();
+    let (mut changes, mut from) = (Vec::<(i64, Pairs, Vec<Bytes>)>::new(), from as i64);
+    loop {
+        let History { events, next } = view.history(Revision(from), max_bytes).unwrap();
+        assert!(next.0 > from || events.is_empty());
+        let size: usize = events.iter().map(Event::size).sum();
+        let revisions = events.iter().map(Event::revision).collect::<std::collections::BTreeSet<_>>();
+        assert!(size <= max_bytes || revisions.len() == 1, "{size} bytes in {revisions:?}");
+        for event in &events {
+            let revision = event.revision();
+            assert!((from..next.0).contains(&revision));
+            if changes.last().is_none_or(|(last, ..)| *last < revision) {
+                changes.push((revision, Pairs::new(), Vec::new()));
+            }
+            let (last, put, deleted) = changes.last_mut().unwrap();
+            assert_eq!(*last, revision, "in order");
+            put.remove(&event.kv.key);
+            deleted.retain(|key| *key != event.kv.key);
+            match event.deleted {
+                true => deleted.push(event.kv.key.clone()),
+                false => drop(put.insert(event.kv.key.clone(), event.kv.clone())),
+            }
+        }
+        if next.0 <= from {
+            break;
+        }
+        from = next.0;
+    }
+    for (revision, _, deleted) in &mut changes {
+        // A key that was made and deleted in one revision was there before and after in none.
+        let there = |key: &Bytes| {
+            let range = RangeRequest { key: key.clone(), revision: *revision - 1, ..Default::default() };
+            *revision > 1 && view.range(&range).unwrap().count == 1
+        };
+        deleted.retain(there);
+        deleted.sort();
+    }
+    changes
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -490,14 +605,20 @@ proptest! {
                 Step::Noop => noop(&mut disk.store.machine),
                 Step::Range(r) => prop_assert_eq!(view.range(&r), model.now().range(&r), "{:?}", r),
                 Step::Txn(r) => prop_assert_eq!(view.txn(&r), model.now().txn(&r), "{:?}", r),
+                Step::History(from, bytes) => {
+                    prop_assert_eq!(told(&disk.store.machine, from, bytes), model.changes(from));
+                }
                 Step::Seal => disk.seal(),
                 Step::Written => disk.written(),
                 Step::Reopen => disk.reopen(),
             }
             let live: usize = model.now().pairs().values().map(|kv| kv.key.len() + kv.value.len()).sum();
             prop_assert_eq!(disk.store.machine.view().live_bytes(), live as u64);
+            prop_assert_eq!(leases(&disk.store.machine), model.shown_leases());
         }
         disk.reopen();
+        prop_assert_eq!(leases(&disk.store.machine), model.shown_leases());
+        prop_assert_eq!(told(&disk.store.machine, 2, 100), model.changes(2));
         let expected: Vec<Vec<KeyValue>> =
             model.history.iter().skip(1).map(|pairs| pairs.values().cloned().collect()).collect();
         prop_assert_eq!(everything(&disk.store.machine), expected);

@@ -65,6 +65,25 @@ pub enum Effect<'a> {
     },
     /// The entry at this position ends here.
     Applied(Position),
+    /// A lease is there, with so much time.
+    Lease {
+        /// Which.
+        id: i64,
+        /// What it was granted for, in seconds.
+        ttl: i64,
+        /// What was left when that was last written down, in seconds; 0: all of it.
+        remaining: i64,
+    },
+    /// A lease is gone; its keys were deleted before.
+    LeaseGone {
+        /// Which.
+        id: i64,
+    },
+    /// Readers below this revision are not served any more.
+    Compacted {
+        /// The oldest readable revision.
+        revision: i64,
+    },
 }
 
 /// A key's new value.
@@ -211,6 +230,20 @@ impl<'a> Effect<'a> {
                 out.extend_from_slice(&position.index.0.to_le_bytes());
                 out.extend_from_slice(&position.term.0.to_le_bytes());
             }
+            Effect::Lease { id, ttl, remaining } => {
+                out.push(6);
+                for number in [id, ttl, remaining] {
+                    out.extend_from_slice(&number.to_le_bytes());
+                }
+            }
+            Effect::LeaseGone { id } => {
+                out.push(7);
+                out.extend_from_slice(&id.to_le_bytes());
+            }
+            Effect::Compacted { revision } => {
+                out.push(8);
+                out.extend_from_slice(&revision.to_le_bytes());
+            }
         }
     }
 
@@ -233,6 +266,9 @@ impl<'a> Effect<'a> {
                 active: input.u8()? != 0,
             },
             5 => Effect::Applied(Position { index: Index(input.u64()?), term: Term(input.u64()?) }),
+            6 => Effect::Lease { id: input.i64()?, ttl: input.i64()?, remaining: input.i64()? },
+            7 => Effect::LeaseGone { id: input.i64()? },
+            8 => Effect::Compacted { revision: input.i64()? },
             _ => return None,
         };
         input.0.is_empty().then_some(effect)
@@ -410,6 +446,9 @@ mod tests {
             Effect::Delete { key: b"k", main: 7, sub: 1 },
             Effect::Put(put(b"key", i64::MAX)),
             Effect::Alarm { member: MemberId(u64::MAX), alarm: -1, active: true },
+            Effect::Lease { id: i64::MIN, ttl: 60, remaining: -7 },
+            Effect::LeaseGone { id: i64::MAX },
+            Effect::Compacted { revision: 77 },
             Effect::Applied(Position { index: Index(9), term: Term(4) }),
         ]
     }
@@ -417,7 +456,7 @@ mod tests {
     fn record() -> (Bytes, Digest) {
         let (mut builder, mut digest) = (Builder::new(Index(8)), Digest::START);
         let ordinals: Vec<u32> = effects().iter().map(|effect| builder.push(effect, &mut digest)).collect();
-        assert_eq!(ordinals, [0, 0, 0, 1, 0, 0]);
+        assert_eq!(ordinals, [0, 0, 0, 1, 0, 0, 0, 0, 0]);
         (Bytes::from(builder.close(digest)), digest)
     }
 

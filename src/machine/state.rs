@@ -1,6 +1,7 @@
 //! The replicated state in memory, shared by the one writer and its readers.
 //!
-//! One read-write lock guards the index, the tail of values that are not in the engine yet, members and alarms. The writer
+//! One read-write lock guards the index, the tail of values that are not in the engine yet, the latest events, leases,
+//! members and alarms. The writer
 //! holds it for one effect at a time, readers for a slice of keys; nobody touches the engine under it. The current revision
 //! stands beside the lock: the writer publishes it after the last effect of a command, so a reader that takes the
 //! revision first and pins it sees whole commands only, whatever is being applied meanwhile.
@@ -8,7 +9,9 @@
 //! The tail holds the values of every put whose record is open, sealed or being inserted. It lets go of a record only when
 //! the insert has returned, so a value that is not in the tail *under the lock* is in the engine.
 
+use super::history::{Recent, Records};
 use super::index::{Index, KeyRange, Version};
+use super::lease::Lease;
 use super::record::{self, Effect};
 use super::{Error, Member};
 use crate::ids::{Index as LogIndex, MemberId};
@@ -24,7 +27,7 @@ const SLICE: usize = 1024;
 
 /// What the machine and its views hold together.
 pub struct Shared {
-    engine: Arc<dyn Engine>,
+    pub(super) engine: Arc<dyn Engine>,
     state: RwLock<State>,
     revision: AtomicI64,
 }
@@ -42,6 +45,12 @@ pub struct State {
     pub index: Index,
     /// Values that are not in the engine yet.
     pub tail: Tail,
+    /// What happened last, for watchers; at least everything that is not in the engine yet.
+    pub recent: Recent,
+    /// Where older events lie.
+    pub records: Records,
+    /// The leases, by id.
+    pub leases: BTreeMap<i64, Lease>,
     /// The members, by id.
     pub members: BTreeMap<MemberId, Member>,
     /// The alarms that are up: whose, and etcd's number.
@@ -56,6 +65,9 @@ impl State {
         State {
             index: Index::default(),
             tail: Tail::default(),
+            recent: Recent::default(),
+            records: Records::default(),
+            leases: BTreeMap::new(),
             members: BTreeMap::new(),
             alarms: BTreeSet::new(),
             compacted: -1,
@@ -73,12 +85,23 @@ impl State {
                 let value_len = u32::try_from(put.value.len()).map_err(|_| "a value of more than 4 GiB".to_string())?;
                 let (modified, created, number, lease) = (put.main, put.created, put.version, put.lease);
                 let version = Version { modified, created, number, lease, record: record.0, ordinal, value_len };
+                self.records.note(modified, record);
+                self.attach(put.key, lease);
                 self.index.push(put.key, version);
             }
             Effect::Delete { key, main, .. } => {
-                let record = record.0;
-                self.index.push(key, Version { modified: main, record, ..Version::ABSENT });
+                self.records.note(main, record);
+                self.attach(key, 0);
+                self.index.push(key, Version { modified: main, record: record.0, ..Version::ABSENT });
             }
+            Effect::Lease { id, ttl, remaining } => {
+                let lease = self.leases.entry(id).or_default();
+                (lease.ttl, lease.remaining) = (ttl, remaining);
+            }
+            Effect::LeaseGone { id } => {
+                self.leases.remove(&id);
+            }
+            Effect::Compacted { revision } => self.compacted = revision,
             Effect::Member(bytes) => {
                 let member = record::decode_member(bytes).ok_or_else(|| "a member's entry is malformed".to_string())?;
                 self.members.insert(member.id, member);
@@ -92,6 +115,23 @@ impl State {
             Effect::Applied(_) => {}
         }
         Ok(())
+    }
+
+    /// Moves a key, as it is now, from its lease to `lease` (0: to none). A key has one lease at most.
+    fn attach(&mut self, key: &[u8], lease: i64) {
+        if self.leases.is_empty() {
+            return;
+        }
+        let old = self.index.get(key, i64::MAX).map_or(0, |version| version.lease);
+        if old == lease {
+            return;
+        }
+        if let Some(old) = self.leases.get_mut(&old) {
+            old.keys.remove(key);
+        }
+        if let Some(new) = self.leases.get_mut(&lease) {
+            new.keys.insert(key.into());
+        }
     }
 }
 

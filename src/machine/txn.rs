@@ -11,7 +11,6 @@
 //! shape has one meaning.
 
 use super::index::{KeyRange, Version};
-use super::kv::lease_exists;
 use super::range::Reader;
 use super::state::{Found, Values};
 use super::{Error, header};
@@ -55,7 +54,7 @@ pub fn check(reader: Reader<'_>, txn: &pb::TxnRequest, path: &[bool]) -> Result<
         None => Err(Error::KeyNotFound),
         Some(Request::RequestPut(put)) => {
             reader.check_ignores(put)?;
-            if lease_exists(put.lease) { Ok(()) } else { Err(Error::LeaseNotFound) }
+            reader.check_lease(put)
         }
         Some(_) => Ok(()),
     })?;

@@ -2,7 +2,7 @@
 
 use super::range::Reader;
 use super::state::Shared;
-use super::{Error, Member, txn};
+use super::{Error, History, Lease, Member, history, txn};
 use crate::ids::{MemberId, Revision};
 use crate::proto::etcdserverpb as pb;
 use std::sync::Arc;
@@ -36,6 +36,26 @@ impl View {
     /// If the txn does not only read (`check::is_read_only`).
     pub fn txn(&self, request: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
         txn::read_only(self.reader(), request)
+    }
+
+    /// What happened from revision `from` on: whole revisions, about `max_bytes` of them (one at least), and where to go on.
+    /// Empty if `from` is still to come.
+    ///
+    /// # Errors
+    /// `from` is below the oldest readable revision; disk.
+    pub fn history(&self, from: Revision, max_bytes: usize) -> Result<History, Error> {
+        history::read(&self.0, from.0, max_bytes)
+    }
+
+    /// A lease, if it is there.
+    pub fn lease(&self, id: i64) -> Option<Lease> {
+        self.0.read().leases.get(&id).cloned()
+    }
+
+    /// All leases, by id, with their times in seconds: what each was granted for, and what was left when that was last
+    /// written down (0: all of it).
+    pub fn leases(&self) -> Vec<(i64, i64, i64)> {
+        self.0.read().leases.iter().map(|(id, lease)| (*id, lease.ttl, lease.remaining)).collect()
     }
 
     /// The store's revision.
