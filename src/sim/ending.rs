@@ -174,7 +174,7 @@ impl<H: Host> World<H> {
         self.run(self.now + timers.heartbeat * beats)?;
         let sent = self.network.sent_inside() - sent;
         // A heartbeat and its answer for each; clocks may run a tenth too fast, and one campaign from outside may pass.
-        let most = (self.core_nodes().len() as u64 - 1) * 2 * (u64::from(beats) + 4) * 3 / 2;
+        let most = (self.core_nodes().len() as u64 - 1) * 2 * (u64::from(beats) + 4) * 12 / 10;
         if sent > most && self.laws.leader_changes() == changes + changed {
             self.laws.broken(Law::Quiet, || {
                 format!("a core at rest sent {sent} messages in {beats} heartbeats, more than {most}")

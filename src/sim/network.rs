@@ -28,6 +28,8 @@ pub struct Network {
     pool: Vec<(usize, Envelope)>,
     pooled: u64,
     sent_inside: u64,
+    /// The newest read round that each link has carried.
+    rounds: Vec<u64>,
     /// A bit per member of the healed core; 0 before.
     core: u64,
 }
@@ -73,6 +75,7 @@ impl Network {
             pool: Vec::new(),
             pooled: 0,
             sent_inside: 0,
+            rounds: vec![0; nodes * nodes],
             core: 0,
         }
     }
@@ -135,7 +138,8 @@ impl Network {
         self.inside(from, to) || self.cut[self.link(from, to)] <= now
     }
 
-    /// How many messages were sent inside of the healed core.
+    /// How many messages were sent inside of the healed core, but for those that began or answered a read round: a member
+    /// outside may ask for reads as often as it likes.
     pub fn sent_inside(&self) -> u64 {
         self.sent_inside
     }
@@ -199,7 +203,8 @@ impl Network {
     ) -> Fate {
         let mut fate = Fate::default();
         if self.inside(from, to) {
-            self.sent_inside += 1;
+            let link = self.link(from, to);
+            self.sent_inside += u64::from(!begins_round(&mut self.rounds[link], &envelope.message));
             fate.arrivals.push(self.arrival(now, from, to));
             return fate;
         }
@@ -250,5 +255,16 @@ impl Network {
             }
         }
         fate
+    }
+}
+
+/// Whether a message carries a newer read round than its link ever did (`newest`).
+fn begins_round(newest: &mut u64, message: &Message) -> bool {
+    match *message {
+        Message::Heartbeat { round, .. } | Message::HeartbeatReply { round, .. } if round > *newest => {
+            *newest = round;
+            true
+        }
+        _ => false,
     }
 }
