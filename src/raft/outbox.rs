@@ -19,6 +19,12 @@ impl Outbox {
         if after <= durable { self.free.push(envelope) } else { self.held.push((after, envelope)) }
     }
 
+    /// A new term begins: what still waits was said in one that is over, and is not said any more. It would be true of the
+    /// moment at which it was said, as a message that is late on its way is; but the log that it speaks of may be cut by now.
+    pub(super) fn forget(&mut self) {
+        self.held.clear();
+    }
+
     /// Writes up to `durable` are durable.
     pub(super) fn release(&mut self, durable: WriteSeq) {
         self.free.extend(self.held.extract_if(.., |(after, _)| *after <= durable).map(|(_, envelope)| envelope));

@@ -591,6 +591,7 @@ impl Raft {
     pub(super) fn set_term(&mut self, term: Term, vote: Option<MemberId>) {
         assert!(term > self.hard.term, "the term can only grow: {} to {term}", self.hard.term);
         self.hard = HardState { term, vote };
+        self.outbox.forget();
         self.writes.term_changed();
     }
 
