@@ -277,7 +277,7 @@ impl World {
                 self.puts.remove(&slot);
                 self.reads.remove(&slot);
             }
-            Reply::Transferred => panic!("nobody asked for a transfer"),
+            Reply::Transferred | Reply::Lease(_) => panic!("nobody asked for it"),
         }
     }
 

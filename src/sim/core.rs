@@ -110,6 +110,8 @@ impl Alive {
                 self.reads.insert(self.sequence, (slot, now));
                 self.raft.read(self.sequence);
             }
+            // Nobody has leases where commands mean nothing.
+            Request::KeepAlive { .. } | Request::TimeToLive { .. } => self.replies.push((slot, Reply::Lease(None))),
             Request::Transfer(target) => self.replies.push((
                 slot,
                 match self.raft.transfer(now, target) {

@@ -167,7 +167,7 @@ impl Front {
             Reply::Applied { outcome: Err(error), .. } => Err(self.fail(&error)),
             Reply::Refused(reason) => Err(status::of_refused(reason)),
             Reply::Uncertain(reason) => Err(status::of_uncertain(reason)),
-            reply @ (Reply::Readable { .. } | Reply::Transferred) => Err(astray(&reply)),
+            reply @ (Reply::Readable { .. } | Reply::Lease(_) | Reply::Transferred) => Err(astray(&reply)),
         }
     }
 
@@ -185,7 +185,7 @@ impl Front {
             Reply::Readable { term } => Ok(term),
             Reply::Refused(reason) => Err(status::of_refused(reason)),
             Reply::Uncertain(reason) => Err(status::of_uncertain(reason)),
-            reply @ (Reply::Applied { .. } | Reply::Transferred) => Err(astray(&reply)),
+            reply @ (Reply::Applied { .. } | Reply::Lease(_) | Reply::Transferred) => Err(astray(&reply)),
         }
     }
 }
