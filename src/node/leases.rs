@@ -393,7 +393,7 @@ impl Node {
         due.into_iter().for_each(|(context, question)| self.raft.ask(context, question));
     }
 
-    /// The leases' part of a turn after entries were applied: `confirmed` is what the turn's read rounds said.
+    /// The leases' part of a turn after entries were applied and read rounds confirmed: answers what can be answered.
     pub(super) fn lease_answers(&mut self, now: Time) {
         self.begin_lessor(now);
         let applied = self.machine.applied().index;
