@@ -208,7 +208,7 @@ impl Lessor {
     /// A keepalive has arrived: the lease shall not end while it waits for `grace` to be confirmed. To end later is always
     /// right.
     pub(super) fn hear(&mut self, now: Time, id: i64, grace: Duration) {
-        if let Some(timed) = self.leases.get_mut(&id) {
+        if let Some(timed) = self.leases.get_mut(&id).filter(|timed| timed.stage != Stage::Revoking) {
             timed.deadline = timed.deadline.max(now + grace.min(timed.ttl()));
         }
     }

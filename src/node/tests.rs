@@ -20,6 +20,8 @@ use prost::Message as _;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+mod leases;
+
 struct Host {
     meta: Meta,
     raft: MemoryEngine,
