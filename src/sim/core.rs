@@ -342,6 +342,14 @@ impl Host for Core {
         false
     }
 
+    fn has_lease(&self, _: i64) -> bool {
+        false
+    }
+
+    fn leases(&self) -> (usize, usize) {
+        (0, 0)
+    }
+
     fn look(&self, _: &Call) -> Result<(i64, Answer), machine::Error> {
         Ok((0, Answer::Put))
     }
