@@ -14,6 +14,9 @@ struct Place {
     /// How much its clock is too fast, in percent.
     fast: u64,
     paused: bool,
+    /// The log's disk does not finish.
+    stuck: bool,
+    writing: Vec<Ready>,
     inbox: Vec<Envelope>,
 }
 
@@ -26,6 +29,25 @@ struct Lab {
     replies: BTreeMap<u64, Reply>,
     slots: u64,
     sent: Vec<Envelope>,
+}
+
+impl Place {
+    /// As [`ShortLog::carry`], but for a disk that is stuck.
+    fn carry(&mut self) -> Vec<Effect> {
+        if !self.stuck {
+            for ready in std::mem::take(&mut self.writing) {
+                let done = self.member.log.persist(&[ready]).unwrap().unwrap();
+                self.member.node.handle(self.member.now, Input::Persisted(done)).unwrap();
+            }
+            return self.member.carry();
+        }
+        let (writes, others) = self.member.advance().into_iter().partition::<Vec<_>, _>(|e| matches!(e, Effect::Persist(_)));
+        self.writing.extend(writes.into_iter().filter_map(|effect| match effect {
+            Effect::Persist(ready) => Some(ready),
+            _ => None,
+        }));
+        others
+    }
 }
 
 fn id_of(place: usize) -> MemberId {
@@ -49,6 +71,8 @@ impl Lab {
                 member: ShortLog { raft, state, node, log, now: Time(0) },
                 fast: 0,
                 paused: false,
+                stuck: false,
+                writing: Vec::new(),
                 inbox: Vec::new(),
             })
         };
@@ -78,7 +102,7 @@ impl Lab {
                 for envelope in std::mem::take(&mut this.inbox) {
                     this.member.node.handle(this.member.now, Input::Peer(envelope)).unwrap();
                 }
-                for effect in this.member.carry() {
+                for effect in this.carry() {
                     match effect {
                         Effect::Reply(slot, reply) => {
                             let twice = self.replies.insert(slot.0, reply);
@@ -575,6 +599,43 @@ fn a_hundred_thousand_leases_are_renewed_without_an_entry_and_end_without_a_jam(
     }
     lab.pass(secs(58));
     assert_eq!(lab.member(leader).node.view().leases().len(), LEASES as usize, "{:?}", lab.now.since(granted));
-    let took = lab.until("the end of all", |lab| lab.member(leader).node.view().leases().is_empty());
+    let ended = |lab: &Lab| lab.member(leader).node.status().leases.expired == LEASES as u64;
+    let took = lab.until("the end of all", ended);
+    assert!(lab.member(leader).node.view().leases().is_empty());
     assert!(took <= secs(5), "{took:?}");
+}
+
+#[test]
+fn a_revoke_that_is_refused_is_proposed_again() {
+    let mut lab = Lab::new(3);
+    lab.grant(7, 4);
+    let (leader, follower) = (lab.leader().unwrap(), lab.follower());
+    lab.pass(Duration::from_millis(3900));
+    // Leadership is on its way elsewhere, where it never arrives.
+    lab.lost = |envelope| matches!(envelope.message, Message::TimeoutNow);
+    let transfer = lab.ask(leader, Request::Transfer(Some(id_of(follower))));
+    let took = lab.until_gone(7);
+    let given_up = config_of(id_of(leader)).election_timeout;
+    assert!(took > given_up && took < given_up * 2, "{took:?}");
+    assert_eq!(lab.leader(), Some(leader));
+    lab.reply(transfer);
+}
+
+#[test]
+fn a_keepalive_waits_until_the_leader_knows_the_lease() {
+    let mut lab = Lab::new(3);
+    let (leader, follower) = (lab.leader().unwrap(), lab.follower());
+    // The grant is committed by the followers' disks; the leader's own has not written it.
+    let grant = lab.propose(leader, Command::GrantLease(own::GrantLease { id: 7, ttl: 60 }));
+    lab.places[leader].as_mut().unwrap().stuck = true;
+    lab.settle();
+    let committed = |lab: &Lab, place| lab.member(place).node.view().lease(7).is_some();
+    lab.pass(Duration::from_millis(300));
+    assert!(committed(&lab, follower) && !committed(&lab, leader));
+    let slots = [lab.keep_alive(leader, 7), lab.keep_alive(follower, 7)];
+    lab.pass(Duration::from_millis(300));
+    assert!(lab.replies.is_empty(), "{:?}", lab.replies);
+    lab.places[leader].as_mut().unwrap().stuck = false;
+    assert_eq!(slots.map(|slot| lab.time(slot).map(|time| time.granted)), [Some(60), Some(60)]);
+    lab.reply(grant);
 }
