@@ -92,6 +92,8 @@ fn encode_message(message: Message) -> Wire {
             Wire::ForwardRefused(pb::ForwardRefused { sequence, reason: encode_reason(reason).into() })
         }
         Message::TimeoutNow => Wire::TimeoutNow(pb::TimeoutNow {}),
+        Message::Ask { context, question } => Wire::Ask(pb::Ask { context, question }),
+        Message::Answer { context, answer } => Wire::Answer(pb::Answer { context, answer }),
     }
 }
 
@@ -148,6 +150,8 @@ fn decode_message(message: Wire) -> Result<Message, WireError> {
         Wire::Forward(m) => Message::Forward { id: read_request_id(m.id), data: m.data, grows: m.grows },
         Wire::ForwardRefused(m) => Message::ForwardRefused { sequence: m.sequence, reason: decode_reason(m.reason)? },
         Wire::TimeoutNow(pb::TimeoutNow {}) => Message::TimeoutNow,
+        Wire::Ask(m) => Message::Ask { context: m.context, question: m.question },
+        Wire::Answer(m) => Message::Answer { context: m.context, answer: m.answer },
     })
 }
 
@@ -309,6 +313,8 @@ mod tests {
             (request_ids(), data(), any::<bool>()).prop_map(|(id, data, grows)| Message::Forward { id, data, grows }),
             (n(), reasons).prop_map(|(sequence, reason)| Message::ForwardRefused { sequence, reason }),
             Just(Message::TimeoutNow),
+            (n(), data()).prop_map(|(context, question)| Message::Ask { context, question }),
+            (n(), data()).prop_map(|(context, answer)| Message::Answer { context, answer }),
         ]
     }
 

@@ -15,6 +15,7 @@ mod support;
 
 use pb::cluster_client::ClusterClient;
 use pb::kv_client::KvClient;
+use pb::lease_client::LeaseClient;
 use pb::maintenance_client::MaintenanceClient;
 use quorate::proto::etcdserverpb as pb;
 use script::{Call, Step};
@@ -50,13 +51,14 @@ impl Connections {
         let local = match &call {
             Call::Range(request) => request.serializable,
             Call::Txn(request) => quorate::machine::check::is_serializable(request),
-            call => matches!(call, Call::Status),
+            call => matches!(call, Call::Status | Call::Leases | Call::TimeToLive(_) | Call::KeepAlive(_)),
         };
         if local {
             // What a member answers on its own may be old; after a linearizable read it is not.
             let current = pb::RangeRequest { key: "current".into(), ..Default::default() };
             kv.range(current).await.expect("a ready member reads");
         }
+        let mut lease = LeaseClient::new(channel.clone());
         match call {
             Call::Range(request) => lines(kv.range(request).await, |r| mask_header(&mut r.header)),
             Call::Put(request) => lines(kv.put(request).await, |r| mask_header(&mut r.header)),
@@ -69,6 +71,47 @@ impl Connections {
             Call::Status => lines(MaintenanceClient::new(channel).status(pb::StatusRequest {}).await, mask_status),
             Call::Alarm(request) => {
                 lines(MaintenanceClient::new(channel).alarm(request).await, |r| mask_header(&mut r.header))
+            }
+            Call::Grant(request) => {
+                let drawn = request.id == 0;
+                lines(lease.lease_grant(request).await, |r| {
+                    mask_header(&mut r.header);
+                    if drawn {
+                        mask_drawn(&mut r.id);
+                    }
+                })
+            }
+            Call::Revoke(request) => lines(lease.lease_revoke(request).await, |r| mask_header(&mut r.header)),
+            Call::TimeToLive(request) => lines(lease.lease_time_to_live(request).await, |r| {
+                mask_header(&mut r.header);
+                // Seconds pass, on one side more of them than on the other.
+                let whole = r.granted_ttl == 0 || (r.granted_ttl - 60..=r.granted_ttl).contains(&r.ttl);
+                assert!(whole, "nothing here is older than a minute: {r:?}");
+                r.ttl = r.ttl.min(0);
+                r.keys.sort();
+            }),
+            Call::Leases => lines(lease.lease_leases(pb::LeaseLeasesRequest {}).await, |r| {
+                mask_header(&mut r.header);
+                // Those of the script are small.
+                r.leases.iter_mut().filter(|lease| lease.id > 1_000_000).for_each(|lease| mask_drawn(&mut lease.id));
+            }),
+            Call::KeepAlive(ids) => {
+                let requests = ids.into_iter().map(|id| pb::LeaseKeepAliveRequest { id });
+                match lease.lease_keep_alive(tokio_stream::iter(requests)).await {
+                    Err(status) => vec![status.to_string()],
+                    Ok(response) => {
+                        let mut answers = response.into_inner();
+                        let mut all = Vec::new();
+                        loop {
+                            let next = answers.message().await.map(Response::new);
+                            let ended = !matches!(&next, Ok(answer) if answer.get_ref().is_some());
+                            all.extend(lines(next, |r| r.iter_mut().for_each(|r| mask_header(&mut r.header))));
+                            if ended {
+                                return all;
+                            }
+                        }
+                    }
+                }
             }
         }
     }
@@ -97,6 +140,12 @@ fn mask_header(header: &mut Option<pb::ResponseHeader>) {
             *field = 1;
         }
     }
+}
+
+/// An id that the server has drawn.
+fn mask_drawn(id: &mut i64) {
+    assert!(*id > 0, "a drawn id is positive: {id}");
+    *id = 1_000_000;
 }
 
 /// What may differ in a status: ids, log positions, sizes, and fields that etcd 3.5 does not know.

@@ -7,7 +7,7 @@
 use super::index::KeyRange;
 use super::range::Reader;
 use super::record::{Effect, Put};
-use super::{Error, Event, Machine, header};
+use super::{Error, Event, LeaseChange, Machine, header};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::mvccpb::KeyValue;
 use bytes::Bytes;
@@ -120,6 +120,7 @@ impl<'m> Change<'m> {
             self.delete(Bytes::from(key));
         }
         self.machine.emit(&Effect::LeaseGone { id }, None);
+        self.machine.lease_changes.push(LeaseChange::Gone(id));
         Ok(pb::LeaseRevokeResponse { header: header(self.now()) })
     }
 }

@@ -35,7 +35,7 @@
 //! Auth, snapshots, changes of membership: each will be more effects through the same door. When a lease is over is not
 //! known here: somebody with a clock says so, in a command.
 
-use crate::ids::{Index, MemberId, Position, Revision, Term};
+use crate::ids::{Index, MemberId, Position, Revision};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::request_op::Request;
 use crate::proto::etcdserverpb::response_op::Response as OpResponse;
@@ -69,7 +69,7 @@ mod model;
 mod tests;
 
 pub use history::{Event, History};
-pub use lease::Lease;
+pub use lease::{Lease, LeaseChange, LeaseTime};
 pub use view::View;
 
 /// The machine's answer to a command. Headers carry the revision only; the API layer fills in the rest.
@@ -157,6 +157,8 @@ pub struct Machine {
     run: u64,
     /// Runs that are sealed but not written, oldest first.
     sealed: VecDeque<Sealed>,
+    /// Not taken yet.
+    lease_changes: Vec<LeaseChange>,
 }
 
 /// A run that is sealed but not written.
@@ -209,6 +211,7 @@ impl Machine {
             closed: Vec::new(),
             run: 1,
             sealed: VecDeque::new(),
+            lease_changes: Vec::new(),
         };
         if applied.index == Index(0) {
             // They stand at the head of the first record, before the first entry.
@@ -239,7 +242,7 @@ impl Machine {
         }
         let outcome = match command {
             None => Ok(Response::Done),
-            Some(command) => self.carry_out(position.term, decode(position, command)?),
+            Some(command) => self.carry_out(position, decode(position, command)?),
         };
         if let Err(Error::Disk(_)) = outcome {
             return outcome;
@@ -249,7 +252,7 @@ impl Machine {
         outcome
     }
 
-    fn carry_out(&mut self, term: Term, op: command::Op) -> Result<Response, Error> {
+    fn carry_out(&mut self, at: Position, op: command::Op) -> Result<Response, Error> {
         let grows = match &op {
             command::Op::Put(_) | command::Op::GrantLease(_) => true,
             command::Op::Txn(txn) => check::grows(txn),
@@ -272,8 +275,14 @@ impl Machine {
                 self.set_alarm(&alarm);
                 Ok(Response::Done)
             }
-            command::Op::GrantLease(grant) => self.grant_lease(&grant).map(Response::LeaseGrant),
-            command::Op::RevokeLease(revoke) if revoke.term != 0 && revoke.term != term.0 => Ok(Response::Done),
+            command::Op::GrantLease(grant) => self.grant_lease(at.index, &grant).map(Response::LeaseGrant),
+            // A leader's, of another term or another lease.
+            command::Op::RevokeLease(revoke)
+                if revoke.term != 0
+                    && (revoke.term != at.term.0 || !self.is_known_lease(revoke.id, revoke.known)) =>
+            {
+                Ok(Response::Done)
+            }
             command::Op::RevokeLease(revoke) => {
                 self.change(|change| change.revoke_lease(revoke.id).map(Response::LeaseRevoke))
             }

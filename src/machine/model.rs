@@ -22,7 +22,7 @@ type Pairs = BTreeMap<Bytes, KeyValue>;
 struct Model {
     history: Vec<Pairs>,
     /// Granted time and what is left of it; the keys are those that name the lease.
-    leases: BTreeMap<i64, (i64, i64)>,
+    leases: BTreeMap<i64, LeaseTime>,
     full: bool,
 }
 
@@ -249,7 +249,7 @@ impl Model {
         Work { model: self, changed: None }
     }
 
-    fn apply(&mut self, op: &command::Op) -> Result<Response, Error> {
+    fn apply(&mut self, at: Index, op: &command::Op) -> Result<Response, Error> {
         let mut work = self.now();
         let response = match op {
             command::Op::Put(_) if self.full => Err(Error::NoSpace),
@@ -263,7 +263,7 @@ impl Model {
                 let (id, ttl, header) = (r.id, r.ttl, work.header());
                 Ok(Response::LeaseGrant(pb::LeaseGrantResponse { header, id, ttl, ..Default::default() }))
             }
-            command::Op::RevokeLease(r) if r.term > 1 => Ok(Response::Done),
+            command::Op::RevokeLease(r) if r.term > 0 && !self.leaders_revoke_counts(r) => Ok(Response::Done),
             command::Op::RevokeLease(r) if !self.leases.contains_key(&r.id) => Err(Error::LeaseNotFound),
             command::Op::RevokeLease(r) => {
                 let keys = work.pairs().values().filter(|kv| kv.lease == r.id).map(|kv| kv.key.clone());
@@ -278,7 +278,7 @@ impl Model {
         let changed = work.changed.take();
         self.history.extend(changed);
         if response.is_ok() {
-            self.change_leases(op);
+            self.change_leases(at, op);
         }
         if let command::Op::Alarm(SetAlarm { alarm: 1, active, .. }) = op {
             self.full = *active;
@@ -286,13 +286,24 @@ impl Model {
         response
     }
 
-    fn change_leases(&mut self, op: &command::Op) {
+    /// All entries are of term 1.
+    fn leaders_revoke_counts(&self, r: &RevokeLease) -> bool {
+        r.term == 1 && self.leases.get(&r.id).is_some_and(|lease| lease.granted.0 <= r.known)
+    }
+
+    fn change_leases(&mut self, at: Index, op: &command::Op) {
         match op {
-            command::Op::GrantLease(r) => drop(self.leases.insert(r.id, (r.ttl, 0))),
-            command::Op::RevokeLease(r) if r.term <= 1 => drop(self.leases.remove(&r.id)),
+            command::Op::GrantLease(r) => {
+                self.leases.insert(r.id, LeaseTime { ttl: r.ttl, remaining: 0, granted: at });
+            }
+            command::Op::RevokeLease(r) if r.term == 0 || self.leaders_revoke_counts(r) => {
+                self.leases.remove(&r.id);
+            }
             command::Op::CheckpointLeases(r) => {
                 for lease in &r.leases {
-                    self.leases.entry(lease.id).and_modify(|(_, left)| *left = lease.remaining_ttl);
+                    if let Some(time) = self.leases.get_mut(&lease.id).filter(|time| time.granted.0 <= r.known) {
+                        time.remaining = lease.remaining_ttl;
+                    }
                 }
             }
             _ => {}
@@ -305,9 +316,7 @@ impl Model {
             let all = self.history.last().unwrap().values();
             all.filter(|kv| kv.lease == id).map(|kv| Box::from(&*kv.key)).collect()
         };
-        let shown = |(id, (ttl, remaining)): (&i64, &(i64, i64))| {
-            (*id, Lease { ttl: *ttl, remaining: *remaining, keys: keys(*id) })
-        };
+        let shown = |(id, time): (&i64, &LeaseTime)| (*id, Lease { time: *time, keys: keys(*id) });
         self.leases.iter().map(shown).collect()
     }
 
@@ -454,10 +463,11 @@ fn some_command() -> impl Strategy<Value = command::Op> {
         1 => (0..4i32, prop::bool::weighted(0.2))
             .prop_map(|(alarm, active)| command::Op::Alarm(SetAlarm { member_id: 1, alarm, active })),
         4 => (1..4i64, 1..9i64).prop_map(|(id, ttl)| command::Op::GrantLease(GrantLease { id, ttl })),
-        2 => (1..4i64, 0..3u64).prop_map(|(id, term)| command::Op::RevokeLease(RevokeLease { id, term })),
-        1 => (1..4i64, 0..5i64).prop_map(|(id, remaining_ttl)| {
+        2 => (1..4i64, 0..3u64, 0..40u64)
+            .prop_map(|(id, term, known)| command::Op::RevokeLease(RevokeLease { id, term, known })),
+        1 => (1..4i64, 0..5i64, 0..40u64).prop_map(|(id, remaining_ttl, known)| {
             let leases = vec![pb::LeaseCheckpoint { id, remaining_ttl }];
-            command::Op::CheckpointLeases(CheckpointLeases { leases })
+            command::Op::CheckpointLeases(CheckpointLeases { leases, known })
         }),
     ]
 }
@@ -601,7 +611,10 @@ proptest! {
         for step in steps {
             let view = disk.store.machine.view();
             match step {
-                Step::Apply(op) => prop_assert_eq!(disk.store.apply(op.clone()), model.apply(&op), "{:?}", op),
+                Step::Apply(op) => {
+                    let at = disk.store.machine.applied().index.next();
+                    prop_assert_eq!(disk.store.apply(op.clone()), model.apply(at, &op), "{:?}", op);
+                }
                 Step::Noop => noop(&mut disk.store.machine),
                 Step::Range(r) => prop_assert_eq!(view.range(&r), model.now().range(&r), "{:?}", r),
                 Step::Txn(r) => prop_assert_eq!(view.txn(&r), model.now().txn(&r), "{:?}", r),

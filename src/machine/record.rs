@@ -73,6 +73,8 @@ pub enum Effect<'a> {
         ttl: i64,
         /// What was left when that was last written down, in seconds; 0: all of it.
         remaining: i64,
+        /// The entry that made it.
+        granted: Index,
     },
     /// A lease is gone; its keys were deleted before.
     LeaseGone {
@@ -230,11 +232,12 @@ impl<'a> Effect<'a> {
                 out.extend_from_slice(&position.index.0.to_le_bytes());
                 out.extend_from_slice(&position.term.0.to_le_bytes());
             }
-            Effect::Lease { id, ttl, remaining } => {
+            Effect::Lease { id, ttl, remaining, granted } => {
                 out.push(6);
                 for number in [id, ttl, remaining] {
                     out.extend_from_slice(&number.to_le_bytes());
                 }
+                out.extend_from_slice(&granted.0.to_le_bytes());
             }
             Effect::LeaseGone { id } => {
                 out.push(7);
@@ -266,7 +269,10 @@ impl<'a> Effect<'a> {
                 active: input.u8()? != 0,
             },
             5 => Effect::Applied(Position { index: Index(input.u64()?), term: Term(input.u64()?) }),
-            6 => Effect::Lease { id: input.i64()?, ttl: input.i64()?, remaining: input.i64()? },
+            6 => {
+                let (id, ttl, remaining) = (input.i64()?, input.i64()?, input.i64()?);
+                Effect::Lease { id, ttl, remaining, granted: Index(input.u64()?) }
+            }
             7 => Effect::LeaseGone { id: input.i64()? },
             8 => Effect::Compacted { revision: input.i64()? },
             _ => return None,
@@ -446,7 +452,7 @@ mod tests {
             Effect::Delete { key: b"k", main: 7, sub: 1 },
             Effect::Put(put(b"key", i64::MAX)),
             Effect::Alarm { member: MemberId(u64::MAX), alarm: -1, active: true },
-            Effect::Lease { id: i64::MIN, ttl: 60, remaining: -7 },
+            Effect::Lease { id: i64::MIN, ttl: 60, remaining: -7, granted: Index(u64::MAX) },
             Effect::LeaseGone { id: i64::MAX },
             Effect::Compacted { revision: 77 },
             Effect::Applied(Position { index: Index(9), term: Term(4) }),

@@ -11,7 +11,7 @@
 
 use super::history::{Recent, Records};
 use super::index::{Index, KeyRange, Version};
-use super::lease::Lease;
+use super::lease::{Lease, LeaseTime};
 use super::record::{self, Effect};
 use super::{Error, Member};
 use crate::ids::{Index as LogIndex, MemberId};
@@ -94,9 +94,9 @@ impl State {
                 self.attach(key, 0);
                 self.index.push(key, Version { modified: main, record: record.0, ..Version::ABSENT });
             }
-            Effect::Lease { id, ttl, remaining } => {
+            Effect::Lease { id, ttl, remaining, granted } => {
                 let lease = self.leases.entry(id).or_default();
-                (lease.ttl, lease.remaining) = (ttl, remaining);
+                lease.time = LeaseTime { ttl, remaining, granted };
             }
             Effect::LeaseGone { id } => {
                 self.leases.remove(&id);

@@ -2,7 +2,7 @@
 
 use super::range::Reader;
 use super::state::Shared;
-use super::{Error, History, Lease, Member, history, txn};
+use super::{Error, History, Lease, LeaseTime, Member, history, txn};
 use crate::ids::{MemberId, Revision};
 use crate::proto::etcdserverpb as pb;
 use std::sync::Arc;
@@ -52,10 +52,9 @@ impl View {
         self.0.read().leases.get(&id).cloned()
     }
 
-    /// All leases, by id, with their times in seconds: what each was granted for, and what was left when that was last
-    /// written down (0: all of it).
-    pub fn leases(&self) -> Vec<(i64, i64, i64)> {
-        self.0.read().leases.iter().map(|(id, lease)| (*id, lease.ttl, lease.remaining)).collect()
+    /// All leases, by id, with what is written down of their time.
+    pub fn leases(&self) -> Vec<(i64, LeaseTime)> {
+        self.0.read().leases.iter().map(|(id, lease)| (*id, lease.time)).collect()
     }
 
     /// The store's revision.

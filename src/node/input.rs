@@ -7,6 +7,7 @@ use crate::ids::{Incarnation, MemberId, Term};
 use crate::machine;
 use crate::raft::{Entry, Envelope, LogRead, Persisted, Ready};
 use crate::storage::Op;
+use crate::time::Duration;
 use bytes::Bytes;
 
 /// Names a waiting caller. Chosen by the shell, unique among the outstanding ones, opaque to the node.
@@ -74,6 +75,16 @@ pub enum Request {
     },
     /// A linearizable read: answered by [`Reply::Readable`] when the local view is fresh enough.
     Read,
+    /// Give a lease all of its time again: answered by [`Reply::Lease`] when that holds, whoever leads later.
+    KeepAlive {
+        /// Which.
+        lease: i64,
+    },
+    /// How much is left of a lease: answered by [`Reply::Lease`].
+    TimeToLive {
+        /// Which.
+        lease: i64,
+    },
     /// Hand leadership over: to `Some` member, or to the best one. Only the leader can.
     Transfer(Option<MemberId>),
 }
@@ -106,6 +117,15 @@ pub enum Uncertain {
     TimedOut,
 }
 
+/// The time of a lease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimeLeft {
+    /// What it was granted for, in seconds.
+    pub granted: i64,
+    /// What is left of that. Never less than was promised; zero while it is being revoked.
+    pub left: Duration,
+}
+
 /// The one answer to a request.
 #[derive(Debug)]
 pub enum Reply {
@@ -121,6 +141,8 @@ pub enum Reply {
         /// The member's term.
         term: Term,
     },
+    /// How it is with the lease; `None`: there is none of this id.
+    Lease(Option<TimeLeft>),
     /// The target leads now.
     Transferred,
     /// Surely not done.

@@ -7,6 +7,7 @@
 //! - `node.rs` is the turn: what happens in which order.
 //! - `open.rs` is birth: from two databases to a node, the only constructor, in production and simulation alike.
 //! - `proposals.rs` and `reads.rs` keep what clients wait for. Each slot is answered exactly once.
+//! - `lessor.rs` is the leader's clock over the leases; `leases.rs` keeps what callers want of it, and brings it there.
 //! - `events.rs` tells what a turn changed.
 //! - `elections.rs` remembers changes of leader, for people.
 //!
@@ -19,7 +20,7 @@
 //! 4. The node never waits: for a sync, a peer or a client. The one disk wait it may meet is a value that apply reads.
 //!
 //! It may not know tokio, sockets, threads, locks, and what time it is but for the argument. Left out until they are built:
-//! leases, watches, snapshots, changes of membership, quarantine after a digest that differs.
+//! watches, snapshots, changes of membership, quarantine after a digest that differs.
 
 use crate::ids::{ClusterId, DiskId, Incarnation, Index, MemberId, Term};
 use crate::raft;
@@ -28,6 +29,8 @@ use crate::time::{Duration, Time};
 mod elections;
 pub mod events;
 pub mod input;
+mod leases;
+mod lessor;
 #[expect(clippy::module_inception, reason = "the file of the room's one value, named after it")]
 mod node;
 mod open;
@@ -37,7 +40,8 @@ mod reads;
 mod tests;
 
 pub use elections::{Cause, Election};
-pub use input::{Effect, Input, Refused, Reply, Request, Slot, StateWrite, Uncertain};
+pub use input::{Effect, Input, Refused, Reply, Request, Slot, StateWrite, TimeLeft, Uncertain};
+pub use leases::LeaseCounts;
 pub use node::Node;
 pub use open::{Opened, Opening, open};
 
@@ -88,6 +92,8 @@ pub struct Status {
     pub leader_changes: u64,
     /// Commands of this member's clients whose outcome is not known yet, those that wait for a leader included.
     pub pending_proposals: usize,
+    /// What was done to leases.
+    pub leases: LeaseCounts,
     /// Per peer, by id; flow facts only on the leader.
     pub peers: Vec<PeerStatus>,
     /// The newest changes of leader that this member saw, oldest first, bounded.

@@ -10,6 +10,7 @@
 use super::elections::Elections;
 use super::events::Glance;
 use super::input::{Effect, Input, Refused, Reply, Request, Slot, StateWrite, Uncertain};
+use super::leases::{Leases, Wish};
 use super::proposals::{Command, Proposals};
 use super::reads::Reads;
 use super::{Config, Halt, Identity, PeerStatus, Status};
@@ -40,8 +41,9 @@ pub struct Node {
     pub(super) raft: Raft,
     pub(super) machine: Machine,
     pub(super) state: StateWrites,
-    proposals: Proposals,
-    reads: Reads,
+    pub(super) proposals: Proposals,
+    pub(super) reads: Reads,
+    pub(super) leases: Leases,
     transfers: Vec<(Slot, MemberId, Time)>,
     elections: Elections,
     /// The leadership under which commands were last submitted.
@@ -50,7 +52,7 @@ pub struct Node {
     publishing: Option<u64>,
     published: bool,
     space_low: bool,
-    replies: Vec<(Slot, Reply)>,
+    pub(super) replies: Vec<(Slot, Reply)>,
 }
 
 /// The writes to the state database.
@@ -78,6 +80,7 @@ impl Node {
             state: StateWrites { mark, ..StateWrites::default() },
             proposals: Proposals::new(identity.incarnation),
             reads: Reads::default(),
+            leases: Leases::new(identity.incarnation),
             transfers: Vec::new(),
             elections: Elections::default(),
             leadership: None,
@@ -140,6 +143,7 @@ impl Node {
             }
             self.publish(now)?;
         }
+        self.lease_questions(now);
         self.raft.flush(now);
         for event in self.raft.take_events() {
             self.elections.note(now, event);
@@ -149,8 +153,12 @@ impl Node {
         effects.extend(self.raft.take_loads().into_iter().map(Effect::Load));
         self.apply(now, effects)?;
         for state in self.raft.take_reads() {
-            self.reads.indexed(state);
+            if !self.lease_round_confirmed(state.context, state.index) {
+                self.reads.indexed(state);
+            }
         }
+        self.lease_answers(now);
+        effects.extend(self.raft.messages().map(Effect::Send));
         self.reads.release(self.machine.applied().index, self.raft.term(), &mut self.replies);
         self.answer_transfers(now);
         self.expire(now);
@@ -170,6 +178,8 @@ impl Node {
             submitted.map(|since| since + self.config.request_timeout),
             parked.map(|since| since + self.leaderless_patience()),
             self.reads.oldest().map(|since| since + self.read_patience()),
+            self.leases.oldest().map(|since| since + self.read_patience()),
+            Some(self.leases.deadline()),
             self.transfers.iter().map(|(_, _, deadline)| *deadline).min(),
             unsynced.map(|since| since + STATE_SYNC_INTERVAL),
         ];
@@ -226,6 +236,7 @@ impl Node {
             digest: self.machine.digest(),
             leader_changes: self.elections.leader_changes(),
             pending_proposals: self.proposals.count(),
+            leases: self.leases.counts().clone(),
             peers: self.raft.flows().into_iter().map(|(id, flow, matched)| PeerStatus { id, flow, matched }).collect(),
             elections: self.elections.list(),
         }
@@ -249,6 +260,8 @@ impl Node {
                 let mark = self.reads.ask(slot, now);
                 self.raft.read(mark);
             }
+            Request::KeepAlive { lease } => self.leases.ask(now, slot, Wish::KeepAlive(lease)),
+            Request::TimeToLive { lease } => self.leases.ask(now, slot, Wish::TimeToLive(lease)),
             Request::Transfer(target) => match self.raft.transfer(now, target) {
                 Ok(target) if target == self.identity.member => self.replies.push((slot, Reply::Transferred)),
                 Ok(target) => self.transfers.push((slot, target, now + self.config.election_timeout * 2)),
@@ -260,6 +273,7 @@ impl Node {
 
     fn cancel(&mut self, slot: Slot) {
         self.proposals.cancel(slot);
+        self.leases.cancel(slot);
         if let Some(mark) = self.reads.cancel(slot) {
             self.raft.forget_read(mark);
         }
@@ -352,7 +366,9 @@ impl Node {
         let (submitted, parked) = (before(self.config.request_timeout), before(self.leaderless_patience()));
         self.proposals.expire(submitted, parked, &mut self.replies);
         let leader_known = self.raft.leader().is_some();
-        for mark in self.reads.expire(before(self.read_patience()), leader_known, &mut self.replies) {
+        let waited = before(self.read_patience());
+        self.leases.expire(waited, leader_known, &mut self.replies);
+        for mark in self.reads.expire(waited, leader_known, &mut self.replies) {
             self.raft.forget_read(mark);
         }
     }
@@ -421,6 +437,7 @@ impl Node {
         if self.may_apply() {
             for entry in self.raft.take_committed(APPLY_BYTES_PER_TURN) {
                 self.apply_entry(entry)?;
+                self.note_lease_changes(now);
             }
         }
         let mut ops = Vec::new();

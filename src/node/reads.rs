@@ -23,8 +23,14 @@ pub(super) struct Reads {
 impl Reads {
     /// Notes a read; gives the mark under which Raft is asked.
     pub(super) fn ask(&mut self, slot: Slot, now: Time) -> u64 {
+        let mark = self.mark();
+        self.asked.insert(mark, (slot, now));
+        mark
+    }
+
+    /// A mark for a read of the node's own.
+    pub(super) fn mark(&mut self) -> u64 {
         self.marks += 1;
-        self.asked.insert(self.marks, (slot, now));
         self.marks
     }
 

@@ -20,6 +20,8 @@ use prost::Message as _;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+mod leases;
+
 struct Host {
     meta: Meta,
     raft: MemoryEngine,
@@ -277,7 +279,7 @@ impl World {
                 self.puts.remove(&slot);
                 self.reads.remove(&slot);
             }
-            Reply::Transferred => panic!("nobody asked for a transfer"),
+            Reply::Transferred | Reply::Lease(_) => panic!("nobody asked for it"),
         }
     }
 

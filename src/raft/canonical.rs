@@ -122,6 +122,8 @@ impl Raft {
             loads,
             readable,
             refusals,
+            asks,
+            answers,
             events: _,
         } = self;
         ink.hard_state(*hard);
@@ -152,7 +154,8 @@ impl Raft {
             ink.number(after.0.saturating_sub(writes.durable.0));
             envelope.write(ink);
         });
-        debug_assert!(loads.is_empty() && readable.is_empty() && refusals.is_empty(), "a turn that is not closed");
+        let taken = loads.is_empty() && readable.is_empty() && refusals.is_empty();
+        debug_assert!(taken && asks.is_empty() && answers.is_empty(), "a turn that is not closed");
     }
 
     /// Whether `envelope` can do nothing here, now or later, whatever else happens. `durable` is a term below which this
@@ -184,6 +187,7 @@ impl Raft {
             }
             (Message::ReadIndex { .. } | Message::ReadIndexReply { .. } | Message::TimeoutNow, _) => term < durable,
             (Message::Forward { .. } | Message::ForwardRefused { .. }, _) => term < durable,
+            (Message::Ask { .. } | Message::Answer { .. }, _) => term < durable,
             (Message::PreVote { .. } | Message::Vote { .. }, _) => false,
             (Message::Append { .. } | Message::Heartbeat { .. }, _) => false,
         }
@@ -369,6 +373,8 @@ impl Envelope {
             Message::Forward { id, data: _, grows } => (11, [id.sequence, id.incarnation.0, u64::from(*grows), 0, 0]),
             Message::ForwardRefused { sequence, reason } => (12, [*sequence, *reason as u64, 0, 0, 0]),
             Message::TimeoutNow => (13, [0; 5]),
+            Message::Ask { context, question: _ } => (14, [*context, 0, 0, 0, 0]),
+            Message::Answer { context, answer: _ } => (15, [*context, 0, 0, 0, 0]),
         };
         ink.number(kind);
         ink.member(*from);

@@ -226,6 +226,20 @@ pub enum Message {
     },
     /// Campaign at once: the leader hands over (dissertation §3.10).
     TimeoutNow,
+    /// A question that only whoever leads can answer; what it is about is not Raft's affair. It may be lost.
+    Ask {
+        /// Echoed.
+        context: u64,
+        /// The question.
+        question: Bytes,
+    },
+    /// An answer to an [`Message::Ask`], by the leader of the envelope's term.
+    Answer {
+        /// Echoed.
+        context: u64,
+        /// The answer.
+        answer: Bytes,
+    },
 }
 
 /// The write that a message waits for.
@@ -256,7 +270,9 @@ impl Message {
             | Message::ReadIndexReply { .. }
             | Message::Forward { .. }
             | Message::ForwardRefused { .. }
-            | Message::TimeoutNow => Dependency::Term,
+            | Message::TimeoutNow
+            | Message::Ask { .. }
+            | Message::Answer { .. } => Dependency::Term,
         }
     }
 }

@@ -23,6 +23,7 @@ use super::{HardState, LogRead, Persisted, Ready};
 use crate::ids::{Incarnation, Index, MemberId, Position, Term, WriteSeq};
 use crate::rng::{Rng, Seed};
 use crate::time::{Duration, Time};
+use bytes::Bytes;
 use std::collections::BTreeMap;
 
 /// How a member behaves.
@@ -226,6 +227,8 @@ pub struct Raft {
     pub(super) loads: Vec<LogRead>,
     pub(super) readable: Vec<ReadState>,
     pub(super) refusals: Vec<(u64, Refusal)>,
+    pub(super) asks: Vec<(MemberId, u64, Bytes)>,
+    pub(super) answers: Vec<(u64, Bytes)>,
     pub(super) events: Vec<Event>,
 }
 
@@ -260,6 +263,8 @@ impl Raft {
             loads: Vec::new(),
             readable: Vec::new(),
             refusals: Vec::new(),
+            asks: Vec::new(),
+            answers: Vec::new(),
             events: Vec::new(),
             log,
             config,
@@ -328,7 +333,9 @@ impl Raft {
             | Message::ReadIndexReply { .. }
             | Message::Forward { .. }
             | Message::ForwardRefused { .. }
-            | Message::TimeoutNow => tracing::trace!(%from, %term, "not heard: an older term"),
+            | Message::TimeoutNow
+            | Message::Ask { .. }
+            | Message::Answer { .. } => tracing::trace!(%from, %term, "not heard: an older term"),
         }
     }
 
@@ -370,6 +377,9 @@ impl Raft {
             Message::Forward { id, data, grows } => self.on_forward(from, id, data, grows),
             Message::ForwardRefused { sequence, reason } => self.refusals.push((sequence, reason)),
             Message::TimeoutNow => self.on_timeout_now(now, from, term),
+            Message::Ask { context, question } if self.is_leader() => self.asks.push((from, context, question)),
+            Message::Answer { context, answer } if self.leader() == Some(from) => self.answers.push((context, answer)),
+            Message::Ask { .. } | Message::Answer { .. } => {}
         }
     }
 
@@ -486,6 +496,32 @@ impl Raft {
         std::mem::take(&mut self.refusals)
     }
 
+    /// Sends a question to the leader, if another member leads. It may be lost on the way, and so may the answer: ask again.
+    pub fn ask(&mut self, context: u64, question: Bytes) {
+        if let Some(leader) = self.leader().filter(|leader| *leader != self.config.id) {
+            self.send(leader, Message::Ask { context, question });
+        }
+    }
+
+    /// Answers a question of [`Raft::take_asks`].
+    ///
+    /// # Panics
+    /// If this member does not lead.
+    pub fn answer(&mut self, to: MemberId, context: u64, answer: Bytes) {
+        assert!(self.is_leader(), "only a leader answers");
+        self.send(to, Message::Answer { context, answer });
+    }
+
+    /// Questions of other members to this one as a leader: who asks, under which context, what. It may have been deposed since.
+    pub fn take_asks(&mut self) -> Vec<(MemberId, u64, Bytes)> {
+        std::mem::take(&mut self.asks)
+    }
+
+    /// Answers of the leader to questions of this member, by context. A context may be one of long ago.
+    pub fn take_answers(&mut self) -> Vec<(u64, Bytes)> {
+        std::mem::take(&mut self.answers)
+    }
+
     /// What happened since the last call.
     pub fn take_events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.events)
@@ -497,6 +533,15 @@ impl Raft {
             State::Follower(following) => following.leader.map(|(leader, _)| leader),
             State::Leader(_) => Some(self.config.id),
             State::PreCandidate(_) | State::Candidate(_) => None,
+        }
+    }
+
+    /// The first entry of this member's own term, where it leads: once that is applied, it knows everything that was committed
+    /// before (Raft §8).
+    pub fn leads_from(&self) -> Option<Index> {
+        match &self.state {
+            State::Leader(leading) => Some(leading.term_start),
+            _ => None,
         }
     }
 

@@ -136,6 +136,18 @@ impl Family<'_> {
         self.line("_count", labels, count);
     }
 
+    /// A histogram that was counted elsewhere: for each upper bound (`None`: there is none) what lies in its bucket alone.
+    pub fn buckets(&mut self, buckets: impl Iterator<Item = (Option<u64>, u64)>, sum: u64) {
+        let mut count = 0;
+        for (bound, inside) in buckets {
+            count += inside;
+            let bound = bound.map_or("+Inf".to_string(), in_go);
+            self.line("_bucket", &[("le", &bound)], count);
+        }
+        self.line("_sum", &[], sum);
+        self.line("_count", &[], count);
+    }
+
     fn line(&mut self, suffix: &str, labels: &[Label<'_>], value: impl Display) {
         let _ = write!(self.text, "{}{suffix}", self.name);
         for (place, (label, value)) in labels.iter().enumerate() {
@@ -145,6 +157,14 @@ impl Family<'_> {
         }
         let close = if labels.is_empty() { "" } else { "}" };
         let _ = writeln!(self.text, "{close} {value}");
+    }
+}
+
+/// A number in the words of Go, whose floats have an exponent from a million on.
+fn in_go(number: u64) -> String {
+    match format!("{number:e}").split_once('e') {
+        Some((digits, exponent)) if number >= 1_000_000 => format!("{digits}e+{exponent:0>2}"),
+        _ => number.to_string(),
     }
 }
 
@@ -165,6 +185,12 @@ mod tests {
              # HELP seen_total What was seen.\n# TYPE seen_total counter\n\
              seen_total{who=\"a\\\\b\\\"c\\nd\",n=\"7\"} 3\nseen_total{who=\"e\",n=\"8\"} 0.5\n"
         );
+    }
+
+    #[test]
+    fn bounds_are_written_as_go_writes_them() {
+        let numbers = [1, 524_288, 1_048_576, 2_000_000, 10_000_000_000].map(in_go);
+        assert_eq!(numbers, ["1", "524288", "1.048576e+06", "2e+06", "1e+10"]);
     }
 
     #[test]

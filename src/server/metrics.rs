@@ -7,7 +7,7 @@
 //! A scrape asks the node nothing and waits for nothing: it reads what the node published last, the workers' figures and
 //! counters, so it tells something also of a member that hangs. Counting costs the request path relaxed additions.
 //!
-//! Absent: what does not exist here yet (quotas, leases, watches, snapshots), round trip times between members, and Go's
+//! Absent: what does not exist here yet (quotas, watches, snapshots), round trip times between members, and Go's
 //! runtime.
 
 use super::api::{ETCD_CLUSTER_VERSION, ETCD_VERSION, Front};
@@ -15,7 +15,7 @@ use super::calls::{Calls, Traffic};
 use super::exposition::{DISK_BOUNDS, Histogram, Kind, Page};
 use super::process;
 use crate::ids::Term;
-use crate::node::{Election, RoleName, Status};
+use crate::node::{Election, LeaseCounts, RoleName, Status};
 use crate::storage::space;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -101,6 +101,7 @@ pub fn page(front: &Front) -> String {
     identity(&mut page, front);
     consensus(&mut page, front, &status);
     disk(&mut page, front);
+    leases(&mut page, &status.leases);
     peers(&mut page, front, &status);
     clients(&mut page, front);
     process::expose(&mut page);
@@ -160,6 +161,21 @@ fn disk(page: &mut Page, front: &Front) {
     page.gauge("quorate_disk_free_bytes", "Bytes free where the data directory is.", front.disk.free_bytes());
     let help = "Below so many free bytes, writes that grow the store are declined.";
     page.gauge("quorate_disk_floor_bytes", help, space::FLOOR);
+}
+
+fn leases(page: &mut Page, counts: &LeaseCounts) {
+    page.counter("etcd_debugging_lease_granted_total", "Leases that were granted.", counts.granted);
+    page.counter("etcd_debugging_lease_revoked_total", "Leases that have ended.", counts.revoked);
+    let help = "Times that this member as the leader renewed a lease.";
+    page.counter("etcd_debugging_lease_renewed_total", help, counts.renewed);
+    let help = "Leases whose end this member as the leader brought about, because their time was over.";
+    page.counter("etcd_debugging_server_lease_expired_total", help, counts.expired);
+    let help = "The times to live of leases that were granted, in seconds.";
+    let mut family = page.family(Kind::Histogram, "etcd_debugging_lease_ttl_total", help);
+    // etcd's bounds: the powers of two from 1 to 2^23 seconds.
+    let (beyond, within) = counts.ttls.split_last().unwrap_or((&0, &[]));
+    let buckets = within.iter().enumerate().map(|(bits, count)| (Some(1_u64 << bits), *count));
+    family.buckets(buckets.chain([(None, *beyond)]), counts.ttl_sum);
 }
 
 fn peers(page: &mut Page, front: &Front, status: &Status) {

@@ -455,6 +455,7 @@ fn peer_routes(config: &Config, front: &Arc<Front>) -> axum::Router {
 fn client_routes(config: &Config, front: &Arc<Front>, routes: Routes) -> Result<axum::Router, String> {
     use etcdserverpb::cluster_server::ClusterServer;
     use etcdserverpb::kv_server::KvServer;
+    use etcdserverpb::lease_server::LeaseServer;
     use etcdserverpb::maintenance_server::MaintenanceServer;
     use quorate::node_server::NodeServer;
     let largest = config.max_request_bytes + GRPC_OVERHEAD_BYTES;
@@ -466,6 +467,7 @@ fn client_routes(config: &Config, front: &Arc<Front>, routes: Routes) -> Result<
     let broken = |error: tonic_reflection::server::Error| format!("the built-in descriptors are broken: {error}");
     let services = routes
         .add_service(KvServer::new(api::kv::Kv(Arc::clone(front))).max_decoding_message_size(largest))
+        .add_service(LeaseServer::new(api::lease::Lease(Arc::clone(front))))
         .add_service(ClusterServer::new(api::cluster::Cluster(Arc::clone(front))))
         .add_service(MaintenanceServer::new(api::maintenance::Maintenance(Arc::clone(front))))
         .add_service(NodeServer::new(api::node::NodeService(Arc::clone(front))))

@@ -107,7 +107,8 @@ impl Clients {
         self.quiet = true;
     }
 
-    fn slot(&mut self) -> Slot {
+    /// A slot that nobody has had.
+    pub(super) fn slot(&mut self) -> Slot {
         self.slots += 1;
         Slot(self.slots)
     }
@@ -194,6 +195,19 @@ impl Clients {
             false => everything(false),
         };
         self.ask::<H>(self.clients.len() - 1, node, call, now, committed)
+    }
+
+    /// Something was asked for by somebody else, and nobody knows more yet. Gives its place in the history.
+    pub(super) fn note(&mut self, now: Time, call: Call) -> usize {
+        self.numbers += 1;
+        let outcome = Outcome::Unknown("no answer yet".into());
+        self.history.push(Operation { client: self.numbers, invoked: now.0, returned: now.0, call, outcome });
+        self.history.len() - 1
+    }
+
+    /// More is known of it.
+    pub(super) fn learn(&mut self, place: usize, now: Time, outcome: Outcome) {
+        (self.history[place].returned, self.history[place].outcome) = (now.0, outcome);
     }
 
     fn record<H: Host>(&mut self, client: usize, open: Open, now: Time, outcome: Outcome) {
@@ -297,7 +311,7 @@ impl Clients {
                 }
                 Clients::looked(host, &open.call, laws)?
             }
-            Reply::Transferred => {
+            Reply::Transferred | Reply::Lease(_) => {
                 laws.broken(Law::AnsweredOnce, || format!("n{} answers another question than {}", node + 1, slot.0))?;
                 Outcome::Unknown("an answer to another question".into())
             }

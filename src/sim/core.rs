@@ -110,6 +110,8 @@ impl Alive {
                 self.reads.insert(self.sequence, (slot, now));
                 self.raft.read(self.sequence);
             }
+            // Nobody has leases where commands mean nothing.
+            Request::KeepAlive { .. } | Request::TimeToLive { .. } => self.replies.push((slot, Reply::Lease(None))),
             Request::Transfer(target) => self.replies.push((
                 slot,
                 match self.raft.transfer(now, target) {
@@ -338,6 +340,14 @@ impl Host for Core {
 
     fn knows_all(&self) -> bool {
         false
+    }
+
+    fn has_lease(&self, _: i64) -> bool {
+        false
+    }
+
+    fn leases(&self) -> (usize, usize) {
+        (0, 0)
     }
 
     fn look(&self, _: &Call) -> Result<(i64, Answer), machine::Error> {

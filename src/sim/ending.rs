@@ -21,6 +21,7 @@ impl<H: Host> World<H> {
         self.heal()?;
         self.converge()?;
         self.serve()?;
+        self.end_leases()?;
         self.rest()?;
         self.read_all()
     }
@@ -39,6 +40,7 @@ impl<H: Host> World<H> {
         self.core = core;
         self.network.heal(self.now, core, &mut self.dice);
         self.clients.be_quiet();
+        self.owners.be_quiet();
         self.tell(None, || format!("-- the core is {:?}", candidates.iter().map(|n| n + 1).collect::<Vec<_>>()));
         for node in 0..self.places.len() {
             let place = &mut self.places[node];
@@ -156,6 +158,20 @@ impl<H: Host> World<H> {
             }
         }
         Ok(())
+    }
+
+    /// Nobody keeps a lease alive: all of them end, at once or when a new leader has given them all of their time again.
+    fn end_leases(&mut self) -> Result<(), Violation> {
+        let patience = self.patience(100) + self.owners.longest() * 3;
+        let nodes = self.core_nodes();
+        let none = |world: &World<H>| nodes.iter().all(|node| world.places[*node].host.leases() == (0, 0));
+        if self.wait(patience, none)? {
+            return Ok(());
+        }
+        let left: Vec<(usize, usize)> = nodes.iter().map(|node| self.places[*node].host.leases()).collect();
+        self.laws.broken(Law::LeaseEnds, || {
+            format!("{patience:?} after nobody keeps them alive, leases and keys of gone ones are there: {left:?}")
+        })
     }
 
     fn rest(&mut self) -> Result<(), Violation> {

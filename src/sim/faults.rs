@@ -54,6 +54,7 @@ impl<H: Host> World<H> {
             }
             Fault::Jump { node } => {
                 self.places[node].clock.offset += span.as_nanos() as i128;
+                self.owners.jumped(span);
                 self.schedule(self.now, Event::Turn(node));
             }
             Fault::Slow { node, factor } => self.places[node].slow = (factor, until),

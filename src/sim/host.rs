@@ -158,6 +158,12 @@ pub trait Host {
     /// Whether this member knows the disks of all members.
     fn knows_all(&self) -> bool;
 
+    /// Whether there is such a lease in what it has applied.
+    fn has_lease(&self, id: i64) -> bool;
+
+    /// How many leases there are in what it has applied, and how many keys whose lease is gone.
+    fn leases(&self) -> (usize, usize);
+
     /// A read of what it has applied.
     ///
     /// # Errors

@@ -64,6 +64,10 @@ pub enum Law {
     Stable,
     /// A cluster at rest sends heartbeats and their answers, nothing else.
     Quiet,
+    /// No lease ends before the time that its owner was promised is over, by the worst clock that the plan has.
+    LeaseKept,
+    /// A healed majority ends every lease that nobody keeps alive, and its keys with it.
+    LeaseEnds,
     /// The judge accepts what clients saw.
     Linearizable,
     /// The program's own assertions hold.
@@ -74,7 +78,7 @@ pub enum Law {
 
 impl Law {
     /// All of them.
-    pub const ALL: [Law; 25] = [
+    pub const ALL: [Law; 27] = [
         Law::ElectionSafety,
         Law::LogMatching,
         Law::LeaderCompleteness,
@@ -97,6 +101,8 @@ impl Law {
         Law::Serves,
         Law::Stable,
         Law::Quiet,
+        Law::LeaseKept,
+        Law::LeaseEnds,
         Law::Linearizable,
         Law::Assertion,
         Law::Deterministic,
@@ -127,6 +133,8 @@ impl Law {
             Law::Serves => "serves",
             Law::Stable => "stable",
             Law::Quiet => "quiet",
+            Law::LeaseKept => "lease-kept",
+            Law::LeaseEnds => "lease-ends",
             Law::Linearizable => "linearizable",
             Law::Assertion => "assertion",
             Law::Deterministic => "deterministic",

@@ -11,6 +11,8 @@ use crate::ids::{ClusterId, DiskId, Index, MemberId};
 use crate::machine;
 use crate::node::events::Glance;
 use crate::node::{Config, Effect, Halt, Input, Node, Opening, StateWrite, open};
+use crate::proto::etcdserverpb as pb;
+use crate::proto::mvccpb::KeyValue;
 use crate::raft::{Entry, LogRead, Persisted, Raft, Ready};
 use crate::rng::{Seed, mix};
 use crate::storage::directory::{InitialMember, Meta};
@@ -238,6 +240,18 @@ impl Host for Member {
 
     fn knows_all(&self) -> bool {
         self.node().is_some_and(|node| node.view().members().iter().all(|member| member.disk.is_some()))
+    }
+
+    fn has_lease(&self, id: i64) -> bool {
+        self.node().is_some_and(|node| node.view().lease(id).is_some())
+    }
+
+    fn leases(&self) -> (usize, usize) {
+        let Some(view) = self.node().map(Node::view) else { return (0, 0) };
+        let all = pb::RangeRequest { key: vec![0].into(), range_end: vec![0].into(), ..Default::default() };
+        let keys = view.range(&all).map(|found| found.kvs).unwrap_or_default();
+        let orphan = |kv: &&KeyValue| kv.lease != 0 && view.lease(kv.lease).is_none();
+        (view.leases().len(), keys.iter().filter(orphan).count())
     }
 
     fn look(&self, call: &Call) -> Result<(i64, Reply), machine::Error> {

@@ -5,7 +5,7 @@
 //! laws are checked; at the end a majority is healed and must work, and the judge reads what the clients saw.
 //!
 //! - `plan.rs`: what is going to happen, drawn from a seed, written as text.
-//! - `world.rs`: the heap of events; `place.rs`, `network.rs`, `clients.rs`, `workload.rs`: what is in it; `faults.rs`: what is
+//! - `world.rs`: the heap of events; `place.rs`, `network.rs`, `clients.rs`, `workload.rs`, `owners.rs`: what is in it; `faults.rs`: what is
 //!   done to it; `ending.rs`: the liveness phase.
 //! - `host.rs`: what the world drives, in two forms: `member.rs` (everything, as in production) and `core.rs` (Raft alone).
 //! - `laws.rs`: what must hold. `trace.rs`: what happened, for people, and the fingerprint.
@@ -21,8 +21,8 @@
 //!
 //! # Where the rest plugs in
 //!
-//! Snapshots and membership: more [`plan::Fault`]s and a configuration in [`laws`]; watches and leases: more calls in
-//! `workload.rs`, more of the judge.
+//! Snapshots and membership: more [`plan::Fault`]s and a configuration in [`laws`]; watches: more calls in `workload.rs`, more
+//! of the judge.
 
 use crate::check;
 use crate::check::history::Operation;
@@ -43,6 +43,7 @@ pub mod host;
 pub mod laws;
 mod member;
 mod network;
+mod owners;
 mod place;
 pub mod plan;
 pub mod shrink;

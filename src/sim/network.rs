@@ -56,7 +56,9 @@ fn group(message: &Message) -> Option<Group> {
         Message::ReadIndex { .. }
         | Message::ReadIndexReply { .. }
         | Message::Forward { .. }
-        | Message::ForwardRefused { .. } => Some(Group::Requests),
+        | Message::ForwardRefused { .. }
+        | Message::Ask { .. }
+        | Message::Answer { .. } => Some(Group::Requests),
         Message::TimeoutNow => None,
     }
 }

@@ -353,6 +353,8 @@ pub struct Plan {
     pub noise: Noise,
     /// Clients.
     pub load: Load,
+    /// How many of them have leases, beside the others.
+    pub owners: usize,
     /// What happens when, in order.
     pub faults: Vec<Planned>,
 }
@@ -452,6 +454,8 @@ impl Plan {
             think_us: 16_000 << d.rng.below(4),
             rest: if d.rng.below(3) == 0 { d.span() * 2 } else { Duration::ZERO },
         };
+        let owners = d.rng.below(5) as usize;
+        let owners = if profile == Profile::Full { owners } else { 0 };
         let mut faults = d.faults;
         // As text has it, so that a plan that is printed is the plan that ran.
         for planned in &mut faults {
@@ -459,7 +463,7 @@ impl Plan {
         }
         let load = Load { rest: micros(load.rest), ..load };
         faults.sort_by_key(|planned| planned.at);
-        Plan { profile, seed, nodes, length, timers, tiny, noise, load, faults }
+        Plan { profile, seed, nodes, length, timers, tiny, noise, load, owners, faults }
     }
 
     /// Raft's limits under this plan.

@@ -69,7 +69,7 @@ impl Shrinking {
     }
 
     fn settings(&mut self) {
-        let changes: [fn(&mut Plan); 15] = [
+        let changes: [fn(&mut Plan); 17] = [
             |plan| plan.tiny = false,
             |plan| plan.noise.loss = 0,
             |plan| plan.noise.duplicate = 0,
@@ -82,6 +82,8 @@ impl Shrinking {
             |plan| plan.noise.disk_us = 100,
             |plan| plan.load.rest = Duration::ZERO,
             |plan| plan.load.clients = 1,
+            |plan| plan.owners = 0,
+            |plan| plan.owners = plan.owners.min(1),
             |plan| plan.load.clients = plan.load.clients.div_ceil(2),
             |plan| plan.load.think_us = (plan.load.think_us * 4).min(1_000_000),
             |plan| {

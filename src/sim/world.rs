@@ -20,6 +20,7 @@ use super::clients::Clients;
 use super::host::{Host, Shape, Torn};
 use super::laws::{Law, Laws, Violation};
 use super::network::Network;
+use super::owners::Owners;
 use super::place::{Clock, LogQueue, Place};
 use super::plan::Plan;
 use super::trace::Trace;
@@ -54,6 +55,8 @@ pub(super) enum Event {
     SpaceBack(usize),
     /// A client acts, or loses patience.
     Client(usize),
+    /// So does the owner of a lease.
+    Owner(usize),
 }
 
 impl Event {
@@ -67,7 +70,7 @@ impl Event {
             | Event::StateDone(node)
             | Event::Lost(node, ..)
             | Event::SpaceBack(node) => Some(*node),
-            Event::Up(_) | Event::Fault(_) | Event::Client(_) => None,
+            Event::Up(_) | Event::Fault(_) | Event::Client(_) | Event::Owner(_) => None,
         }
     }
 }
@@ -110,6 +113,7 @@ pub(super) struct World<H> {
     pub places: Vec<Place<H>>,
     pub network: Network,
     pub clients: Clients,
+    pub owners: Owners,
     pub laws: Laws,
     pub trace: Trace,
     /// Separate streams, so that one more fault does not change all the rest.
@@ -142,6 +146,7 @@ impl<H: Host> World<H> {
             places,
             network: Network::new(plan.nodes, &plan.noise, stream(2)),
             clients: Clients::new(&plan, stream(3)),
+            owners: Owners::new(&plan, stream(5)),
             laws: Laws::new(plan.nodes, off),
             trace: Trace::new(lines),
             disk_dice: Rng::new(stream(4)),
@@ -158,6 +163,9 @@ impl<H: Host> World<H> {
         }
         for client in 0..world.plan.load.clients {
             world.schedule(Clients::first(client), Event::Client(client));
+        }
+        for owner in 0..world.plan.owners {
+            world.schedule(Owners::first(owner), Event::Owner(owner));
         }
         for (index, planned) in world.plan.faults.iter().enumerate() {
             let (at, order) = (planned.at, world.order);
@@ -241,6 +249,7 @@ impl<H: Host> World<H> {
             Event::Fault(index) => self.fault(index),
             Event::SpaceBack(node) => self.input(node, Input::Space { low: false }),
             Event::Client(client) => self.client(client),
+            Event::Owner(owner) => self.owner(owner),
         }
     }
 
@@ -317,6 +326,7 @@ impl<H: Host> World<H> {
         self.trace.mark(self.now, &[2, node as u64]);
         self.tell(Some(node), || "dies".to_string());
         self.clients.orphan::<H>(node, self.now);
+        self.owners.forget(node);
         if told {
             for other in (0..self.places.len()).filter(|other| *other != node) {
                 if self.network.passes(self.now, node, other) {
@@ -390,6 +400,9 @@ impl<H: Host> World<H> {
             }
         }
         self.laws.turned(node, now)?;
+        if before.applied != now.applied && !self.places[node].wiped {
+            self.owners.look(node, &self.places[node].host, self.now, &self.laws)?;
+        }
         let idle = effects.is_empty() && before == now;
         let life = self.places[node].life;
         for effect in effects.drain(..) {
@@ -623,6 +636,15 @@ impl<H: Host> World<H> {
         act.asks.map_or(Ok(()), |(node, slot, request)| self.ask(node, slot, request))
     }
 
+    fn owner(&mut self, owner: usize) -> Result<(), Violation> {
+        let up: Vec<bool> = self.places.iter().map(|place| place.host.is_up()).collect();
+        let Some(act) = self.owners.act(owner, self.now, &up, &mut self.clients) else { return Ok(()) };
+        if act.again < Time::NEVER {
+            self.schedule(act.again, Event::Owner(owner));
+        }
+        act.asks.map_or(Ok(()), |(node, slot, request)| self.ask(node, slot, Some(request)))
+    }
+
     /// Whether the process runs and is not stopped.
     pub(super) fn hears(&self, node: usize) -> bool {
         self.places[node].host.is_up() && self.places[node].paused_until <= self.now
@@ -646,6 +668,9 @@ impl<H: Host> World<H> {
     fn reply(&mut self, node: usize, slot: Slot, reply: Reply) -> Result<(), Violation> {
         self.trace.mark(self.now, &[8, node as u64, slot.0]);
         self.tell(Some(node), || format!("answers {} {reply:.60?}", slot.0));
+        if let Some((owner, at)) = self.owners.answered(slot, &reply, self.now, &mut self.clients, &self.laws)? {
+            self.schedule(at, Event::Owner(owner));
+        }
         let place = &self.places[node];
         let (asked, when) = ((node, &place.host), (self.now, place.glance.applied));
         let goes_on = self.clients.answered(asked, slot, reply, when, &self.laws)?;

@@ -255,3 +255,69 @@ async fn our_command_line_prints_what_etcdctl_prints() {
     let has_form = |line: &str, format: &str| format != "table" || about_cluster(line);
     compare(&etcdctl(&dir, &one), &ours, has_form, |a, b| a.stdout == b.stdout && a.code == b.code);
 }
+
+/// Command lines about one lease, whose id stands for `LEASE`.
+const LEASE_COMMANDS: &[&str] = &[
+    "lease list",
+    "lease grant 600",
+    "lease list",
+    "lease timetolive LEASE",
+    "lease timetolive LEASE --keys",
+    "put leased 1 --lease=LEASE",
+    "put leased/2 2 --lease=LEASE",
+    "put leased 2 --ignore-lease",
+    "get leased",
+    "lease timetolive LEASE --keys",
+    "lease keep-alive LEASE --once",
+    "put leased/2 3",
+    "lease timetolive LEASE --keys",
+    "lease revoke LEASE",
+    "get leased --prefix",
+    "lease revoke LEASE",
+    "lease timetolive LEASE --keys",
+    "lease keep-alive LEASE --once",
+    "lease keep-alive LEASE",
+    "put leased 1 --lease=LEASE",
+    "lease grant 0",
+    "lease revoke LEASE",
+    "lease grant nonsense",
+    "lease grant 9000000001",
+    "lease list",
+];
+
+/// Runs [`LEASE_COMMANDS`]: what each left behind, with the id and the seconds that are left masked.
+fn run_lease_commands(side: &Side<'_>, format: &str) -> Vec<(String, Seen)> {
+    let mut lease = String::new();
+    let mut all = Vec::new();
+    for line in LEASE_COMMANDS {
+        let mut seen = side.run(&line.replace("LEASE", &lease), format);
+        if let Some(granted) = seen.stdout.iter().find_map(|line| granted_id(line)) {
+            lease = granted;
+        }
+        let mask = |text: &mut String| {
+            if !lease.is_empty() {
+                *text = text.replace(&lease, "LEASE");
+            }
+            // 600 seconds were granted, and a minute has not passed.
+            if let Some((before, after)) = text.split_once("remaining(5") {
+                *text = format!("{before}remaining(*{}", after.trim_start_matches(|c: char| c.is_ascii_digit()));
+            }
+        };
+        seen.stdout.iter_mut().chain(&mut seen.error).for_each(mask);
+        all.push(((*line).to_owned(), seen));
+    }
+    all
+}
+
+/// `lease 694d7c3b23e3ab09 granted with TTL(600s)`
+fn granted_id(line: &str) -> Option<String> {
+    line.strip_prefix("lease ")?.split_once(" granted").map(|(id, _)| id.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcdctl_does_with_leases_of_quorate_what_it_does_with_etcds() {
+    let Some(dir) = etcd_bin_dir("etcdctl_does_with_leases_of_quorate_what_it_does_with_etcds") else { return };
+    let (etcd, quorate) = (Cluster::etcd(&dir, 1).await, Cluster::quorate(3).await);
+    let (theirs, ours) = (etcdctl(&dir, &etcd), etcdctl(&dir, &quorate));
+    assert_eq!(run_lease_commands(&ours, "simple"), run_lease_commands(&theirs, "simple"));
+}

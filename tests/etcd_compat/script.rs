@@ -18,6 +18,12 @@ pub enum Call {
     Members(pb::MemberListRequest),
     Status,
     Alarm(pb::AlarmRequest),
+    Grant(pb::LeaseGrantRequest),
+    Revoke(pb::LeaseRevokeRequest),
+    /// The ids of one stream's keepalives.
+    KeepAlive(Vec<i64>),
+    TimeToLive(pb::LeaseTimeToLiveRequest),
+    Leases,
 }
 
 /// One line of the script.
@@ -125,6 +131,7 @@ pub fn script() -> Vec<Step> {
     txn_effects(&mut script);
     txn_nesting(&mut script);
     txn_refusals(&mut script);
+    leases(&mut script);
     limits(&mut script);
     cluster(&mut script);
     script.0
@@ -498,6 +505,78 @@ fn txn_refusals(s: &mut Script) {
         txn(vec![holds()], vec![op_put(put("x", "3"))], vec![op_get(with(get("x"), |r| r.revision = 100_000))]),
     );
     s.range("refused: nothing of it is there", span("x", "y"));
+}
+
+fn leases(s: &mut Script) {
+    let grant = |id, ttl| Call::Grant(pb::LeaseGrantRequest { id, ttl });
+    let revoke = |id| Call::Revoke(pb::LeaseRevokeRequest { id });
+    let left = |id, keys| Call::TimeToLive(pb::LeaseTimeToLiveRequest { id, keys });
+    let leased = |key: &str, lease| with(put(key, "v"), |r| r.lease = lease);
+    s.add("lease: none", Call::Leases);
+    s.add("lease: revoke of an unknown one", revoke(9));
+    s.add("lease: revoke of none", revoke(0));
+    s.add("lease: time of an unknown one", left(9, false));
+    s.add("lease: time and keys of an unknown one", left(9, true));
+    s.add("lease: time of none", left(0, true));
+    s.add("lease: keepalive of an unknown one", Call::KeepAlive(vec![9]));
+    s.add("lease: keepalive of none", Call::KeepAlive(vec![0]));
+    s.add("lease: a stream without a request", Call::KeepAlive(vec![]));
+    s.add("lease: grant, a long one", grant(101, 9_000));
+    s.add("lease: grant, its id again", grant(101, 60));
+    s.add("lease: grant, a negative id", grant(-7, 7_000));
+    s.add("lease: grant, the longest", grant(102, 9_000_000_000));
+    s.add("lease: grant, too long", grant(103, 9_000_000_001));
+    s.add("lease: grant, too long, an id in use", grant(101, i64::MAX));
+    s.add("lease: grant, the server chooses", grant(0, 8_000));
+    s.add("lease: list", Call::Leases);
+    s.add("lease: keepalives of one stream, in order", Call::KeepAlive(vec![101, 9, -7, 101, 0, 102]));
+    s.add("lease: time", left(101, false));
+    s.add("lease: time of a negative id", left(-7, false));
+    s.add("lease: time, no keys yet", left(101, true));
+    for (name, key, lease) in [
+        ("attach", "l/1", 101),
+        ("attach another", "l/2", 101),
+        ("attach to a negative id", "l/3", -7),
+        ("attach a key that was free", "a", 101),
+        ("move a key", "l/1", -7),
+        ("the same lease again", "l/2", 101),
+        ("an unknown lease", "l/4", 9),
+    ] {
+        s.put(format!("lease: {name}"), leased(key, lease));
+    }
+    s.range("lease: the keys tell theirs", span("l/", "l0"));
+    s.add("lease: time and keys", left(101, true));
+    s.add("lease: time and keys of the other", left(-7, true));
+    s.put("lease: a put without one detaches", put("l/2", "w"));
+    s.put("lease: ignore_lease keeps it", with(put("l/1", "w"), |r| r.ignore_lease = true));
+    s.delete("lease: a deleted key is detached", del("a"));
+    s.put("lease: and is not attached in its next life", put("a", "1"));
+    s.add("lease: nothing is attached any more", left(101, true));
+    s.add("lease: the other still has both", left(-7, true));
+    let moved = cmp("l/1", CompareTarget::Lease, CompareResult::Equal, TargetUnion::Lease(-7));
+    s.txn(
+        "lease: txn compares and attaches",
+        txn(vec![moved], vec![op_put(leased("l/5", 101)), op_put(leased("l/6", -7)), op_del(del("l/2"))], vec![]),
+    );
+    s.txn("lease: txn with an unknown one writes nothing", ops(vec![op_put(put("l/7", "x")), op_put(leased("l/8", 9))]));
+    s.add("lease: keys after the txn", left(101, true));
+    s.add("lease: revoke of one without keys", revoke(102));
+    s.range("lease: it has taken no revision", get("l/1"));
+    s.add("lease: revoke of one with keys", revoke(-7));
+    s.range("lease: its keys are gone, in one revision", span("l/", "l0"));
+    s.add("lease: revoke of one that is gone", revoke(-7));
+    s.put("lease: nobody attaches to it", leased("l/1", -7));
+    s.add("lease: keepalive of one that is gone", Call::KeepAlive(vec![-7]));
+    s.add("lease: grant, an id that was revoked", grant(-7, 500));
+    s.add("lease: it is another one", left(-7, true));
+    s.add("lease: list at the end", Call::Leases);
+    s.add("lease: revoke the last but the drawn", revoke(101));
+    for ttl in [0, -5, 1] {
+        let id = 200 + ttl;
+        s.add(format!("lease: grant for {ttl} s"), grant(id, ttl));
+        s.add(format!("lease: away with the one for {ttl} s"), revoke(id));
+    }
+    s.range("lease: what is left", span("l/", "l0"));
 }
 
 fn limits(s: &mut Script) {

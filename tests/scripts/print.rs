@@ -59,6 +59,8 @@ pub fn kind(message: &Message) -> &'static str {
         Message::Forward { .. } => "Forward",
         Message::ForwardRefused { .. } => "ForwardRefused",
         Message::TimeoutNow => "TimeoutNow",
+        Message::Ask { .. } => "Ask",
+        Message::Answer { .. } => "Answer",
     }
 }
 
@@ -91,6 +93,7 @@ pub fn message(arrow: &str, e: &Envelope) -> String {
         Message::Forward { id, data, .. } => format!("#{} {}", id.sequence, String::from_utf8_lossy(data)),
         Message::ForwardRefused { sequence, reason } => format!("#{sequence} {reason:?}"),
         Message::TimeoutNow => String::new(),
+        Message::Ask { context, .. } | Message::Answer { context, .. } => format!("q{}", in_life(*context)),
     };
     let address = format!("n{}@{}{arrow}n{}", e.from, e.term, e.to);
     format!("{address:<9} {} {what}", kind(&e.message)).trim_end().into()

@@ -89,7 +89,7 @@ impl pb::maintenance_server::Maintenance for Maintenance {
             Reply::Transferred => Ok(Response::new(pb::MoveLeaderResponse { header: None })),
             Reply::Refused(reason) => Err(status::of_refused(reason)),
             Reply::Uncertain(reason) => Err(status::of_uncertain(reason)),
-            reply @ (Reply::Applied { .. } | Reply::Readable { .. }) => Err(astray(&reply)),
+            reply @ (Reply::Applied { .. } | Reply::Readable { .. } | Reply::Lease(_)) => Err(astray(&reply)),
         }
     }
 

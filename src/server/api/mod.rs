@@ -29,6 +29,7 @@ use tonic::metadata::MetadataMap;
 
 pub mod cluster;
 pub mod kv;
+pub mod lease;
 pub mod maintenance;
 pub mod node;
 pub mod status;
@@ -135,8 +136,24 @@ impl Front {
     /// # Errors
     /// "no leader".
     pub fn check_leader(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        let wanted = metadata.get("hasleader").is_some_and(|value| value.as_bytes() == b"true");
-        if wanted && !self.has_leader() { Err(status::of_refused(Refused::NoLeader)) } else { Ok(()) }
+        let refused = needs_leader(metadata) && !self.has_leader();
+        if refused { Err(status::of_refused(Refused::NoLeader)) } else { Ok(()) }
+    }
+
+    /// Ends when no leader was known for three election timeouts on end: then etcd cuts the streams of callers who want one.
+    pub async fn leaderless(&self) {
+        let mut published = self.published.clone();
+        let patience = self.transport.election_timeout * 3;
+        loop {
+            // Nobody publishes any more: the member is stopping, and its streams end with it.
+            if published.wait_for(|status| status.leader.is_none()).await.is_err() {
+                return;
+            }
+            let found = published.wait_for(|status| status.leader.is_some());
+            if tokio::time::timeout(patience, found).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// An error of the machine's as the caller sees it. A disk that fails a reader can't be trusted: the process stops.
@@ -167,7 +184,7 @@ impl Front {
             Reply::Applied { outcome: Err(error), .. } => Err(self.fail(&error)),
             Reply::Refused(reason) => Err(status::of_refused(reason)),
             Reply::Uncertain(reason) => Err(status::of_uncertain(reason)),
-            reply @ (Reply::Readable { .. } | Reply::Transferred) => Err(astray(&reply)),
+            reply @ (Reply::Readable { .. } | Reply::Lease(_) | Reply::Transferred) => Err(astray(&reply)),
         }
     }
 
@@ -185,9 +202,14 @@ impl Front {
             Reply::Readable { term } => Ok(term),
             Reply::Refused(reason) => Err(status::of_refused(reason)),
             Reply::Uncertain(reason) => Err(status::of_uncertain(reason)),
-            reply @ (Reply::Applied { .. } | Reply::Transferred) => Err(astray(&reply)),
+            reply @ (Reply::Applied { .. } | Reply::Lease(_) | Reply::Transferred) => Err(astray(&reply)),
         }
     }
+}
+
+/// Whether the caller wants to be refused where no leader is known.
+pub fn needs_leader(metadata: &MetadataMap) -> bool {
+    metadata.get("hasleader").is_some_and(|value| value.as_bytes() == b"true")
 }
 
 /// An answer to another question than was asked.

@@ -5,7 +5,7 @@ use crate::ids::Index;
 use crate::raft::{Envelope, Message, Ready};
 
 /// The kinds of messages.
-pub const KINDS: [&str; 14] = [
+pub const KINDS: [&str; 16] = [
     "PreVote",
     "PreVoteReply",
     "Vote",
@@ -20,6 +20,8 @@ pub const KINDS: [&str; 14] = [
     "Forward",
     "ForwardRefused",
     "TimeoutNow",
+    "Ask",
+    "Answer",
 ];
 
 /// The roles, in the order of [`crate::raft::Role`].
@@ -42,6 +44,8 @@ pub(super) fn kind(message: &Message) -> usize {
         Message::Forward { .. } => 11,
         Message::ForwardRefused { .. } => 12,
         Message::TimeoutNow => 13,
+        Message::Ask { .. } => 14,
+        Message::Answer { .. } => 15,
     }
 }
 

@@ -34,6 +34,7 @@ impl fmt::Display for Plan {
             noise.drift_ppm
         )?;
         writeln!(f, "load clients={} think_us={} rest={}", load.clients, load.think_us, ms(load.rest))?;
+        writeln!(f, "owners {}", self.owners)?;
         self.faults.iter().try_for_each(|planned| writeln!(f, "{planned}"))
     }
 }
@@ -194,6 +195,7 @@ impl Plan {
             "heartbeat" => self.timers.heartbeat = words.span()?,
             "election" => self.timers.election = words.span()?,
             "tiny" => self.tiny = words.value()?,
+            "owners" => self.owners = words.value()?,
             "noise" => {
                 self.noise = Noise {
                     loss: words.named("loss")?,

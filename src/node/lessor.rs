@@ -1,0 +1,290 @@
+//! The leader's clock over the leases.
+//!
+//! A lease is in the replicated state; when it is over, no entry can say, for members' clocks differ. So one member measures:
+//! the leader, with its own clock, from the moment when it knows every lease (it has applied the first entry of its own term)
+//! until it does not lead any more. Its lessor is made then and dropped then, and there is none on other members.
+//!
+//! # Never early
+//!
+//! What a caller was promised is the whole time to live, counted from when it asked. The lessor keeps more than that:
+//!
+//! - *Under one leader.* A keepalive is answered after a round of heartbeats that began after it arrived (`leases.rs`), and
+//!   the deadline is then a whole time to live away. A revoke that is on its way can't be taken back, so a keepalive that
+//!   finds one waits for the outcome. A clock may run fast: a lease ends early by no more than the clock's own error over the
+//!   time to live.
+//! - *From one leader to the next.* A round that was confirmed in a term was confirmed by a majority, and one of it voted for the
+//!   next leader later. So whatever was promised was asked for before the next leader was elected, and that one gives every
+//!   lease all of its time again, from when its lessor begins; or, of a lease that nobody renewed for a while, what was left
+//!   when that was written down, which is not less than what is left now.
+//! - *A renewal after that was written down.* The next leader would begin with the little that was left. So before such a
+//!   keepalive is answered the lease is written down as whole again, and that must be committed.
+//! - *A leader that is none any more*, because it slept or is cut off, may find that leases are over. What it proposes is not
+//!   committed: its log ends where a new leader's goes on otherwise. What it appended *before* it was deposed and what the new
+//!   leader has in its log is applied before that one's lessor begins, so before anything is promised that it could break. The
+//!   entry names its term all the same, and counts in no other one; it is never parked, forwarded or submitted again. One that
+//!   slept longer than an election timeout steps down before it looks at leases at all.
+//! - *Another lease of the same id* may have been granted between a proposal and its entry. The entry names what its proposer
+//!   had applied, and does nothing to later leases (`machine/lease.rs`).
+//!
+//! # Not for ever
+//!
+//! A lease that nobody renews is revoked [`TICK`] after its deadline at the latest, as fast as revokes are committed. If
+//! leaders change meanwhile, a new one begins with what was written down. That happens when what is left has fallen to half of
+//! it, and by [`STEP`] at least: so a change of leader gives an abandoned lease at most twice what was left of it, or `STEP`
+//! more. A lease that is kept alive in time never falls that far, and is never written.
+//!
+//! # Cost
+//!
+//! A renewal moves a deadline in memory: no entry, no write, no list to be sorted. Where a lease stands in the queue is
+//! corrected when its turn comes. A turn looks at what is due, and at no more than [`WRITES_MAX`] of it.
+//!
+//! Absent: who asks, and who may be answered (`leases.rs`).
+
+use super::input::TimeLeft;
+use crate::machine::{LeaseChange, LeaseTime};
+use crate::time::{Duration, Time};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What is left of a lease is written down if it is less than what is written by at least this.
+pub(super) const STEP: Duration = Duration::from_secs(5);
+/// What is due is looked at so often at most, so that one turn finds many.
+const TICK: Duration = Duration::from_millis(100);
+/// Revokes on their way at once: beyond it the next ones wait for the outcome of these.
+pub(super) const REVOKES_MAX: usize = 500;
+/// Leases written down in one command.
+pub(super) const WRITES_MAX: usize = 1000;
+
+/// See the module's essay.
+#[derive(Debug, Default)]
+pub(super) struct Lessor {
+    leases: BTreeMap<i64, Timed>,
+    /// When to look at a lease: never later than something is to be done for it. Those with a command on its way are not here.
+    due: BTreeSet<(Time, i64)>,
+    revoking: usize,
+}
+
+#[derive(Debug)]
+struct Timed {
+    /// What it was granted for, in seconds.
+    granted: i64,
+    deadline: Time,
+    /// What the next leader would begin with.
+    written: Duration,
+    /// Somebody waits for it to be written down as whole.
+    reset: bool,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// To be looked at then.
+    Until(Time),
+    /// A command is on its way that writes down what is left.
+    Writing,
+    /// A command is on its way that ends it.
+    Revoking,
+}
+
+/// What came of a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Renewal {
+    /// It has all of its time again.
+    Renewed(TimeLeft),
+    /// A command must be applied first: try again when the lease changes.
+    Waits,
+    /// There is no such lease.
+    Gone,
+}
+
+/// What is to be proposed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Work {
+    /// Leases to be ended.
+    pub revokes: Vec<i64>,
+    /// Leases to be written down, with the seconds that are left; 0: all.
+    pub writes: Vec<(i64, i64)>,
+}
+
+fn seconds(seconds: i64) -> Duration {
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+impl Timed {
+    fn ttl(&self) -> Duration {
+        seconds(self.granted)
+    }
+
+    /// When something is to be done for it: its end, or before that the moment when what is left must be written down.
+    fn next(&self) -> Time {
+        match self.written.checked_sub(STEP) {
+            Some(less) if less > Duration::ZERO => self.deadline - less.min(self.written / 2),
+            _ => self.deadline,
+        }
+    }
+
+    fn time_left(&self, now: Time) -> TimeLeft {
+        TimeLeft { granted: self.granted, left: self.deadline.since(now) }
+    }
+
+    /// Seconds that are left, never less than there are, and never 0.
+    fn seconds_left(&self, now: Time) -> i64 {
+        let left = self.deadline.since(now);
+        let up = u64::from(left.subsec_nanos() > 0);
+        i64::try_from(left.as_secs() + up).unwrap_or(i64::MAX).max(1)
+    }
+}
+
+/// The next moment at which the queue is looked at.
+fn tick(at: Time) -> Time {
+    let tick = TICK.as_nanos() as u64;
+    Time(at.0.div_ceil(tick).saturating_mul(tick))
+}
+
+impl Lessor {
+    /// Begins to measure: every lease has what is written down of it, from now on.
+    pub(super) fn new(now: Time, leases: impl IntoIterator<Item = (i64, LeaseTime)>) -> Lessor {
+        let mut lessor = Lessor::default();
+        leases.into_iter().for_each(|(id, time)| lessor.begin(now, id, time));
+        lessor
+    }
+
+    fn begin(&mut self, now: Time, id: i64, time: LeaseTime) {
+        let written = written(time);
+        let stage = Stage::Writing; // until it is scheduled
+        let timed = Timed { granted: time.ttl, deadline: now + written, written, reset: false, stage };
+        self.remove(id);
+        self.leases.insert(id, timed);
+        self.schedule(id);
+    }
+
+    /// Puts a lease without a command into the queue.
+    fn schedule(&mut self, id: i64) {
+        let Some(timed) = self.leases.get(&id) else { return };
+        // Who waits to be written down comes before those that are over.
+        let at = if timed.reset { Time(0) } else { tick(timed.next()) };
+        self.look_at(id, at);
+    }
+
+    fn look_at(&mut self, id: i64, at: Time) {
+        let Some(timed) = self.leases.get_mut(&id) else { return };
+        if let Stage::Until(before) = timed.stage {
+            self.due.remove(&(before, id));
+        }
+        timed.stage = Stage::Until(at);
+        self.due.insert((at, id));
+    }
+
+    /// Says whether a revoke of it was on its way.
+    fn remove(&mut self, id: i64) -> bool {
+        match self.leases.remove(&id).map(|timed| timed.stage) {
+            Some(Stage::Until(at)) => {
+                self.due.remove(&(at, id));
+                false
+            }
+            Some(Stage::Revoking) => {
+                self.revoking -= 1;
+                true
+            }
+            Some(Stage::Writing) | None => false,
+        }
+    }
+
+    /// An entry has changed a lease. Says whether this was its end because its time was over.
+    pub(super) fn changed(&mut self, now: Time, change: LeaseChange) -> bool {
+        match change {
+            LeaseChange::Granted(id, time) => self.begin(now, id, time),
+            LeaseChange::Gone(id) => return self.remove(id),
+            LeaseChange::Written(id, time) => {
+                if let Some(timed) = self.leases.get_mut(&id) {
+                    timed.written = written(time);
+                    timed.reset &= timed.written < timed.ttl();
+                    self.schedule(id);
+                }
+            }
+        }
+        false
+    }
+
+    /// A keepalive has arrived: the lease shall not end while it waits for `grace` to be confirmed. To end later is always
+    /// right.
+    pub(super) fn hear(&mut self, now: Time, id: i64, grace: Duration) {
+        if let Some(timed) = self.leases.get_mut(&id).filter(|timed| timed.stage != Stage::Revoking) {
+            timed.deadline = timed.deadline.max(now + grace.min(timed.ttl()));
+        }
+    }
+
+    /// Renews a lease. The caller is sure that this member led after it was asked to.
+    pub(super) fn renew(&mut self, now: Time, id: i64) -> Renewal {
+        let Some(timed) = self.leases.get_mut(&id) else { return Renewal::Gone };
+        if timed.stage == Stage::Revoking {
+            return Renewal::Waits;
+        }
+        timed.deadline = timed.deadline.max(now + timed.ttl());
+        if timed.written >= timed.ttl() && timed.stage != Stage::Writing {
+            return Renewal::Renewed(timed.time_left(now));
+        }
+        if !timed.reset {
+            timed.reset = true;
+            if timed.stage != Stage::Writing {
+                self.schedule(id);
+            }
+        }
+        Renewal::Waits
+    }
+
+    /// How much is left of a lease.
+    pub(super) fn time_left(&self, now: Time, id: i64) -> Option<TimeLeft> {
+        self.leases.get(&id).map(|timed| timed.time_left(now))
+    }
+
+    /// What is to be proposed now: each is taken to be on its way until [`Lessor::changed`] or [`Lessor::not_proposed`].
+    pub(super) fn work(&mut self, now: Time) -> Work {
+        let mut work = Work::default();
+        while let Some(&(at, id)) = self.due.first()
+            && at <= now
+            && work.writes.len() < WRITES_MAX
+        {
+            let Some(timed) = self.leases.get_mut(&id) else { break };
+            if timed.reset {
+                work.writes.push((id, 0));
+                timed.stage = Stage::Writing;
+            } else if timed.deadline <= now {
+                if self.revoking == REVOKES_MAX {
+                    break;
+                }
+                self.revoking += 1;
+                work.revokes.push(id);
+                timed.stage = Stage::Revoking;
+            } else if timed.next() <= now {
+                work.writes.push((id, timed.seconds_left(now)));
+                timed.stage = Stage::Writing;
+            } else {
+                self.schedule(id); // it was renewed since
+                continue;
+            }
+            self.due.remove(&(at, id));
+        }
+        work
+    }
+
+    /// The command for this lease was surely not appended: it is due again then.
+    pub(super) fn not_proposed(&mut self, id: i64, again: Time) {
+        if let Some(Timed { stage: Stage::Revoking, .. }) = self.leases.get(&id) {
+            self.revoking -= 1;
+        }
+        self.look_at(id, again);
+    }
+
+    /// When there is work, unless it waits for the outcome of other work.
+    pub(super) fn deadline(&self) -> Time {
+        match self.due.first() {
+            Some((at, _)) if self.revoking < REVOKES_MAX || *at == Time(0) => *at,
+            _ => Time::NEVER,
+        }
+    }
+}
+
+/// What a leader begins with.
+fn written(time: LeaseTime) -> Duration {
+    seconds(if time.remaining == 0 { time.ttl } else { time.remaining })
+}
