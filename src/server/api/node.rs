@@ -51,6 +51,11 @@ impl pb::node_server::Node for NodeService {
             data_dir: front.data_dir.clone(),
         }))
     }
+
+    /// Nobody can watch yet.
+    async fn watchers(&self, _: Request<pb::WatchersRequest>) -> Result<Response<pb::WatchersResponse>, Status> {
+        Ok(Response::new(pb::WatchersResponse { revision: self.0.view.revision().0, watchers: Vec::new() }))
+    }
 }
 
 fn peers(front: &Front, told: &node::Status) -> Vec<pb::PeerStatus> {
