@@ -201,8 +201,10 @@ fn below_the_shells_there_is_no_clock_and_no_chance() {
     let mut broken = Vec::new();
     for path in sources(&src()) {
         let relative = path.strip_prefix(src()).unwrap().to_string_lossy().into_owned();
-        let below =
-            ["raft/", "machine/", "node/", "storage/", "watch/", "sim/", "check/", "wire.rs", "ids.rs", "time.rs", "rng.rs"];
+        let below = [
+            "raft/", "machine/", "node/", "storage/", "watch/", "sim/", "check/", "wire.rs", "ids.rs", "time.rs",
+            "rng.rs",
+        ];
         // sled.rs watches real syncs with a real clock: it is the production door of the disk.
         if !below.iter().any(|b| relative.starts_with(b)) || relative == "storage/sled.rs" {
             continue;

@@ -233,10 +233,13 @@ impl Hub {
             }
             std::cmp::Ordering::Less => {
                 watcher.place = Place::Lagging(next);
-                self.lagging.entry(next).or_insert_with(|| {
-                    self.round.push_back(next);
-                    Default::default()
-                }).insert(name);
+                self.lagging
+                    .entry(next)
+                    .or_insert_with(|| {
+                        self.round.push_back(next);
+                        Default::default()
+                    })
+                    .insert(name);
             }
         }
     }

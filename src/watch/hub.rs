@@ -298,15 +298,14 @@ impl Hub {
         Arc::clone(&self.figures)
     }
 
-    /// Opens a stream for the client at address `client`; gives the queue of its answers.
+    /// Opens a stream for the client at address `client`, whose answers go into `queue`.
     ///
     /// # Panics
-    /// If there is or was a stream of that number.
-    pub fn open(&mut self, id: StreamId, client: String) -> Arc<Queue> {
-        let queue = Arc::new(Queue::new(self.figures()));
+    /// If there is a stream of that number.
+    pub fn open(&mut self, id: StreamId, client: String, queue: Arc<Queue>) {
         let stream = Stream {
             client,
-            queue: Arc::clone(&queue),
+            queue,
             watchers: BTreeMap::new(),
             next_id: 0,
             outbox: Vec::new(),
@@ -315,7 +314,7 @@ impl Hub {
             tick: None,
         };
         assert!(self.streams.insert(id, stream).is_none(), "stream {id} is opened twice");
-        queue
+        self.touched.insert(id);
     }
 
     /// Ends a stream and all its watchers.

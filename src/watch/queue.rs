@@ -123,6 +123,12 @@ impl Queue {
         has_room
     }
 
+    /// Wakes who waits for answers, though there may be none.
+    pub fn wake(&self) {
+        let waker = self.lock().waker.take();
+        waker.into_iter().for_each(Waker::wake);
+    }
+
     /// The next answer, if there is one, and whether the hub is to be told that there is room again.
     pub fn take(&self) -> Option<(Answer, bool)> {
         self.lock().take(&self.figures)

@@ -19,12 +19,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-const LIMITS: Limits = Limits {
-    queue_bytes: 700,
-    slice_bytes: 400,
-    fragment_bytes: 300,
-    progress_interval: Duration::from_millis(100),
-};
+const LIMITS: Limits =
+    Limits { queue_bytes: 700, slice_bytes: 400, fragment_bytes: 300, progress_interval: Duration::from_millis(100) };
 
 /// What the store is, and all that ever happened.
 struct Truth {
@@ -179,7 +175,8 @@ impl World {
 
     fn open(&mut self, hub: usize) -> usize {
         self.streams += 1;
-        let queue = self.hubs[hub].open(self.streams, format!("client {}", self.streams));
+        let queue = Arc::new(Queue::new(self.hubs[hub].figures()));
+        self.hubs[hub].open(self.streams, format!("client {}", self.streams), Arc::clone(&queue));
         let (watched, asked) = Default::default();
         self.clients.push(Client { hub, stream: self.streams, queue, watched, asked, next_id: 0 });
         self.clients.len() - 1

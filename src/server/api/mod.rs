@@ -11,6 +11,7 @@ use super::disk::DiskFacts;
 use super::driver::Mailbox;
 use super::metrics::{Attempt, Metrics};
 use super::transport;
+use super::watching::Watching;
 use crate::clock::Clock;
 use crate::ids::{Revision, Term};
 use crate::machine::{self, View};
@@ -23,7 +24,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
@@ -32,6 +33,7 @@ pub mod kv;
 pub mod maintenance;
 pub mod node;
 pub mod status;
+pub mod watch;
 
 /// The level of etcd's API that is spoken: clients parse it and branch on it.
 pub const ETCD_VERSION: &str = "3.5.30";
@@ -59,7 +61,7 @@ pub struct Front {
     /// The node.
     pub mailbox: Mailbox,
     /// What the node published last.
-    pub published: watch::Receiver<Arc<NodeStatus>>,
+    pub published: tokio::sync::watch::Receiver<Arc<NodeStatus>>,
     /// The node's clock.
     pub clock: Clock,
     /// `--max-request-bytes`.
@@ -74,6 +76,8 @@ pub struct Front {
     pub transport: Arc<transport::Shared>,
     /// Where the process learns that its disk failed a reader.
     pub fatal: mpsc::UnboundedSender<String>,
+    /// The watchers.
+    pub watching: Watching,
     /// What is counted.
     pub metrics: Metrics,
     /// Whether the member is on its way out.
@@ -135,8 +139,7 @@ impl Front {
     /// # Errors
     /// "no leader".
     pub fn check_leader(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        let wanted = metadata.get("hasleader").is_some_and(|value| value.as_bytes() == b"true");
-        if wanted && !self.has_leader() { Err(status::of_refused(Refused::NoLeader)) } else { Ok(()) }
+        if wants_leader(metadata) && !self.has_leader() { Err(status::of_refused(Refused::NoLeader)) } else { Ok(()) }
     }
 
     /// An error of the machine's as the caller sees it. A disk that fails a reader can't be trusted: the process stops.
@@ -188,6 +191,11 @@ impl Front {
             reply @ (Reply::Applied { .. } | Reply::Transferred) => Err(astray(&reply)),
         }
     }
+}
+
+/// Whether a caller asks for a member with a leader.
+fn wants_leader(metadata: &MetadataMap) -> bool {
+    metadata.get("hasleader").is_some_and(|value| value.as_bytes() == b"true")
 }
 
 /// An answer to another question than was asked.
