@@ -110,4 +110,5 @@ pub mod server;
 pub mod sim;
 pub mod storage;
 pub mod time;
+pub mod watch;
 pub mod wire;

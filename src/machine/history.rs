@@ -174,6 +174,12 @@ impl Budget {
 /// Records that are read for one answer at most.
 const RECORDS_PER_READ: usize = 64;
 
+/// The newest history: see [`super::View::recent`].
+pub fn recent(shared: &Shared, from: i64, max_bytes: usize) -> Option<History> {
+    let now = shared.revision();
+    shared.read().recent.read(from, now, max_bytes)
+}
+
 /// The history from `from` on: see [`super::View::history`].
 pub fn read(shared: &Shared, from: i64, max_bytes: usize) -> Result<History, Error> {
     let now = shared.revision();

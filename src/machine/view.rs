@@ -47,6 +47,12 @@ impl View {
         history::read(&self.0, from.0, max_bytes)
     }
 
+    /// The same from memory, where the newest history is, whatever was compacted meanwhile; `None` if it goes back too far.
+    /// For who has read everything before `from` already.
+    pub fn recent(&self, from: Revision, max_bytes: usize) -> Option<History> {
+        history::recent(&self.0, from.0, max_bytes)
+    }
+
     /// A lease, if it is there.
     pub fn lease(&self, id: i64) -> Option<Lease> {
         self.0.read().leases.get(&id).cloned()

@@ -120,6 +120,8 @@ pub struct Config {
     pub keepalive_interval: Option<Duration>,
     /// `--grpc-keepalive-timeout`.
     pub keepalive_timeout: Duration,
+    /// `--watch-progress-notify-interval`.
+    pub watch_progress_interval: Duration,
     /// `--log-*`.
     pub log: LogConfig,
     /// What the operator should know, though nothing is wrong.
@@ -142,6 +144,9 @@ pub const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
 
 /// Above this, etcd warns that requests are too large to be replicated well.
 const RECOMMENDED_MAX_REQUEST_BYTES: usize = 10 * 1024 * 1024;
+
+/// As in etcd.
+const SHORTEST_WATCH_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Larger values make a follower buffer, and a frame grow, beyond what the peer stream allows (`transport.rs`).
 const LARGEST_MAX_REQUEST_BYTES: usize = 256 * 1024 * 1024;
@@ -204,6 +209,7 @@ impl Config {
             max_concurrent_streams: number(settings, "max-concurrent-streams", 1, u64::from(u32::MAX))? as u32,
             keepalive_interval: Some(interval).filter(|interval| !interval.is_zero()),
             keepalive_timeout: duration(settings, "grpc-keepalive-timeout")?,
+            watch_progress_interval: watch_progress_interval(settings)?,
             log: log_config(settings, called)?,
             notices,
             name,
@@ -337,6 +343,13 @@ fn duration(settings: &Settings, name: &str) -> Result<Duration, ConfigError> {
         || wrong(format!("{} is {value:?}: it takes a time such as 20s, 500ms or 1h30m", source(settings, name))),
         Ok,
     )
+}
+
+/// etcd 3.5 has the flag under an older name. As there, a shorter interval than the shortest is the shortest.
+fn watch_progress_interval(settings: &Settings) -> Result<Duration, ConfigError> {
+    let older = "experimental-watch-progress-notify-interval";
+    let name = if settings.get(older).is_some() { older } else { "watch-progress-notify-interval" };
+    Ok(duration(settings, name)?.max(SHORTEST_WATCH_PROGRESS_INTERVAL))
 }
 
 fn parse_duration(text: &str) -> Option<Duration> {

@@ -20,8 +20,10 @@
 
 use super::disk::LogWork;
 use super::transport::{self, Link};
+use super::watching::Watching;
 use crate::clock::Clock;
-use crate::ids::MemberId;
+use crate::ids::{MemberId, Revision};
+use crate::machine::View;
 use crate::node::{Effect, Halt, Input, Node, Refused, Reply, Request, Slot, StateWrite, Status, Uncertain};
 use crate::raft::Message;
 use crate::time::{Duration, Time};
@@ -141,6 +143,10 @@ pub struct Driver {
     pub fatal: mpsc::UnboundedSender<String>,
     /// Where messages that were dropped are counted.
     pub transport: Arc<transport::Shared>,
+    /// What was applied.
+    pub view: View,
+    /// Who wants to know when that moves.
+    pub watching: Watching,
 }
 
 impl Driver {
@@ -159,6 +165,7 @@ impl Driver {
                 unsent: Vec::new(),
                 published: Time::default(),
                 dirty: false,
+                told: Revision(0),
             };
             if let Err(Halt(sentence)) = turns.run() {
                 let _ = fatal.send(sentence);
@@ -178,6 +185,8 @@ struct Turns {
     published: Time,
     /// Turns were taken since the status was published.
     dirty: bool,
+    /// The revision that the watchers know of.
+    told: Revision,
 }
 
 /// Whether to take another turn.
@@ -196,6 +205,11 @@ impl Turns {
             self.driver.node.advance(now, &mut effects)?;
             for effect in effects.drain(..) {
                 self.start(effect);
+            }
+            let revision = self.driver.view.revision();
+            if revision != self.told {
+                self.told = revision;
+                self.driver.watching.moved();
             }
             self.publish(now);
             if next == Next::Stop {

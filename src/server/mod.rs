@@ -4,6 +4,7 @@
 //!
 //! - the **node's thread** (`driver.rs`) owns the node, and never waits for anything but its mailbox;
 //! - the **log worker** and the **state worker** (`disk.rs`) are the only ones that wait for the disk;
+//! - the **hub's thread** (`watching.rs`) fills the watchers' queues;
 //! - the **tokio runtime** carries the connections: clients (`api/`, `http.rs`) and peers (`transport.rs`).
 //!
 //! `flags.rs` and `config.rs` say what the operator wants; `logging.rs`, `notify.rs` (systemd) and `metrics.rs` (Prometheus,
@@ -29,6 +30,7 @@ use crate::storage::directory::{Directory, Expected, InitialMember};
 use crate::storage::sled::{Options, install_panic_hook};
 use crate::storage::space::{self, SpaceGuard};
 use crate::time::Duration;
+use crate::watch::Limits;
 use api::{Front, StateEngine};
 use calls::{Metered, Traffic};
 use config::{Config, GRPC_OVERHEAD_BYTES, LogOutput, Url};
@@ -62,6 +64,7 @@ pub mod metrics;
 pub mod notify;
 pub mod process;
 pub mod transport;
+pub mod watching;
 
 /// How long calls in flight may take to finish once the member stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -202,17 +205,18 @@ impl Member {
     }
 }
 
-/// The node's thread and the two that hold the disk: the last to end.
+/// The hub's thread, the node's, and the two that hold the disk: the last to end.
 struct Threads {
+    watch: JoinHandle<()>,
     node: JoinHandle<()>,
     log: JoinHandle<()>,
     state: JoinHandle<()>,
 }
 
 impl Threads {
-    /// Waits for the node, and then for the disk workers, which end when everything queued is durable.
+    /// Waits for the hub, the node, and then for the disk workers, which end when everything queued is durable.
     fn join(self) -> Result<(), String> {
-        for (name, thread) in [("node", self.node), ("log", self.log), ("state", self.state)] {
+        for (name, thread) in [("watch", self.watch), ("node", self.node), ("log", self.log), ("state", self.state)] {
             thread.join().map_err(|_| format!("the thread {name} panicked"))?;
         }
         Ok(())
@@ -272,7 +276,7 @@ async fn serve(
     }
     let dial = |peer| tokio::spawn(Dialer::new(Arc::clone(&front.transport), peer).run());
     let dialers: Vec<_> = others.into_iter().map(dial).collect();
-    let clients = client_routes(config, &front, Routes::new(health_service))?;
+    let clients = client_routes(config, &front, Routes::new(health_service), &closed)?;
     let mut drained = Vec::new();
     for listener in client_ports {
         let server = Server::builder()
@@ -360,6 +364,7 @@ async fn finish(
     }
     // Else they would see the node's links go, and dial again.
     dialers.iter().for_each(tokio::task::JoinHandle::abort);
+    front.watching.stop();
     front.mailbox.post(Event::Stop);
     tokio::task::spawn_blocking(|| threads.join()).await.map_err(|error| format!("stopping failed: {error}"))?
 }
@@ -390,6 +395,12 @@ fn start(
         election_timeout: config.election_timeout,
         peers: peers.iter().map(|peer| (peer.id, PeerFacts::default())).collect(),
     });
+    let limits = Limits {
+        fragment_bytes: config.max_request_bytes + GRPC_OVERHEAD_BYTES,
+        progress_interval: config.watch_progress_interval,
+        ..Limits::default()
+    };
+    let (watching, watch_thread) = watching::start(view.clone(), limits, entropy(), clock, fatal.clone())?;
     let driver = Driver {
         node: opened.node,
         clock,
@@ -399,6 +410,8 @@ fn start(
         status,
         fatal: fatal.clone(),
         transport: Arc::clone(&transport),
+        view: view.clone(),
+        watching: watching.clone(),
     };
     let node_thread = driver.start()?;
     let front = Arc::new(Front {
@@ -415,10 +428,11 @@ fn start(
         state: StateEngine(state),
         transport,
         fatal,
+        watching,
         metrics: Metrics::default(),
         stopping: AtomicBool::new(false),
     });
-    Ok((front, Threads { node: node_thread, log: log_thread, state: state_thread }, directory))
+    Ok((front, Threads { watch: watch_thread, node: node_thread, log: log_thread, state: state_thread }, directory))
 }
 
 /// Serves one port until `closed` turns true; `traffic` counts its bytes.
@@ -452,7 +466,12 @@ fn peer_routes(config: &Config, front: &Arc<Front>) -> axum::Router {
 }
 
 /// Every service of the client port beside the given ones.
-fn client_routes(config: &Config, front: &Arc<Front>, routes: Routes) -> Result<axum::Router, String> {
+fn client_routes(
+    config: &Config,
+    front: &Arc<Front>,
+    routes: Routes,
+    closed: &watch::Receiver<bool>,
+) -> Result<axum::Router, String> {
     use etcdserverpb::cluster_server::ClusterServer;
     use etcdserverpb::kv_server::KvServer;
     use etcdserverpb::lease_server::LeaseServer;
@@ -468,6 +487,7 @@ fn client_routes(config: &Config, front: &Arc<Front>, routes: Routes) -> Result<
     let services = routes
         .add_service(KvServer::new(api::kv::Kv(Arc::clone(front))).max_decoding_message_size(largest))
         .add_service(LeaseServer::new(api::lease::Lease(Arc::clone(front))))
+        .add_service(api::watch::Watch { front: Arc::clone(front), closed: closed.clone() })
         .add_service(ClusterServer::new(api::cluster::Cluster(Arc::clone(front))))
         .add_service(MaintenanceServer::new(api::maintenance::Maintenance(Arc::clone(front))))
         .add_service(NodeServer::new(api::node::NodeService(Arc::clone(front))))

@@ -11,6 +11,7 @@ use super::disk::DiskFacts;
 use super::driver::Mailbox;
 use super::metrics::{Attempt, Metrics};
 use super::transport;
+use super::watching::Watching;
 use crate::clock::Clock;
 use crate::ids::{Revision, Term};
 use crate::machine::{self, View};
@@ -23,7 +24,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
@@ -33,6 +34,7 @@ pub mod lease;
 pub mod maintenance;
 pub mod node;
 pub mod status;
+pub mod watch;
 
 /// The level of etcd's API that is spoken: clients parse it and branch on it.
 pub const ETCD_VERSION: &str = "3.5.30";
@@ -60,7 +62,7 @@ pub struct Front {
     /// The node.
     pub mailbox: Mailbox,
     /// What the node published last.
-    pub published: watch::Receiver<Arc<NodeStatus>>,
+    pub published: tokio::sync::watch::Receiver<Arc<NodeStatus>>,
     /// The node's clock.
     pub clock: Clock,
     /// `--max-request-bytes`.
@@ -75,6 +77,8 @@ pub struct Front {
     pub transport: Arc<transport::Shared>,
     /// Where the process learns that its disk failed a reader.
     pub fatal: mpsc::UnboundedSender<String>,
+    /// The watchers.
+    pub watching: Watching,
     /// What is counted.
     pub metrics: Metrics,
     /// Whether the member is on its way out.

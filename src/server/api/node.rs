@@ -8,6 +8,7 @@ use crate::ids::MemberId;
 use crate::node::{self, Cause, Refused, RoleName};
 use crate::proto::quorate as pb;
 use crate::time::Time;
+use crate::watch::Standing;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tonic::{Request, Response, Status};
@@ -50,6 +51,27 @@ impl pb::node_server::Node for NodeService {
             elections: told.elections.iter().map(|election| epoch.election(election)).collect(),
             data_dir: front.data_dir.clone(),
         }))
+    }
+
+    async fn watchers(&self, _: Request<pb::WatchersRequest>) -> Result<Response<pb::WatchersResponse>, Status> {
+        let watchers = self.0.watching.standings().await.into_iter().map(watcher).collect();
+        Ok(Response::new(pb::WatchersResponse { revision: self.0.view.revision().0, watchers }))
+    }
+}
+
+fn watcher(standing: Standing) -> pb::WatcherStatus {
+    pb::WatcherStatus {
+        stream: standing.stream,
+        client: standing.client,
+        watch_id: standing.watch_id,
+        key: standing.key,
+        range_end: standing.range_end,
+        next_revision: standing.next.0,
+        following: standing.following,
+        lag_revisions: i64::try_from(standing.lag).unwrap_or(i64::MAX),
+        lag_ms: millis(standing.lag_time),
+        queued_bytes: standing.queued_bytes as u64,
+        delivered_events: standing.delivered,
     }
 }
 
