@@ -120,6 +120,10 @@ pub struct Config {
     pub keepalive_interval: Option<Duration>,
     /// `--grpc-keepalive-timeout`.
     pub keepalive_timeout: Duration,
+    /// `--enable-grpc-gateway`.
+    pub gateway: bool,
+    /// `--cors`.
+    pub cors: Vec<String>,
     /// `--log-*`.
     pub log: LogConfig,
     /// What the operator should know, though nothing is wrong.
@@ -204,6 +208,8 @@ impl Config {
             max_concurrent_streams: number(settings, "max-concurrent-streams", 1, u64::from(u32::MAX))? as u32,
             keepalive_interval: Some(interval).filter(|interval| !interval.is_zero()),
             keepalive_timeout: duration(settings, "grpc-keepalive-timeout")?,
+            gateway: boolean(&source(settings, "enable-grpc-gateway"), &text(settings, "enable-grpc-gateway"))?,
+            cors: text(settings, "cors").split(',').map(|origin| origin.trim().to_owned()).collect(),
             log: log_config(settings, called)?,
             notices,
             name,

@@ -52,6 +52,10 @@ const fn used(name: &'static str, default: &'static str, help: &'static str) -> 
     Flag { name, boolean: false, fate: Fate::Used { default, help } }
 }
 
+const fn used_switch(name: &'static str, default: &'static str, help: &'static str) -> Flag {
+    Flag { name, boolean: true, fate: Fate::Used { default, help } }
+}
+
 const fn accepted(name: &'static str) -> Flag {
     Flag { name, boolean: false, fate: Fate::Accepted }
 }
@@ -94,6 +98,8 @@ pub const FLAGS: &[Flag] = &[
     used("max-concurrent-streams", "4294967295", "The most calls at once on one client connection"),
     used("grpc-keepalive-interval", "2h", "How long a client connection may be idle before it is pinged; 0: for ever"),
     used("grpc-keepalive-timeout", "20s", "How long a pinged client may be silent before it is cut off"),
+    used_switch("enable-grpc-gateway", "true", "Whether the API is served as JSON below /v3/ too"),
+    used("cors", "*", "Origins whose pages may read what is served as JSON, with commas; * for any"),
     used("log-level", "info", "debug, info, warn or error"),
     used("log-format", "", "console or json [default: console; called etcd: json]"),
     used("log-outputs", "default", "stderr, stdout or file names, with commas"),
@@ -108,7 +114,6 @@ pub const FLAGS: &[Flag] = &[
     accepted("bootstrap-defrag-threshold-megabytes"),
     accepted("compaction-batch-limit"),
     accepted("compaction-sleep-interval"),
-    accepted("cors"),
     accepted("corrupt-check-time"),
     accepted("compact-hash-check-time"),
     accepted("discovery-failure"),
@@ -156,7 +161,6 @@ pub const FLAGS: &[Flag] = &[
     accepted("watch-progress-notify-interval"),
     accepted_switch("compact-hash-check-enabled"),
     accepted_switch("enable-distributed-tracing"),
-    accepted_switch("enable-grpc-gateway"),
     accepted_switch("enable-lease-checkpoint"),
     accepted_switch("enable-log-rotation"),
     accepted_switch("enable-pprof"),

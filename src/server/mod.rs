@@ -4,7 +4,7 @@
 //!
 //! - the **node's thread** (`driver.rs`) owns the node, and never waits for anything but its mailbox;
 //! - the **log worker** and the **state worker** (`disk.rs`) are the only ones that wait for the disk;
-//! - the **tokio runtime** carries the connections: clients (`api/`, `http.rs`) and peers (`transport.rs`).
+//! - the **tokio runtime** carries the connections: clients (`api/`, `http.rs`, `gateway.rs`) and peers (`transport.rs`).
 //!
 //! `flags.rs` and `config.rs` say what the operator wants; `logging.rs`, `notify.rs` (systemd) and `metrics.rs` (Prometheus,
 //! with `exposition.rs`, `calls.rs` and `process.rs`) tell what happens. [`run`] is the story
@@ -56,6 +56,7 @@ pub mod disk;
 pub mod driver;
 pub mod exposition;
 pub mod flags;
+pub mod gateway;
 pub mod http;
 pub mod logging;
 pub mod metrics;
@@ -471,7 +472,7 @@ fn client_routes(config: &Config, front: &Arc<Front>, routes: Routes) -> Result<
         .add_service(NodeServer::new(api::node::NodeService(Arc::clone(front))))
         .add_service(reflection().build_v1().map_err(broken)?)
         .add_service(reflection().build_v1alpha().map_err(broken)?);
-    Ok(http::client_port(services.into_axum_router(), front))
+    Ok(http::client_port(services.into_axum_router(), config, front))
 }
 
 /// Tells the log and systemd who leads; once somebody does, etcd's line, which scripts wait for; and counts failovers.
