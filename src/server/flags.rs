@@ -3,7 +3,8 @@
 //! One table names every server flag of etcd 3.5 and 3.6 and says what becomes of it here: it is *used*, it is
 //! *accepted* (it tunes something that is not here; all such flags share one line of notice), or it is *refused*, because
 //! going on without it would break a promise: that traffic is encrypted, that callers are known, that data are synced. A
-//! server that takes `--client-cert-auth` and lets everybody in is worse than one that does not start.
+//! server that takes `--client-cert-auth` and lets everybody in is worse than one that does not start. Two flags are our
+//! own: `--max-range-bytes` and `--max-ranges-bytes`.
 //!
 //! Every flag `--a-b` can also be given as `QUORATE_A_B` and `ETCD_A_B`; the command line wins over `QUORATE_`, which wins
 //! over `ETCD_`. As in Go, one dash is as good as two, an empty variable counts as unset, and a boolean takes its value
@@ -95,6 +96,8 @@ pub const FLAGS: &[Flag] = &[
     used("election-timeout", "1000", "Milliseconds without a leader before an election"),
     used("max-request-bytes", "1572864", "The largest request, in bytes"),
     used("max-txn-ops", "128", "The most operations in one transaction"),
+    used("max-range-bytes", "536870912", "The most memory that one answer to a range may take, in bytes; 0: any"),
+    used("max-ranges-bytes", "1073741824", "The most memory that all answers to ranges may take at once; 0: any"),
     used("max-concurrent-streams", "4294967295", "The most calls at once on one client connection"),
     used("grpc-keepalive-interval", "2h", "How long a client connection may be idle before it is pinged; 0: for ever"),
     used("grpc-keepalive-timeout", "20s", "How long a pinged client may be silent before it is cut off"),

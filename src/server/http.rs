@@ -13,8 +13,9 @@ use super::config::{Config, GRPC_OVERHEAD_BYTES};
 use super::exposition;
 use super::gateway::Gateway;
 use super::metrics;
+use crate::machine::budget::Share;
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CONTENT_TYPE,
@@ -24,8 +25,11 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
+use http_body::{Frame, SizeHint};
 use serde_json::json;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use tonic::{Code, Status};
 
 mod health;
@@ -63,7 +67,9 @@ pub fn client_port(services: Router, config: &Config, front: &Arc<Front>) -> Rou
         }
     }
     let origins: Arc<[String]> = config.cors.clone().into();
-    routes.layer(from_fn(move |request, next| with_cors(Arc::clone(&origins), request, next)))
+    routes
+        .layer(from_fn(move |request, next| with_cors(Arc::clone(&origins), request, next)))
+        .layer(from_fn(until_sent))
 }
 
 /// The peer port: the stream between members, and the pages.
@@ -146,6 +152,38 @@ async fn with_cors(origins: Arc<[String]>, request: Request, next: Next) -> Resp
         headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("accept, content-type, authorization"));
     }
     response
+}
+
+/// Keeps what an answer took of the budget for ranges as long as the answer is on its way.
+async fn until_sent(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    match response.extensions_mut().remove::<Arc<Share>>() {
+        Some(share) => response.map(|body| Body::new(Paid { body, _share: share })),
+        None => response,
+    }
+}
+
+/// A body that holds on to a share.
+struct Paid {
+    body: Body,
+    _share: Arc<Share>,
+}
+
+impl HttpBody for Paid {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Counts the call, if it is one.

@@ -22,6 +22,7 @@
 
 use crate::clock::{Clock, entropy};
 use crate::ids::{DiskId, MemberId, Term};
+use crate::machine::budget::Budget;
 use crate::node::{self, Identity, Reply, Request, RoleName, Status};
 use crate::proto::{DESCRIPTORS, etcdserverpb, quorate};
 use crate::storage::Engine;
@@ -412,6 +413,7 @@ fn start(
         clock,
         max_request_bytes: config.max_request_bytes,
         max_txn_ops: config.max_txn_ops,
+        ranges: Arc::new(Budget::new(config.max_range_bytes, config.max_ranges_bytes)),
         disk,
         state: StateEngine(state),
         transport,

@@ -13,6 +13,7 @@ use super::metrics::{Attempt, Metrics};
 use super::transport;
 use crate::clock::Clock;
 use crate::ids::{Revision, Term};
+use crate::machine::budget::Budget;
 use crate::machine::{self, View};
 use crate::node::{Identity, Refused, Reply, Request, Status as NodeStatus};
 use crate::proto::etcdserverpb as pb;
@@ -66,6 +67,8 @@ pub struct Front {
     pub max_request_bytes: usize,
     /// `--max-txn-ops`.
     pub max_txn_ops: usize,
+    /// What answers to ranges may take.
+    pub ranges: Arc<Budget>,
     /// The log worker's figures.
     pub disk: Arc<DiskFacts>,
     /// The state database, for its size.
