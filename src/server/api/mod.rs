@@ -29,6 +29,7 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 pub mod cluster;
+pub mod downgrade;
 pub mod kv;
 pub mod maintenance;
 pub mod node;
