@@ -24,7 +24,7 @@ use crate::clock::{Clock, entropy};
 use crate::ids::{DiskId, MemberId, Term};
 use crate::machine::budget::Budget;
 use crate::node::{self, Identity, Reply, Request, RoleName, Status};
-use crate::proto::{DESCRIPTORS, etcdserverpb, quorate};
+use crate::proto::{DESCRIPTORS, etcdserverpb, quorate, v3electionpb, v3lockpb};
 use crate::storage::Engine;
 use crate::storage::directory::{Directory, Expected, InitialMember};
 use crate::storage::sled::{Options, install_panic_hook};
@@ -460,6 +460,8 @@ fn client_routes(config: &Config, front: &Arc<Front>, routes: Routes) -> Result<
     use etcdserverpb::kv_server::KvServer;
     use etcdserverpb::maintenance_server::MaintenanceServer;
     use quorate::node_server::NodeServer;
+    use v3electionpb::election_server::ElectionServer;
+    use v3lockpb::lock_server::LockServer;
     let largest = config.max_request_bytes + GRPC_OVERHEAD_BYTES;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -471,6 +473,8 @@ fn client_routes(config: &Config, front: &Arc<Front>, routes: Routes) -> Result<
         .add_service(KvServer::new(api::kv::Kv(Arc::clone(front))).max_decoding_message_size(largest))
         .add_service(ClusterServer::new(api::cluster::Cluster(Arc::clone(front))))
         .add_service(MaintenanceServer::new(api::maintenance::Maintenance(Arc::clone(front))))
+        .add_service(LockServer::new(api::lock::Lock(Arc::clone(front))).max_decoding_message_size(largest))
+        .add_service(ElectionServer::new(api::election::Election(Arc::clone(front))).max_decoding_message_size(largest))
         .add_service(NodeServer::new(api::node::NodeService(Arc::clone(front))))
         .add_service(reflection().build_v1().map_err(broken)?)
         .add_service(reflection().build_v1alpha().map_err(broken)?);

@@ -30,9 +30,12 @@ use tonic::metadata::MetadataMap;
 
 pub mod cluster;
 pub mod downgrade;
+pub mod election;
 pub mod kv;
+pub mod lock;
 pub mod maintenance;
 pub mod node;
+pub mod queue;
 pub mod status;
 
 /// The level of etcd's API that is spoken: clients parse it and branch on it.
