@@ -21,7 +21,7 @@ use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CONTENT_TYPE,
     ORIGIN,
 };
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
@@ -45,8 +45,6 @@ pub fn client_port(services: Router, config: &Config, front: &Arc<Front>) -> Rou
             if request.method() == Method::GET { answer(front, request.into_parts().0.uri).await } else { only_get() }
         })
     };
-    let livez = || page(|front, uri| Box::pin(health::livez(front, uri)));
-    let readyz = || page(|front, uri| Box::pin(health::readyz(front, uri)));
     let counting = Arc::clone(front);
     let calls =
         services.fallback(unknown).layer(from_fn(move |request, next| counted(Arc::clone(&counting), request, next)));
@@ -54,11 +52,13 @@ pub fn client_port(services: Router, config: &Config, front: &Arc<Front>) -> Rou
         .clone()
         .route("/version", page(|_, _| Box::pin(async { version() })))
         .route("/health", page(|front, uri| Box::pin(health::health(front, uri))))
-        .route("/livez", livez())
-        .route("/livez/{check}", livez())
-        .route("/readyz", readyz())
-        .route("/readyz/{check}", readyz())
         .route("/metrics", page(|front, _| Box::pin(metrics(front))));
+    for path in health::livez_paths() {
+        routes = routes.route(&path, page(|front, uri| Box::pin(health::livez(front, uri))));
+    }
+    for path in health::readyz_paths() {
+        routes = routes.route(&path, page(|front, uri| Box::pin(health::readyz(front, uri))));
+    }
     if config.gateway {
         let gateway = Gateway::new(calls, config.max_request_bytes + GRPC_OVERHEAD_BYTES);
         for below in ["/v3/", "/v3/{*path}", "/v3beta/", "/v3beta/{*path}"] {
@@ -137,7 +137,7 @@ async fn unknown(request: Request) -> Response {
 
 /// Lets pages of `origins` (`*`: of any) read what is not gRPC, in etcd's way.
 async fn with_cors(origins: Arc<[String]>, request: Request, next: Next) -> Response {
-    if is_grpc(request.headers()) {
+    if request.version() == Version::HTTP_2 && is_grpc(request.headers()) {
         return next.run(request).await;
     }
     let any = HeaderValue::from_static("*");

@@ -31,6 +31,8 @@ enum Check {
     DataCorruption,
     /// The leader confirms what is read.
     LinearizableRead,
+    /// The same, as etcd 3.6 calls it; only asked for by its name.
+    ReadIndex,
     /// It is a full member.
     NonLearner,
     /// It is not on its way out.
@@ -48,14 +50,10 @@ impl Check {
             Check::SerializableRead => "serializable_read",
             Check::DataCorruption => "data_corruption",
             Check::LinearizableRead => "linearizable_read",
+            Check::ReadIndex => "read_index",
             Check::NonLearner => "non_learner",
             Check::Stopping => "stopping",
         }
-    }
-
-    /// Whether it goes by this name; etcd 3.6 calls the linearizable read `read_index`.
-    fn is_called(self, name: &str) -> bool {
-        self.name() == name || (self == Check::LinearizableRead && name == "read_index")
     }
 
     async fn run(self, front: &Front) -> Result<(), String> {
@@ -69,7 +67,9 @@ impl Check {
                 let corrupt = front.view.alarms().iter().any(|(_, alarm)| *alarm == pb::AlarmType::Corrupt);
                 if corrupt { Err("alarm activated: CORRUPT".to_owned()) } else { Ok(()) }
             }
-            Check::LinearizableRead => front.readable().await.map(drop).map_err(|status| status.message().to_owned()),
+            Check::LinearizableRead | Check::ReadIndex => {
+                front.readable().await.map(drop).map_err(|status| status.message().to_owned())
+            }
             Check::NonLearner => Ok(()),
             Check::Stopping => {
                 let stopping = front.stopping.load(Ordering::Relaxed);
@@ -79,12 +79,27 @@ impl Check {
     }
 }
 
-/// `/livez` and below.
+/// `/livez`, and its checks below it.
+pub fn livez_paths() -> Vec<String> {
+    paths("/livez", LIVE)
+}
+
+/// `/readyz`, and its checks below it.
+pub fn readyz_paths() -> Vec<String> {
+    paths("/readyz", &[READY, &[Check::ReadIndex]].concat())
+}
+
+fn paths(page: &str, checks: &[Check]) -> Vec<String> {
+    let checks = checks.iter().map(|check| format!("{page}/{}", check.name()));
+    [page.to_owned()].into_iter().chain(checks).collect()
+}
+
+/// Answers `/livez` and below.
 pub async fn livez(front: Arc<Front>, uri: Uri) -> Response {
     checked(&front, LIVE, &uri).await
 }
 
-/// `/readyz` and below.
+/// Answers `/readyz` and below.
 pub async fn readyz(front: Arc<Front>, uri: Uri) -> Response {
     checked(&front, READY, &uri).await
 }
@@ -93,14 +108,11 @@ async fn checked(front: &Front, checks: &[Check], uri: &Uri) -> Response {
     let wanted = uri.path().split('/').nth(2);
     let parameters = || uri.query().unwrap_or_default().split('&');
     let verbose = parameters().any(|part| part == "verbose" || part.starts_with("verbose="));
-    let chosen = checks.iter().filter(|check| match wanted {
-        Some(name) => check.is_called(name),
-        None => !parameters().any(|part| part.strip_prefix("exclude=").is_some_and(|name| check.is_called(name))),
-    });
-    let chosen: Vec<Check> = chosen.copied().collect();
-    if wanted.is_some() && chosen.is_empty() {
-        return text(StatusCode::NOT_FOUND, "404 page not found\n");
-    }
+    let excluded = |check: Check| parameters().any(|part| part.strip_prefix("exclude=") == Some(check.name()));
+    let chosen: Vec<Check> = match wanted {
+        None => checks.iter().copied().filter(|check| !excluded(*check)).collect(),
+        Some(name) => checks.iter().copied().chain([Check::ReadIndex]).filter(|check| check.name() == name).collect(),
+    };
     let (mut lines, mut failed) = (String::new(), false);
     for check in chosen {
         match check.run(front).await {
@@ -131,7 +143,10 @@ pub async fn health(front: Arc<Front>, uri: Uri) -> Response {
     let trouble = match alarm {
         Some(alarm) => Some(format!("ALARM {alarm}")),
         None if asked("serializable=true") => None,
-        None if !front.has_leader() => Some("RAFT NO LEADER".to_string()),
+        // Asked for, because what is published may be a moment old.
+        None if front.mailbox.status().await.is_none_or(|now| now.leader.is_none()) => {
+            Some("RAFT NO LEADER".to_string())
+        }
         None => front.readable().await.err().map(|status| format!("RANGE ERROR:{}", status.message())),
     };
     count(&front.metrics.health[usize::from(trouble.is_some())]);
