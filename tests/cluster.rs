@@ -21,6 +21,8 @@ mod kills;
 mod lab;
 #[path = "cluster/load.rs"]
 mod load;
+#[path = "cluster/ranges.rs"]
+mod ranges;
 #[path = "cluster/refusals.rs"]
 mod refusals;
 #[path = "cluster/strangers.rs"]

@@ -2,11 +2,13 @@
 //!
 //! Three ways to ask: raw requests whose decoded answers are compared field by field (`script.rs`); an unmodified etcdctl
 //! whose output is compared (`etcdctl.rs`); and the `etcd-client` crate, in a package of its own because it needs protoc.
-//! `metrics.rs` compares what both tell a scrape.
+//! `metrics.rs` compares what both tell a scrape, `gateway.rs` what both answer to curl.
 //! `ETCD_BIN_DIR` says where etcd and etcdctl 3.5 are.
 
 #[path = "etcd_compat/etcdctl.rs"]
 mod etcdctl;
+#[path = "etcd_compat/gateway.rs"]
+mod gateway;
 #[path = "etcd_compat/metrics.rs"]
 mod metrics;
 #[path = "etcd_compat/script.rs"]

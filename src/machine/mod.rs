@@ -26,7 +26,8 @@
 //!
 //! # Rooms
 //!
-//! `check` (a request's shape), `kv`, `txn` and `lease` (commands), `range` (reads), `history` (what happened, for
+//! `check` (a request's shape), `kv`, `txn` and `lease` (commands), `range` (reads), `stream` (reads piece by
+//! piece), `budget` (what reads may hold), `history` (what happened, for
 //! watchers), `member` (members and alarms), `record` (bytes and digest), `index` (keys and versions), `state` (what writer
 //! and readers share), `view` (the readers' door).
 //!
@@ -42,6 +43,7 @@ use crate::proto::etcdserverpb::response_op::Response as OpResponse;
 use crate::proto::quorate::{Command, command};
 use crate::storage::key::{Family, Unreadable, put_ops, scan_values};
 use crate::storage::{Engine, Fault, Op};
+use budget::Share;
 use bytes::Bytes;
 use kv::Change;
 use prost::Message as _;
@@ -51,6 +53,7 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+pub mod budget;
 pub mod check;
 pub mod history;
 mod index;
@@ -60,6 +63,7 @@ mod member;
 mod range;
 mod record;
 mod state;
+mod stream;
 mod txn;
 mod view;
 
@@ -70,6 +74,7 @@ mod tests;
 
 pub use history::{Event, History};
 pub use lease::{Lease, LeaseChange, LeaseTime};
+pub use stream::{RangeStream, Step};
 pub use view::View;
 
 /// The machine's answer to a command. Headers carry the revision only; the API layer fills in the rest.
@@ -124,8 +129,33 @@ pub enum Error {
     FutureRevision,
     /// The NOSPACE alarm is up and the command would grow the store.
     NoSpace,
+    /// The answer to a range would take more memory than one may (`budget.rs`; views only).
+    RangeTooLarge {
+        /// What it would take, in bytes.
+        bytes: u64,
+        /// What one answer may take.
+        limit: u64,
+    },
+    /// There is no room for the answer to a range now (`budget.rs`; views only).
+    RangesTooLarge {
+        /// What it would take, in bytes.
+        bytes: u64,
+        /// What all answers together may take.
+        limit: u64,
+    },
     /// The state database failed: the node must halt.
     Disk(Fault),
+}
+
+impl Error {
+    /// The same, of a range whose size was found to be `size`.
+    fn of_size(self, size: u64) -> Error {
+        match self {
+            Error::RangeTooLarge { limit, .. } => Error::RangeTooLarge { bytes: size, limit },
+            Error::RangesTooLarge { limit, .. } => Error::RangesTooLarge { bytes: size, limit },
+            other => other,
+        }
+    }
 }
 
 /// A member, as the replicated state knows it.
@@ -278,8 +308,7 @@ impl Machine {
             command::Op::GrantLease(grant) => self.grant_lease(at.index, &grant).map(Response::LeaseGrant),
             // A leader's, of another term or another lease.
             command::Op::RevokeLease(revoke)
-                if revoke.term != 0
-                    && (revoke.term != at.term.0 || !self.is_known_lease(revoke.id, revoke.known)) =>
+                if revoke.term != 0 && (revoke.term != at.term.0 || !self.is_known_lease(revoke.id, revoke.known)) =>
             {
                 Ok(Response::Done)
             }
@@ -413,7 +442,9 @@ impl Change<'_> {
         txn::decide(self.reader(), request, &mut path)?;
         txn::check(self.reader(), request, &path)?;
         let mut response = txn::run(request, &mut path.iter(), &mut |op| match op {
-            Request::RequestRange(range) => self.reader().range(range).map(OpResponse::ResponseRange),
+            Request::RequestRange(range) => {
+                self.reader().range(range, &mut Share::unlimited()).map(OpResponse::ResponseRange)
+            }
             Request::RequestPut(put) => self.put(put).map(OpResponse::ResponsePut),
             Request::RequestDeleteRange(delete) => self.delete_range(delete).map(OpResponse::ResponseDeleteRange),
             Request::RequestTxn(_) => unreachable!("txns are run by txn::run"),

@@ -1,10 +1,12 @@
 //! Reads at a pinned revision: ranges, with every option of etcd's, and single keys.
 //!
 //! A [`Reader`] stands at the revision that is *now* for it: the last published one for a view, the one being made for a
-//! command that reads its own changes. It first collects what it sees under the lock, then reads values without it.
+//! command that reads its own changes. It first collects what it sees under the lock, then reads values without it. What it
+//! holds it has paid for before, out of a [`Share`] (`budget.rs`).
 //!
 //! May not know: who asks. Left out: nothing of Range.
 
+use super::budget::Share;
 use super::index::{KeyRange, Version};
 use super::state::{Found, Shared, Values};
 use super::{Error, header};
@@ -25,17 +27,28 @@ pub struct Reader<'a> {
 }
 
 /// A key that a range found.
-struct Hit {
-    key: Bytes,
-    found: Found,
+pub struct Hit {
+    /// The key.
+    pub key: Bytes,
+    /// What was found.
+    pub found: Found,
+}
+
+/// What a pair takes beside its key and value, while it is collected and when it is part of the answer.
+const PAIR_BYTES: usize = size_of::<Hit>() + size_of::<KeyValue>();
+
+/// What a pair takes, in bytes.
+pub fn cost(key: &[u8], version: &Version, with_value: bool) -> u64 {
+    let value = if with_value { u64::from(version.value_len) } else { 0 };
+    (PAIR_BYTES + key.len()) as u64 + value
 }
 
 impl Reader<'_> {
     /// Answers a range request.
     ///
     /// # Errors
-    /// The revision is compacted or in the future; the disk.
-    pub fn range(&self, request: &pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
+    /// The revision is compacted or in the future; the answer is too large for `share`; the disk.
+    pub fn range(&self, request: &pb::RangeRequest, share: &mut Share) -> Result<pb::RangeResponse, Error> {
         let at = self.readable(request.revision)?;
         let mut response = pb::RangeResponse { header: header(self.now), ..Default::default() };
         if request.range_end.is_empty() && !request.count_only && !is_filtered(request) {
@@ -56,23 +69,61 @@ impl Reader<'_> {
             Some((_, SortOrder::None)) if !is_filtered(request) => limit.saturating_add(1),
             Some(_) => usize::MAX,
         };
-        let mut hits = Vec::new();
+        // Sorting needs all there is, but only by value it needs values.
+        let with_values = !request.keys_only && (sorting.is_none() || is_by_value(sorting));
+        let before = share.held();
+        let (mut hits, mut found, mut size, mut paid) = (Vec::new(), 0, before, Ok(()));
         self.shared.walk(keys, at, |state, key, version| {
             response.count += 1;
             let passes = passes(request, version);
-            if passes && hits.len() < enough {
-                hits.push(Hit { key: Bytes::copy_from_slice(key), found: Found::new(state, version) });
+            if passes && found < enough {
+                found += 1;
+                size += cost(key, version, with_values);
+                if paid.is_ok() {
+                    paid = share.take(size - share.held());
+                }
+                match paid {
+                    Ok(()) => hits.push(Hit { key: Bytes::copy_from_slice(key), found: Found::new(state, version) }),
+                    // The walk goes on, to tell how large the answer would be.
+                    Err(_) => hits = Vec::new(),
+                }
             } else {
                 response.more |= passes;
             }
         });
+        paid.map_err(|error| error.of_size(size))?;
         if let Some((target, order)) = sorting {
             self.sort(&mut hits, target, order)?;
             response.more |= hits.len() > limit;
             hits.truncate(limit);
+            let left = |hit: &Hit| cost(&hit.key, &hit.found.version, !request.keys_only);
+            let left = before + hits.iter().map(left).sum::<u64>();
+            share.keep(left);
+            share.take(left - share.held())?;
         }
         response.kvs = self.load(hits, request.keys_only)?;
         Ok(response)
+    }
+
+    /// What the pairs of a range take now, the first `limit` of them (0: all), in bytes. One key is free.
+    pub fn size(&self, key: &[u8], range_end: &[u8], limit: i64, with_values: bool) -> u64 {
+        if range_end.is_empty() {
+            return 0;
+        }
+        let mut left = usize::try_from(limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
+        let mut size = 0;
+        self.shared.walk(KeyRange::new(key, range_end), self.now, |_, key, version| {
+            if left > 0 {
+                left -= 1;
+                size += cost(key, version, with_values);
+            }
+        });
+        size
+    }
+
+    /// What a deletion would tell of what it deletes, in bytes.
+    pub fn size_of_deleted(&self, delete: &pb::DeleteRangeRequest) -> u64 {
+        if delete.prev_kv { self.size(&delete.key, &delete.range_end, 0, true) } else { 0 }
     }
 
     /// One key at revision `at`, without its value if `key_only`.
@@ -126,7 +177,11 @@ impl Reader<'_> {
         Ok(revision)
     }
 
-    fn load(&self, hits: Vec<Hit>, keys_only: bool) -> Result<Vec<KeyValue>, Error> {
+    /// The pairs that were found, with their values.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn load(&self, hits: Vec<Hit>, keys_only: bool) -> Result<Vec<KeyValue>, Error> {
         let mut values = Values::new(self.shared);
         let pair = |Hit { key, found }| {
             let version = found.version;
@@ -170,6 +225,10 @@ fn sorting(request: &pb::RangeRequest) -> Option<(SortTarget, SortOrder)> {
         (SortTarget::Key, SortOrder::None | SortOrder::Ascend) => None,
         sorting => Some(sorting),
     }
+}
+
+fn is_by_value(sorting: Option<(SortTarget, SortOrder)>) -> bool {
+    matches!(sorting, Some((SortTarget::Value, _)))
 }
 
 fn is_filtered(request: &pb::RangeRequest) -> bool {

@@ -19,6 +19,7 @@ use crate::storage::key::{Family, get_value};
 use crate::storage::{Engine, Fault};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -228,26 +229,35 @@ impl Shared {
     /// Visits what a reader at `revision` sees of `range`, ascending, in slices: the lock is free between two of them, which
     /// is sound because versions at or below a pinned revision never change.
     pub fn walk(&self, range: KeyRange<'_>, revision: i64, mut visit: impl FnMut(&State, &[u8], &Version)) {
-        let mut after: Option<Box<[u8]>> = None;
-        loop {
-            let state = self.read();
-            let mut walked = 0;
-            let mut stopped_at = None;
-            for (key, history) in state.index.histories(range, after.as_deref()) {
-                if let Some(version) = history.at(revision) {
-                    visit(&state, key, version);
-                }
-                walked += 1;
-                if walked == SLICE {
-                    stopped_at = Some(Box::from(key));
-                    break;
-                }
-            }
-            if stopped_at.is_none() {
-                return;
-            }
-            after = stopped_at;
+        let mut visit = |state: &State, key: &[u8], version: &Version| {
+            visit(state, key, version);
+            ControlFlow::Continue(())
+        };
+        let mut after = None;
+        while let ControlFlow::Continue(Some(last)) = self.walk_slice(range, after.as_deref(), revision, &mut visit) {
+            after = Some(last);
         }
+    }
+
+    /// Visits one slice of the keys above `after`, under one hold of the lock. Says where to go on, `None` at the end of the
+    /// range; breaks when `visit` does.
+    pub fn walk_slice(
+        &self,
+        range: KeyRange<'_>,
+        after: Option<&[u8]>,
+        revision: i64,
+        mut visit: impl FnMut(&State, &[u8], &Version) -> ControlFlow<()>,
+    ) -> ControlFlow<(), Option<Box<[u8]>>> {
+        let state = self.read();
+        for (walked, (key, history)) in state.index.histories(range, after).enumerate() {
+            if let Some(version) = history.at(revision) {
+                visit(&state, key, version)?;
+            }
+            if walked + 1 == SLICE {
+                return ControlFlow::Continue(Some(Box::from(key)));
+            }
+        }
+        ControlFlow::Continue(None)
     }
 }
 

@@ -426,4 +426,5 @@ mod puts_and_deletes {
 }
 
 mod commands_and_disk;
+mod streams;
 mod txns;

@@ -10,6 +10,7 @@
 //! Who checks the shape of a txn (limits, duplicate keys) is `check.rs`, before it is proposed: once in the log, a txn of any
 //! shape has one meaning.
 
+use super::budget::Share;
 use super::index::{KeyRange, Version};
 use super::range::Reader;
 use super::state::{Found, Values};
@@ -20,6 +21,7 @@ use crate::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUn
 use crate::proto::etcdserverpb::request_op::Request;
 use crate::proto::etcdserverpb::response_op::Response;
 use std::cmp::Ordering;
+use std::ops::ControlFlow;
 
 /// Which branches are taken, the outer txn's first.
 pub type Path = Vec<bool>;
@@ -102,20 +104,36 @@ pub fn run(
     Ok(pb::TxnResponse { header: Some(pb::ResponseHeader::default()), succeeded, responses })
 }
 
+/// What the ranges of the larger branch of a txn that also writes would take now, in bytes.
+pub fn size_of_ranges(reader: Reader<'_>, txn: &pb::TxnRequest) -> u64 {
+    let size = |branch: &[pb::RequestOp]| {
+        let sizes = branch.iter().map(|op| match &op.request {
+            Some(Request::RequestRange(range)) if !range.count_only => {
+                reader.size(&range.key, &range.range_end, range.limit, !range.keys_only)
+            }
+            Some(Request::RequestDeleteRange(delete)) => reader.size_of_deleted(delete),
+            Some(Request::RequestTxn(nested)) => size_of_ranges(reader, nested),
+            _ => 0,
+        });
+        sizes.sum::<u64>()
+    };
+    size(&txn.success).max(size(&txn.failure))
+}
+
 /// Runs a txn that only reads.
 ///
 /// # Errors
-/// What a caller can do wrong; the disk.
+/// What a caller can do wrong; the ranges are too large for `share`; the disk.
 ///
 /// # Panics
 /// If it does not only read: `check::is_read_only` is asked first.
-pub fn read_only(reader: Reader<'_>, txn: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
+pub fn read_only(reader: Reader<'_>, txn: &pb::TxnRequest, share: &mut Share) -> Result<pb::TxnResponse, Error> {
     assert!(super::check::is_read_only(txn), "a txn that writes came to a view");
     let mut path = Path::new();
     decide(reader, txn, &mut path)?;
     check(reader, txn, &path)?;
     let mut response = run(txn, &mut path.iter(), &mut |request| match request {
-        Request::RequestRange(range) => reader.range(range).map(Response::ResponseRange),
+        Request::RequestRange(range) => reader.range(range, share).map(Response::ResponseRange),
         other => unreachable!("a txn that only reads asks for {other:?}"),
     })?;
     response.header = header(reader.now);
@@ -146,30 +164,33 @@ impl Reader<'_> {
     fn holds(&self, compare: &pb::Compare) -> Result<bool, Error> {
         let of_value = compare.target() == CompareTarget::Value;
         let keys = KeyRange::new(&compare.key, &compare.range_end);
-        let (mut any, mut all) = (false, true);
-        let mut values = Vec::new();
-        self.shared.walk(keys, self.now, |state, key, version| {
-            any = true;
-            if of_value {
-                values.push((Box::<[u8]>::from(key), Found::new(state, version)));
-            } else {
-                all &= fits(compare, ordering(compare, version));
-            }
-        });
-        if !any {
-            return Ok(!of_value && fits(compare, ordering(compare, &Version::ABSENT)));
-        }
         let given = match &compare.target_union {
             Some(TargetUnion::Value(given)) => &given[..],
             _ => &[],
         };
+        let (mut any, mut all, mut after) = (false, true, None);
         let mut loader = Values::new(self.shared);
-        for (key, found) in values {
-            if !fits(compare, loader.load(&key, found)?[..].cmp(given)) {
-                return Ok(false);
+        loop {
+            // Values of one slice at a time: a compare may speak of every key there is.
+            let mut values = Vec::new();
+            let slice = self.shared.walk_slice(keys, after.as_deref(), self.now, |state, key, version| {
+                any = true;
+                if of_value {
+                    values.push((Box::<[u8]>::from(key), Found::new(state, version)));
+                } else {
+                    all &= fits(compare, ordering(compare, version));
+                }
+                ControlFlow::Continue(())
+            });
+            for (key, found) in values {
+                all &= fits(compare, loader.load(&key, found)?[..].cmp(given));
+            }
+            match slice {
+                ControlFlow::Continue(Some(last)) if all => after = Some(last),
+                _ => break,
             }
         }
-        Ok(all)
+        if any { Ok(all) } else { Ok(!of_value && fits(compare, ordering(compare, &Version::ABSENT))) }
     }
 }
 

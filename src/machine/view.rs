@@ -1,8 +1,9 @@
 //! Reading from any thread.
 
+use super::budget::Share;
 use super::range::Reader;
 use super::state::Shared;
-use super::{Error, History, Lease, LeaseTime, Member, history, txn};
+use super::{Error, History, Lease, LeaseTime, Member, RangeStream, history, txn};
 use crate::ids::{MemberId, Revision};
 use crate::proto::etcdserverpb as pb;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 pub struct View(pub(super) Arc<Shared>);
 
 impl View {
-    fn reader(&self) -> Reader<'_> {
+    pub(super) fn reader(&self) -> Reader<'_> {
         Reader { shared: &self.0, now: self.0.revision() }
     }
 
@@ -24,7 +25,23 @@ impl View {
     /// # Errors
     /// Compacted or future revision, disk.
     pub fn range(&self, request: &pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
-        self.reader().range(request)
+        self.range_within(request, &mut Share::unlimited())
+    }
+
+    /// A range read that pays for what it holds.
+    ///
+    /// # Errors
+    /// As [`View::range`]; the answer is too large for `share`.
+    pub fn range_within(&self, request: &pb::RangeRequest, share: &mut Share) -> Result<pb::RangeResponse, Error> {
+        self.reader().range(request, share)
+    }
+
+    /// A range read piece by piece: pieces of about `piece_bytes` at most.
+    ///
+    /// # Errors
+    /// Compacted or future revision.
+    pub fn stream(&self, request: pb::RangeRequest, piece_bytes: u64) -> Result<RangeStream, Error> {
+        RangeStream::open(self.clone(), request, piece_bytes)
     }
 
     /// A transaction that only reads, whole at one revision.
@@ -35,7 +52,34 @@ impl View {
     /// # Panics
     /// If the txn does not only read (`check::is_read_only`).
     pub fn txn(&self, request: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
-        txn::read_only(self.reader(), request)
+        self.txn_within(request, &mut Share::unlimited())
+    }
+
+    /// A transaction that only reads and pays for what its ranges hold.
+    ///
+    /// # Errors
+    /// As [`View::txn`]; the answer is too large for `share`.
+    ///
+    /// # Panics
+    /// As [`View::txn`].
+    pub fn txn_within(&self, request: &pb::TxnRequest, share: &mut Share) -> Result<pb::TxnResponse, Error> {
+        txn::read_only(self.reader(), request, share)
+    }
+
+    /// Makes a txn that also writes pay for its ranges in advance, by what they would find now.
+    ///
+    /// # Errors
+    /// The answer would be too large for `share`.
+    pub fn charge_txn(&self, request: &pb::TxnRequest, share: &mut Share) -> Result<(), Error> {
+        share.take(txn::size_of_ranges(self.reader(), request))
+    }
+
+    /// Makes a deletion pay in advance for what it is to tell of what it deletes.
+    ///
+    /// # Errors
+    /// As [`View::charge_txn`].
+    pub fn charge_delete(&self, request: &pb::DeleteRangeRequest, share: &mut Share) -> Result<(), Error> {
+        share.take(self.reader().size_of_deleted(request))
     }
 
     /// What happened from revision `from` on: whole revisions, about `max_bytes` of them (one at least), and where to go on.

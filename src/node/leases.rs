@@ -399,7 +399,8 @@ impl Node {
         let applied = self.machine.applied().index;
         let leases = &mut self.leases;
         let ready = |round: &Round| round.index.is_some_and(|index| index <= applied);
-        let rounds: Vec<Round> = leases.rounds.extract_if(.., |_, round| ready(round)).map(|(_, round)| round).collect();
+        let rounds: Vec<Round> =
+            leases.rounds.extract_if(.., |_, round| ready(round)).map(|(_, round)| round).collect();
         for (wish, asker) in rounds.into_iter().flat_map(|round| round.wishes) {
             leases.decide(now, wish, asker, &mut self.replies);
         }

@@ -114,6 +114,10 @@ pub struct Config {
     pub max_request_bytes: usize,
     /// `--max-txn-ops`.
     pub max_txn_ops: usize,
+    /// `--max-range-bytes`; 0: any.
+    pub max_range_bytes: u64,
+    /// `--max-ranges-bytes`; 0: any.
+    pub max_ranges_bytes: u64,
     /// `--max-concurrent-streams`.
     pub max_concurrent_streams: u32,
     /// `--grpc-keepalive-interval`; `None`: never.
@@ -122,6 +126,10 @@ pub struct Config {
     pub keepalive_timeout: Duration,
     /// `--watch-progress-notify-interval`.
     pub watch_progress_interval: Duration,
+    /// `--enable-grpc-gateway`.
+    pub gateway: bool,
+    /// `--cors`.
+    pub cors: Vec<String>,
     /// `--log-*`.
     pub log: LogConfig,
     /// What the operator should know, though nothing is wrong.
@@ -206,10 +214,14 @@ impl Config {
             election_timeout,
             max_request_bytes,
             max_txn_ops: number(settings, "max-txn-ops", 1, u64::from(u32::MAX))? as usize,
+            max_range_bytes: number(settings, "max-range-bytes", 0, u64::MAX)?,
+            max_ranges_bytes: number(settings, "max-ranges-bytes", 0, u64::MAX)?,
             max_concurrent_streams: number(settings, "max-concurrent-streams", 1, u64::from(u32::MAX))? as u32,
             keepalive_interval: Some(interval).filter(|interval| !interval.is_zero()),
             keepalive_timeout: duration(settings, "grpc-keepalive-timeout")?,
             watch_progress_interval: watch_progress_interval(settings)?,
+            gateway: boolean(&source(settings, "enable-grpc-gateway"), &text(settings, "enable-grpc-gateway"))?,
+            cors: text(settings, "cors").split(',').map(|origin| origin.trim().to_owned()).collect(),
             log: log_config(settings, called)?,
             notices,
             name,

@@ -3,7 +3,8 @@
 //! One table names every server flag of etcd 3.5 and 3.6 and says what becomes of it here: it is *used*, it is
 //! *accepted* (it tunes something that is not here; all such flags share one line of notice), or it is *refused*, because
 //! going on without it would break a promise: that traffic is encrypted, that callers are known, that data are synced. A
-//! server that takes `--client-cert-auth` and lets everybody in is worse than one that does not start.
+//! server that takes `--client-cert-auth` and lets everybody in is worse than one that does not start. Two flags are our
+//! own: `--max-range-bytes` and `--max-ranges-bytes`.
 //!
 //! Every flag `--a-b` can also be given as `QUORATE_A_B` and `ETCD_A_B`; the command line wins over `QUORATE_`, which wins
 //! over `ETCD_`. As in Go, one dash is as good as two, an empty variable counts as unset, and a boolean takes its value
@@ -52,6 +53,10 @@ const fn used(name: &'static str, default: &'static str, help: &'static str) -> 
     Flag { name, boolean: false, fate: Fate::Used { default, help } }
 }
 
+const fn used_switch(name: &'static str, default: &'static str, help: &'static str) -> Flag {
+    Flag { name, boolean: true, fate: Fate::Used { default, help } }
+}
+
 const fn accepted(name: &'static str) -> Flag {
     Flag { name, boolean: false, fate: Fate::Accepted }
 }
@@ -91,11 +96,15 @@ pub const FLAGS: &[Flag] = &[
     used("election-timeout", "1000", "Milliseconds without a leader before an election"),
     used("max-request-bytes", "1572864", "The largest request, in bytes"),
     used("max-txn-ops", "128", "The most operations in one transaction"),
+    used("max-range-bytes", "536870912", "The most memory that one answer to a range may take, in bytes; 0: any"),
+    used("max-ranges-bytes", "1073741824", "The most memory that all answers to ranges may take at once; 0: any"),
     used("max-concurrent-streams", "4294967295", "The most calls at once on one client connection"),
     used("grpc-keepalive-interval", "2h", "How long a client connection may be idle before it is pinged; 0: for ever"),
     used("grpc-keepalive-timeout", "20s", "How long a pinged client may be silent before it is cut off"),
     used("watch-progress-notify-interval", "10m", "How long a watcher that asked for it goes without an answer"),
     used("experimental-watch-progress-notify-interval", "", "The same, as etcd 3.5 names it"),
+    used_switch("enable-grpc-gateway", "true", "Whether the API is served as JSON below /v3/ too"),
+    used("cors", "*", "Origins whose pages may read what is served as JSON, with commas; * for any"),
     used("log-level", "info", "debug, info, warn or error"),
     used("log-format", "", "console or json [default: console; called etcd: json]"),
     used("log-outputs", "default", "stderr, stdout or file names, with commas"),
@@ -110,7 +119,6 @@ pub const FLAGS: &[Flag] = &[
     accepted("bootstrap-defrag-threshold-megabytes"),
     accepted("compaction-batch-limit"),
     accepted("compaction-sleep-interval"),
-    accepted("cors"),
     accepted("corrupt-check-time"),
     accepted("compact-hash-check-time"),
     accepted("discovery-failure"),
@@ -156,7 +164,6 @@ pub const FLAGS: &[Flag] = &[
     accepted("warning-unary-request-duration"),
     accepted_switch("compact-hash-check-enabled"),
     accepted_switch("enable-distributed-tracing"),
-    accepted_switch("enable-grpc-gateway"),
     accepted_switch("enable-lease-checkpoint"),
     accepted_switch("enable-log-rotation"),
     accepted_switch("enable-pprof"),

@@ -1,56 +1,82 @@
-//! What is served beside gRPC on the same ports: who is this, is it well.
+//! What is served beside gRPC on the same ports: who is this, is it well, and etcd's API as JSON.
 //!
 //! `/version`, `/health`, `/livez`, `/readyz` and `/metrics` on the client port answer as etcd does, because probes, load
 //! balancers, scrapers and scripts made for etcd ask there; `/version` and `/members` on the peer port likewise. Requests that
-//! no service knows get etcd's texts, gRPC and plain ones alike.
+//! no service knows get etcd's texts, gRPC and plain ones alike. `health.rs` has the pages about how the member is doing;
+//! below `/v3/` is the JSON gateway (`server/gateway.rs`), if `--enable-grpc-gateway` leaves it on. What is not gRPC carries
+//! etcd's headers for browsers (`--cors`).
 //!
-//! `/livez` says whether a restart would help: whether this member's threads move ([`Front::alive`]), whatever the others do.
-//! `/readyz` says whether to send it clients: whether a linearizable read goes through, and it is not stopping.
-//!
-//! Absent: the JSON gateway, the v2 API.
+//! Absent: the v2 API, pprof.
 
 use super::api::{ETCD_CLUSTER_VERSION, ETCD_VERSION, Front, cluster};
+use super::config::{Config, GRPC_OVERHEAD_BYTES};
 use super::exposition;
-use super::metrics::{self, count};
-use crate::proto::etcdserverpb as pb;
+use super::gateway::Gateway;
+use super::metrics;
+use crate::machine::budget::Share;
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
-use axum::http::header::{ALLOW, CONTENT_TYPE};
-use axum::http::{HeaderValue, Method, StatusCode};
+use axum::http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CONTENT_TYPE,
+    ORIGIN,
+};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
+use http_body::{Frame, SizeHint};
 use serde_json::json;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use tonic::{Code, Status};
+
+mod health;
 
 /// Our own version, beside etcd's in `/version`.
 const VERSION_HEADER: &str = "quorate-version";
 
-/// The client port: the gRPC services of `services`, and the pages.
-pub fn client_port(services: Router, front: &Arc<Front>) -> Router {
-    let page = |answer: fn(Arc<Front>, Request) -> PageFuture| {
+/// The client port: the gRPC services of `services`, the same as JSON, and the pages.
+pub fn client_port(services: Router, config: &Config, front: &Arc<Front>) -> Router {
+    let page = |answer: fn(Arc<Front>, Uri) -> PageFuture| {
         let front = Arc::clone(front);
-        any(move |request: Request| answer(Arc::clone(&front), request))
+        any(move |request: Request| async move {
+            if request.method() == Method::GET { answer(front, request.into_parts().0.uri).await } else { only_get() }
+        })
     };
     let counting = Arc::clone(front);
-    services
-        .route("/version", get(version))
-        .route("/health", page(|front, request| Box::pin(health(front, request))))
-        .route("/livez", page(|front, _| Box::pin(livez(front))))
-        .route("/readyz", page(|front, _| Box::pin(readyz(front))))
-        .route("/metrics", page(|front, _| Box::pin(metrics(front))))
-        .fallback(unknown)
-        .layer(from_fn(move |request, next| counted(Arc::clone(&counting), request, next)))
+    let calls =
+        services.fallback(unknown).layer(from_fn(move |request, next| counted(Arc::clone(&counting), request, next)));
+    let mut routes = calls
+        .clone()
+        .route("/version", page(|_, _| Box::pin(async { version() })))
+        .route("/health", page(|front, uri| Box::pin(health::health(front, uri))))
+        .route("/metrics", page(|front, _| Box::pin(metrics(front))));
+    for path in health::livez_paths() {
+        routes = routes.route(&path, page(|front, uri| Box::pin(health::livez(front, uri))));
+    }
+    for path in health::readyz_paths() {
+        routes = routes.route(&path, page(|front, uri| Box::pin(health::readyz(front, uri))));
+    }
+    if config.gateway {
+        let gateway = Gateway::new(calls, config.max_request_bytes + GRPC_OVERHEAD_BYTES);
+        for below in ["/v3/", "/v3/{*path}", "/v3beta/", "/v3beta/{*path}"] {
+            let gateway = gateway.clone();
+            routes = routes.route(below, any(move |request| gateway.answer(request)));
+        }
+    }
+    let origins: Arc<[String]> = config.cors.clone().into();
+    routes
+        .layer(from_fn(move |request, next| with_cors(Arc::clone(&origins), request, next)))
+        .layer(from_fn(until_sent))
 }
 
 /// The peer port: the stream between members, and the pages.
 pub fn peer_port(services: Router, front: &Arc<Front>) -> Router {
     let front = Arc::clone(front);
     services
-        .route("/version", get(version))
+        .route("/version", get(async || version()))
         .route("/members", get(async move || members(&front)))
         .fallback(unknown)
         .layer(from_fn(with_etcds_texts))
@@ -58,17 +84,19 @@ pub fn peer_port(services: Router, front: &Arc<Front>) -> Router {
 
 type PageFuture = std::pin::Pin<Box<dyn Future<Output = Response> + Send>>;
 
+const TEXT: &str = "text/plain; charset=utf-8";
+
 fn text(status: StatusCode, body: impl Into<Body>) -> Response {
-    (status, [(CONTENT_TYPE, "text/plain; charset=utf-8")], body.into()).into_response()
+    (status, [(CONTENT_TYPE, TEXT)], body.into()).into_response()
 }
 
-fn page(status: StatusCode, body: &serde_json::Value) -> Response {
+fn json_page(status: StatusCode, body: &serde_json::Value) -> Response {
     (status, [(CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 
-async fn version() -> Response {
+fn version() -> Response {
     let body = json!({ "etcdserver": ETCD_VERSION, "etcdcluster": ETCD_CLUSTER_VERSION });
-    let mut response = page(StatusCode::OK, &body);
+    let mut response = json_page(StatusCode::OK, &body);
     response.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
     response
 }
@@ -82,70 +110,80 @@ fn members(front: &Front) -> Response {
             })
         })
         .collect();
-    page(StatusCode::OK, &serde_json::Value::Array(members))
+    json_page(StatusCode::OK, &serde_json::Value::Array(members))
 }
 
-async fn health(front: Arc<Front>, request: Request) -> Response {
-    if request.method() != Method::GET {
-        return (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET")], "Method Not Allowed\n").into_response();
-    }
-    let query = request.uri().query().unwrap_or_default();
-    let asked = |wanted: &str| query.split('&').any(|part| part == wanted);
-    let alarm = front
-        .view
-        .alarms()
-        .into_iter()
-        .map(|(_, alarm)| alarm.as_str_name())
-        .find(|alarm| !asked(&format!("exclude={alarm}")));
-    let trouble = match alarm {
-        Some(alarm) => Some(format!("ALARM {alarm}")),
-        None if asked("serializable=true") => None,
-        None if !front.has_leader() => Some("RAFT NO LEADER".to_string()),
-        None => front.readable().await.err().map(|status| format!("RANGE ERROR:{}", status.message())),
-    };
-    count(&front.metrics.health[usize::from(trouble.is_some())]);
-    match trouble {
-        None => page(StatusCode::OK, &json!({ "health": "true", "reason": "" })),
-        Some(reason) => page(StatusCode::SERVICE_UNAVAILABLE, &json!({ "health": "false", "reason": reason })),
-    }
-}
-
-async fn livez(front: Arc<Front>) -> Response {
-    match front.alive().await {
-        Ok(()) => text(StatusCode::OK, "ok\n"),
-        Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("[-]threads failed: {why}\n")),
-    }
+/// etcd's answer to whoever wants to change a page.
+fn only_get() -> Response {
+    let head = [(ALLOW, "GET"), (CONTENT_TYPE, TEXT)];
+    (StatusCode::METHOD_NOT_ALLOWED, head, "Method Not Allowed\n").into_response()
 }
 
 async fn metrics(front: Arc<Front>) -> Response {
     (StatusCode::OK, [(CONTENT_TYPE, exposition::CONTENT_TYPE)], metrics::page(&front)).into_response()
 }
 
-async fn readyz(front: Arc<Front>) -> Response {
-    if front.stopping.load(Ordering::Relaxed) {
-        return text(StatusCode::SERVICE_UNAVAILABLE, "[-]stopping failed: the member is stopping\n");
-    }
-    let corrupt = front.view.alarms().iter().any(|(_, alarm)| *alarm == pb::AlarmType::Corrupt);
-    if corrupt {
-        return text(StatusCode::SERVICE_UNAVAILABLE, "[-]data_corruption failed: alarm activated: CORRUPT\n");
-    }
-    match front.readable().await {
-        Ok(_) => text(StatusCode::OK, "ok\n"),
-        Err(status) => {
-            let body = format!("[-]linearizable_read failed: {}\n", status.message());
-            text(StatusCode::SERVICE_UNAVAILABLE, body)
-        }
-    }
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 async fn unknown(request: Request) -> Response {
-    let grpc =
-        request.headers().get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-    if !grpc {
+    if !is_grpc(request.headers()) {
         return text(StatusCode::NOT_FOUND, "404 page not found\n");
     }
     let service = request.uri().path().trim_start_matches('/').split('/').next().unwrap_or_default();
     Status::unimplemented(format!("unknown service {service}")).into_http()
+}
+
+/// Lets pages of `origins` (`*`: of any) read what is not gRPC, in etcd's way.
+async fn with_cors(origins: Arc<[String]>, request: Request, next: Next) -> Response {
+    if request.version() == Version::HTTP_2 && is_grpc(request.headers()) {
+        return next.run(request).await;
+    }
+    let any = HeaderValue::from_static("*");
+    let listed = |origin: &&HeaderValue| origins.iter().any(|known| known.as_bytes() == origin.as_bytes());
+    let allowed = [&any].into_iter().chain(request.headers().get(ORIGIN)).find(listed).cloned();
+    let mut response =
+        if request.method() == Method::OPTIONS { Response::new(Body::empty()) } else { next.run(request).await };
+    if let Some(origin) = allowed {
+        let headers = response.headers_mut();
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST, GET, OPTIONS, PUT, DELETE"));
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("accept, content-type, authorization"));
+    }
+    response
+}
+
+/// Keeps what an answer took of the budget for ranges as long as the answer is on its way.
+async fn until_sent(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    match response.extensions_mut().remove::<Arc<Share>>() {
+        Some(share) => response.map(|body| Body::new(Paid { body, _share: share })),
+        None => response,
+    }
+}
+
+/// A body that holds on to a share.
+struct Paid {
+    body: Body,
+    _share: Arc<Share>,
+}
+
+impl HttpBody for Paid {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Counts the call, if it is one.

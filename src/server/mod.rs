@@ -5,7 +5,7 @@
 //! - the **node's thread** (`driver.rs`) owns the node, and never waits for anything but its mailbox;
 //! - the **log worker** and the **state worker** (`disk.rs`) are the only ones that wait for the disk;
 //! - the **hub's thread** (`watching.rs`) fills the watchers' queues;
-//! - the **tokio runtime** carries the connections: clients (`api/`, `http.rs`) and peers (`transport.rs`).
+//! - the **tokio runtime** carries the connections: clients (`api/`, `http.rs`, `gateway.rs`) and peers (`transport.rs`).
 //!
 //! `flags.rs` and `config.rs` say what the operator wants; `logging.rs`, `notify.rs` (systemd) and `metrics.rs` (Prometheus,
 //! with `exposition.rs`, `calls.rs` and `process.rs`) tell what happens. [`run`] is the story
@@ -23,8 +23,9 @@
 
 use crate::clock::{Clock, entropy};
 use crate::ids::{DiskId, MemberId, Term};
+use crate::machine::budget::Budget;
 use crate::node::{self, Identity, Reply, Request, RoleName, Status};
-use crate::proto::{DESCRIPTORS, etcdserverpb, quorate};
+use crate::proto::{DESCRIPTORS, etcdserverpb, quorate, v3electionpb, v3lockpb};
 use crate::storage::Engine;
 use crate::storage::directory::{Directory, Expected, InitialMember};
 use crate::storage::sled::{Options, install_panic_hook};
@@ -58,6 +59,7 @@ pub mod disk;
 pub mod driver;
 pub mod exposition;
 pub mod flags;
+pub mod gateway;
 pub mod http;
 pub mod logging;
 pub mod metrics;
@@ -424,6 +426,7 @@ fn start(
         clock,
         max_request_bytes: config.max_request_bytes,
         max_txn_ops: config.max_txn_ops,
+        ranges: Arc::new(Budget::new(config.max_range_bytes, config.max_ranges_bytes)),
         disk,
         state: StateEngine(state),
         transport,
@@ -477,6 +480,8 @@ fn client_routes(
     use etcdserverpb::lease_server::LeaseServer;
     use etcdserverpb::maintenance_server::MaintenanceServer;
     use quorate::node_server::NodeServer;
+    use v3electionpb::election_server::ElectionServer;
+    use v3lockpb::lock_server::LockServer;
     let largest = config.max_request_bytes + GRPC_OVERHEAD_BYTES;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -490,10 +495,12 @@ fn client_routes(
         .add_service(api::watch::Watch { front: Arc::clone(front), closed: closed.clone() })
         .add_service(ClusterServer::new(api::cluster::Cluster(Arc::clone(front))))
         .add_service(MaintenanceServer::new(api::maintenance::Maintenance(Arc::clone(front))))
+        .add_service(LockServer::new(api::lock::Lock(Arc::clone(front))).max_decoding_message_size(largest))
+        .add_service(ElectionServer::new(api::election::Election(Arc::clone(front))).max_decoding_message_size(largest))
         .add_service(NodeServer::new(api::node::NodeService(Arc::clone(front))))
         .add_service(reflection().build_v1().map_err(broken)?)
         .add_service(reflection().build_v1alpha().map_err(broken)?);
-    Ok(http::client_port(services.into_axum_router(), front))
+    Ok(http::client_port(services.into_axum_router(), config, front))
 }
 
 /// Tells the log and systemd who leads; once somebody does, etcd's line, which scripts wait for; and counts failovers.

@@ -100,12 +100,8 @@ fn propose(op: Op, grows: bool) -> Request {
 
 impl Owners {
     pub(super) fn new(plan: &Plan, seed: Seed) -> Owners {
-        let owner = |number: usize| Owner {
-            timer: Owners::first(number),
-            lease: None,
-            pace: Duration::ZERO,
-            open: None,
-        };
+        let owner =
+            |number: usize| Owner { timer: Owners::first(number), lease: None, pace: Duration::ZERO, open: None };
         Owners {
             rng: Rng::new(seed),
             owners: (0..plan.owners).map(owner).collect(),
@@ -161,7 +157,11 @@ impl Owners {
             Some((lease, until)) if now >= until => {
                 self.leases[lease].given_back = true;
                 let id = self.leases[lease].id;
-                Some((lease, What::GiveBack, propose(Op::RevokeLease(own::RevokeLease { id, term: 0, known: 0 }), false)))
+                Some((
+                    lease,
+                    What::GiveBack,
+                    propose(Op::RevokeLease(own::RevokeLease { id, term: 0, known: 0 }), false),
+                ))
             }
             Some((lease, _)) if self.rng.below(8) == 0 => Some(self.put(lease, now, clients)),
             Some((lease, _)) => {

@@ -558,7 +558,10 @@ fn leases(s: &mut Script) {
         "lease: txn compares and attaches",
         txn(vec![moved], vec![op_put(leased("l/5", 101)), op_put(leased("l/6", -7)), op_del(del("l/2"))], vec![]),
     );
-    s.txn("lease: txn with an unknown one writes nothing", ops(vec![op_put(put("l/7", "x")), op_put(leased("l/8", 9))]));
+    s.txn(
+        "lease: txn with an unknown one writes nothing",
+        ops(vec![op_put(put("l/7", "x")), op_put(leased("l/8", 9))]),
+    );
     s.add("lease: keys after the txn", left(101, true));
     s.add("lease: revoke of one without keys", revoke(102));
     s.range("lease: it has taken no revision", get("l/1"));

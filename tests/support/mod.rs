@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod curl;
 pub mod scrape;
 
 use quorate::client::{Client, Options};

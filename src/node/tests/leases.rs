@@ -41,7 +41,8 @@ impl Place {
             }
             return self.member.carry();
         }
-        let (writes, others) = self.member.advance().into_iter().partition::<Vec<_>, _>(|e| matches!(e, Effect::Persist(_)));
+        let (writes, others) =
+            self.member.advance().into_iter().partition::<Vec<_>, _>(|e| matches!(e, Effect::Persist(_)));
         self.writing.extend(writes.into_iter().filter_map(|effect| match effect {
             Effect::Persist(ready) => Some(ready),
             _ => None,
@@ -57,8 +58,9 @@ fn id_of(place: usize) -> MemberId {
 impl Lab {
     /// Members 1 to `size`, of whom one leads.
     fn new(size: usize) -> Lab {
-        let members: Vec<InitialMember> =
-            (1..=size as u64).map(|id| InitialMember { id: MemberId(id), name: String::new(), peer_urls: vec![] }).collect();
+        let members: Vec<InitialMember> = (1..=size as u64)
+            .map(|id| InitialMember { id: MemberId(id), name: String::new(), peer_urls: vec![] })
+            .collect();
         let place = |place: usize| {
             let id = id_of(place);
             let meta = Meta { cluster: ClusterId(7), member: id, disk: DiskId(100 + id.0), members: members.clone() };
@@ -446,10 +448,11 @@ fn a_keepalive_in_time_keeps_a_lease_whose_time_ends_while_it_is_confirmed() {
 
 #[test]
 fn lost_questions_and_answers_are_asked_again_and_nothing_is_answered_twice() {
-    for lost in [
-        (|envelope: &Envelope| matches!(envelope.message, Message::Ask { .. })) as fn(&Envelope) -> bool,
-        |envelope| matches!(envelope.message, Message::Answer { .. }),
-    ] {
+    for lost in
+        [(|envelope: &Envelope| matches!(envelope.message, Message::Ask { .. })) as fn(&Envelope) -> bool, |envelope| {
+            matches!(envelope.message, Message::Answer { .. })
+        }]
+    {
         let mut lab = Lab::new(3);
         lab.grant(7, 4);
         let follower = lab.follower();
@@ -549,7 +552,9 @@ fn answers_to_other_questions_are_not_heard() {
     let kept = |id| own::LeaseAnswer { kept_alive: time(id), time_to_live: vec![] }.encode_to_vec().into();
     let told = own::LeaseAnswer { kept_alive: vec![], time_to_live: time(7) }.encode_to_vec().into();
     let garbage = Bytes::from_static(b"\xff\xff");
-    for (context, answer) in [(context - 1, kept(7)), (context + 1, kept(7)), (context, kept(8)), (context, told), (context, garbage)] {
+    for (context, answer) in
+        [(context - 1, kept(7)), (context + 1, kept(7)), (context, kept(8)), (context, told), (context, garbage)]
+    {
         member.tell(4, Message::Answer { context, answer });
         let effects = member.carry();
         assert!(!effects.iter().any(|effect| matches!(effect, Effect::Reply(..))), "{effects:?}");
@@ -591,7 +596,8 @@ fn a_hundred_thousand_leases_are_renewed_without_an_entry_and_end_without_a_jam(
         let took = lab.until("the renewals", |lab| lab.replies.len() == LEASES as usize);
         assert!(lab.replies.values().all(|reply| matches!(reply, Reply::Lease(Some(_)))));
         // In one round, and for the follower's in as many questions and answers as it takes to keep them small.
-        let about_leases = |envelope: &&Envelope| matches!(envelope.message, Message::Ask { .. } | Message::Answer { .. });
+        let about_leases =
+            |envelope: &&Envelope| matches!(envelope.message, Message::Ask { .. } | Message::Answer { .. });
         let messages = lab.sent.iter().filter(about_leases).count();
         assert!(messages <= 2 * (LEASES as usize).div_ceil(4096), "{messages} messages");
         assert!(took <= Duration::from_millis(200), "{took:?}");

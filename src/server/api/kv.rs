@@ -3,20 +3,65 @@
 //! Writes are commands. Reads wait for a read index, unless the caller said `serializable`, and then run on the view; a
 //! transaction that only reads is a read, linearizable unless all its ranges are serializable (etcd's rule).
 //!
-//! Absent: compaction, streamed ranges.
+//! What a range holds in memory it takes from the member's [`Budget`](crate::machine::budget::Budget), and gives back when
+//! the answer has left: the [`Share`] travels with the response (`http.rs`). Ranges inside a txn that writes, and what a
+//! deletion tells of what it deletes, are read by the machine, which must do the same on every member; so they are measured
+//! before they are proposed, on what this member knows then.
+//!
+//! A streamed range (`RangeStream`, etcd 3.7) holds two pieces at most, one being read and one being sent, of about
+//! `--max-request-bytes` each.
+//!
+//! Absent: compaction.
 
 use super::{Front, astray, status};
-use crate::machine::{Response as Applied, check};
+use crate::machine::budget::Share;
+use crate::machine::{RangeStream, Response as Applied, Step, check};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::quorate::command::Op;
+use pb::range_request::{SortOrder, SortTarget};
+use pb::request_op::Request as Operation;
 use std::sync::Arc;
-use tokio_stream::Empty;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 /// Runs a read that may take long off the threads that carry everybody's connections: a scan must not hold up a
 /// heartbeat.
 fn scan<T>(read: impl FnOnce() -> T) -> T {
     tokio::task::block_in_place(read)
+}
+
+/// An answer, and what it took of the budget.
+fn answer<T>(message: T, share: Share) -> Response<T> {
+    let mut response = Response::new(message);
+    if share.held() > 0 {
+        response.extensions_mut().insert(Arc::new(share));
+    }
+    response
+}
+
+/// Whether an operation of the txn speaks of more than one key.
+fn scans(txn: &pb::TxnRequest) -> bool {
+    txn.success.iter().chain(&txn.failure).any(|op| match &op.request {
+        Some(Operation::RequestRange(range)) => !range.range_end.is_empty(),
+        Some(Operation::RequestDeleteRange(delete)) => delete.prev_kv && !delete.range_end.is_empty(),
+        Some(Operation::RequestTxn(nested)) => scans(nested),
+        Some(Operation::RequestPut(_)) | None => false,
+    })
+}
+
+/// Whether a stream can tell it: in the order of keys, without filters.
+fn check_streamed(range: &pb::RangeRequest) -> Result<(), Status> {
+    let (target, order) = (SortTarget::try_from(range.sort_target), SortOrder::try_from(range.sort_order));
+    if target != Ok(SortTarget::Key) || !matches!(order, Ok(SortOrder::None | SortOrder::Ascend)) {
+        return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
+    }
+    let filters =
+        [range.min_mod_revision, range.max_mod_revision, range.min_create_revision, range.max_create_revision];
+    if filters.iter().any(|revision| *revision != 0) {
+        return Err(Status::unimplemented("RangeStream does not support revision filters"));
+    }
+    Ok(())
 }
 
 /// The service.
@@ -31,11 +76,12 @@ impl pb::kv_server::Kv for Kv {
         let range = request.into_inner();
         check::range(&range).map_err(|error| front.fail(&error))?;
         let term = if range.serializable { front.term() } else { front.readable().await? };
-        let read = || front.view.range(&range);
+        let mut share = Share::of(&front.ranges);
+        let mut read = || front.view.range_within(&range, &mut share);
         let response = if range.range_end.is_empty() { read() } else { scan(read) };
         let mut response = response.map_err(|error| front.fail(&error))?;
         response.header = front.complete(response.header, term);
-        Ok(Response::new(response))
+        Ok(answer(response, share))
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
@@ -60,10 +106,14 @@ impl pb::kv_server::Kv for Kv {
         front.check_leader(request.metadata())?;
         let delete = request.into_inner();
         check::delete_range(&delete).map_err(|error| front.fail(&error))?;
+        let mut share = Share::of(&front.ranges);
+        if delete.prev_kv && !delete.range_end.is_empty() {
+            scan(|| front.view.charge_delete(&delete, &mut share)).map_err(|error| front.fail(&error))?;
+        }
         match front.propose(Op::DeleteRange(delete), false).await? {
             (Applied::DeleteRange(mut response), term) => {
                 response.header = front.complete(response.header, term);
-                Ok(Response::new(response))
+                Ok(answer(response, share))
             }
             (other, _) => Err(astray(&other)),
         }
@@ -74,10 +124,14 @@ impl pb::kv_server::Kv for Kv {
         front.check_leader(request.metadata())?;
         let txn = request.into_inner();
         check::txn(&txn, front.max_txn_ops).map_err(|error| front.fail(&error))?;
+        let mut share = Share::of(&front.ranges);
         let (mut response, term) = if check::is_read_only(&txn) {
             let term = if check::is_serializable(&txn) { front.term() } else { front.readable().await? };
-            (scan(|| front.view.txn(&txn)).map_err(|error| front.fail(&error))?, term)
+            (scan(|| front.view.txn_within(&txn, &mut share)).map_err(|error| front.fail(&error))?, term)
         } else {
+            if scans(&txn) {
+                scan(|| front.view.charge_txn(&txn, &mut share)).map_err(|error| front.fail(&error))?;
+            }
             let grows = check::grows(&txn);
             match front.propose(Op::Txn(txn), grows).await? {
                 (Applied::Txn(response), term) => (response, term),
@@ -85,16 +139,57 @@ impl pb::kv_server::Kv for Kv {
             }
         };
         response.header = front.complete(response.header, term);
-        Ok(Response::new(response))
+        Ok(answer(response, share))
     }
 
     async fn compact(&self, _: Request<pb::CompactionRequest>) -> Result<Response<pb::CompactionResponse>, Status> {
         Err(status::not_served("compaction"))
     }
 
-    type RangeStreamStream = Empty<Result<pb::RangeStreamResponse, Status>>;
+    type RangeStreamStream = ReceiverStream<Result<pb::RangeStreamResponse, Status>>;
 
-    async fn range_stream(&self, _: Request<pb::RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
-        Err(status::not_served("a streamed range"))
+    async fn range_stream(
+        &self,
+        request: Request<pb::RangeRequest>,
+    ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let front = &self.0;
+        front.check_leader(request.metadata())?;
+        let range = request.into_inner();
+        check::range(&range).map_err(|error| front.fail(&error))?;
+        check_streamed(&range)?;
+        let term = if range.serializable { front.term() } else { front.readable().await? };
+        let piece_bytes = front.max_request_bytes as u64;
+        let mut stream = front.view.stream(range, piece_bytes).map_err(|error| front.fail(&error))?;
+        let (sender, receiver) = mpsc::channel(1);
+        let front = Arc::clone(front);
+        tokio::spawn(async move {
+            // A piece is read when there is room for it, and none once the caller has left.
+            while let Ok(room) = sender.reserve().await {
+                let (piece, ended) = match scan(|| next_piece(&mut stream, &sender)) {
+                    Ok(Step::Piece(piece)) => (Ok(piece), false),
+                    Ok(Step::Last(mut last)) => {
+                        last.header = front.complete(last.header, term);
+                        (Ok(last), true)
+                    }
+                    Ok(Step::Counted) => return,
+                    Err(error) => (Err(front.fail(&error)), true),
+                };
+                room.send(piece.map(|piece| pb::RangeStreamResponse { range_response: Some(piece) }));
+                if ended {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+/// Steps to the next piece; still counting only if the caller has left.
+fn next_piece<T>(stream: &mut RangeStream, caller: &mpsc::Sender<T>) -> Result<Step, crate::machine::Error> {
+    loop {
+        match stream.step()? {
+            Step::Counted if !caller.is_closed() => {}
+            step => return Ok(step),
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! etcd's Maintenance service: how a member is doing, alarms, and moving the leader.
 //!
-//! Absent: defragmentation, hashes, snapshots, downgrades.
+//! Absent: defragmentation, hashes, snapshots.
 
-use super::{ETCD_VERSION, Front, astray, status};
+use super::{ETCD_VERSION, Front, astray, downgrade, status};
 use crate::ids::MemberId;
 use crate::node::{Refused, Reply, Request as Ask};
 use crate::proto::etcdserverpb as pb;
@@ -111,7 +111,10 @@ impl pb::maintenance_server::Maintenance for Maintenance {
         Err(status::not_served("taking a snapshot"))
     }
 
-    async fn downgrade(&self, _: Request<pb::DowngradeRequest>) -> Result<Response<pb::DowngradeResponse>, Status> {
-        Err(status::not_served("downgrading"))
+    async fn downgrade(
+        &self,
+        request: Request<pb::DowngradeRequest>,
+    ) -> Result<Response<pb::DowngradeResponse>, Status> {
+        Err(downgrade::refusal(request.get_ref()))
     }
 }

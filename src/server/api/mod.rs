@@ -14,6 +14,7 @@ use super::transport;
 use super::watching::Watching;
 use crate::clock::Clock;
 use crate::ids::{Revision, Term};
+use crate::machine::budget::Budget;
 use crate::machine::{self, View};
 use crate::node::{Identity, Refused, Reply, Request, Status as NodeStatus};
 use crate::proto::etcdserverpb as pb;
@@ -29,10 +30,14 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 pub mod cluster;
+pub mod downgrade;
+pub mod election;
 pub mod kv;
 pub mod lease;
+pub mod lock;
 pub mod maintenance;
 pub mod node;
+pub mod queue;
 pub mod status;
 pub mod watch;
 
@@ -69,6 +74,8 @@ pub struct Front {
     pub max_request_bytes: usize,
     /// `--max-txn-ops`.
     pub max_txn_ops: usize,
+    /// What answers to ranges may take.
+    pub ranges: Arc<Budget>,
     /// The log worker's figures.
     pub disk: Arc<DiskFacts>,
     /// The state database, for its size.

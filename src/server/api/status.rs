@@ -30,6 +30,14 @@ pub fn of_machine(error: &machine::Error) -> Status {
         Error::Compacted { .. } => Status::out_of_range("etcdserver: mvcc: required revision has been compacted"),
         Error::FutureRevision => Status::out_of_range("etcdserver: mvcc: required revision is a future revision"),
         Error::NoSpace => no_space(),
+        Error::RangeTooLarge { bytes, limit } => Status::resource_exhausted(format!(
+            "quorate: this range takes {bytes} bytes, and one answer may take {limit} (--max-range-bytes): ask for a part of \
+             it with --limit, or stream it (KV.RangeStream)"
+        )),
+        Error::RangesTooLarge { bytes, limit } => Status::resource_exhausted(format!(
+            "quorate: this range takes {bytes} bytes, for which there is no room now, as all answers together may take \
+             {limit} (--max-ranges-bytes): ask for a part of it with --limit, stream it (KV.RangeStream), or try again later"
+        )),
         // The process is about to end. Nobody may take this for an answer about the data.
         Error::Disk(_) => uncertain("etcdserver: server stopped"),
     }
@@ -117,6 +125,12 @@ mod tests {
             (E::NoSpace, Code::ResourceExhausted, "mvcc: database space exceeded"),
             (E::Disk(fault), Code::Unavailable, "server stopped"),
         ];
+        let large = of_machine(&E::RangeTooLarge { bytes: 700, limit: 512 });
+        assert_eq!(large.code(), Code::ResourceExhausted);
+        assert!(
+            large.message().contains("takes 700 bytes, and one answer may take 512 (--max-range-bytes)"),
+            "{large}"
+        );
         for (error, code, text) in table {
             let status = of_machine(&error);
             assert_eq!((status.code(), status.message()), (code, format!("etcdserver: {text}").as_str()), "{error:?}");
