@@ -8,10 +8,17 @@
 //! Invariants: within a history revisions never decrease (they may be equal: a txn can put a key and delete it by a range
 //! that is open to the end; the later one counts). Keys are copies: a slice of a request would pin its frame for ever.
 //!
-//! May not know: values, the disk, the current revision. Left out: compaction.
+//! Compaction is a walk over all keys that takes from each history what nobody may read any more ([`Index::compact`]); what
+//! stays is told by [`History::kept`], for this walk and for who must not depend on how far it has come (`hash.rs`).
+//!
+//! May not know: values, the disk, the current revision.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+
+/// Counted for each version beside its key and value: what it takes in its record (its numbers, checksum and place in the
+/// table), rounded up.
+pub const VERSION_BYTES: u64 = 64;
 
 /// One version of a key, or its deletion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +44,14 @@ impl Version {
     pub const ABSENT: Version =
         Version { modified: 0, created: 0, number: 0, lease: 0, record: 0, ordinal: 0, value_len: 0 };
 
-    fn is_live(&self) -> bool {
+    /// Whether the key is there; else this is its deletion.
+    pub fn is_live(&self) -> bool {
         self.number > 0
+    }
+
+    /// What it is counted as, under `key`, in bytes.
+    pub fn size(&self, key: &[u8]) -> u64 {
+        key.len() as u64 + u64::from(self.value_len) + VERSION_BYTES
     }
 }
 
@@ -52,7 +65,8 @@ pub enum History {
 }
 
 impl History {
-    fn versions(&self) -> &[Version] {
+    /// All of them.
+    pub fn versions(&self) -> &[Version] {
         match self {
             History::One(version) => std::slice::from_ref(version),
             History::Many(versions) => versions,
@@ -68,10 +82,31 @@ impl History {
         seen.filter(|version| version.is_live())
     }
 
+    /// What those may see who read at `mark` or later, or follow the key from `mark` on: every version of `mark` and later,
+    /// deletions included, and before them the one that the key had at `mark`, if it was there.
+    pub fn kept(&self, mark: i64) -> &[Version] {
+        let versions = self.versions();
+        let before = versions.partition_point(|version| version.modified < mark);
+        let replaced_at_mark = versions.get(before).is_some_and(|next| next.modified == mark);
+        let seen_at_mark = before > 0 && !replaced_at_mark && versions[before - 1].is_live();
+        &versions[before - usize::from(seen_at_mark)..]
+    }
+
     fn push(&mut self, version: Version) {
         match self {
             History::One(first) => *self = History::Many(vec![*first, version]),
             History::Many(versions) => versions.push(version),
+        }
+    }
+
+    /// Takes out the `count` oldest versions; at least one stays.
+    fn drop_oldest(&mut self, count: usize) {
+        if let History::Many(versions) = self {
+            versions.drain(..count);
+            match versions[..] {
+                [only] => *self = History::One(only),
+                _ => versions.shrink_to(versions.len() * 2),
+            }
         }
     }
 }
@@ -123,6 +158,7 @@ impl<'a> KeyRange<'a> {
 pub struct Index {
     keys: BTreeMap<Box<[u8]>, History>,
     live_bytes: u64,
+    held_bytes: u64,
 }
 
 impl Index {
@@ -146,8 +182,10 @@ impl Index {
     /// # Panics
     /// If it is older than the newest one: the order of the log is lost.
     pub fn push(&mut self, key: &[u8], version: Version) {
+        let size = version.size(key);
+        self.held_bytes += size;
         if version.is_live() {
-            self.live_bytes += size(key, &version);
+            self.live_bytes += size;
         }
         match self.keys.get_mut(key) {
             None => {
@@ -156,21 +194,70 @@ impl Index {
             Some(history) => {
                 if let Some(newest) = history.versions().last() {
                     assert!(newest.modified <= version.modified, "{version:?} does not follow {newest:?}");
-                    self.live_bytes -= if newest.is_live() { size(key, newest) } else { 0 };
+                    self.live_bytes -= if newest.is_live() { newest.size(key) } else { 0 };
                 }
                 history.push(version);
             }
         }
     }
 
-    /// Bytes of the keys and values that are there now.
+    /// Takes out what nobody who reads at `mark` or later can see, of the `most` keys above `after`, and tells `dropped` of
+    /// each version and deletion that goes. Returns where to go on; `None`: those were the last keys.
+    pub fn compact(
+        &mut self,
+        mark: i64,
+        after: Option<&[u8]>,
+        most: usize,
+        dropped: &mut dyn FnMut(&[u8], &Version),
+    ) -> Option<Box<[u8]>> {
+        let mut empty = Vec::new();
+        let mut last = None;
+        let mut visited = 0;
+        let above = after.map_or(Bound::Unbounded, Bound::Excluded);
+        for (key, history) in self.keys.range_mut::<[u8], _>((above, Bound::Unbounded)).take(most) {
+            let (all, kept) = (history.versions().len(), history.kept(mark).len());
+            for version in &history.versions()[..all - kept] {
+                self.held_bytes -= version.size(key);
+                dropped(key, version);
+            }
+            match kept {
+                0 => empty.push(key.clone()),
+                _ if kept < all => history.drop_oldest(all - kept),
+                _ => {}
+            }
+            visited += 1;
+            last = Some(key);
+        }
+        let next = last.filter(|_| visited == most).cloned();
+        for key in empty {
+            self.keys.remove(&key);
+        }
+        next
+    }
+
+    /// The version of `key` whose effect stands in `record`, if it is here: the put with `ordinal`, or with `None` the
+    /// deletion.
+    pub fn holds(&self, key: &[u8], record: u64, ordinal: Option<u32>) -> bool {
+        let is_it = |version: &Version| match ordinal {
+            Some(ordinal) => version.is_live() && (version.record, version.ordinal) == (record, ordinal),
+            None => !version.is_live() && version.record == record,
+        };
+        self.keys.get(key).is_some_and(|history| {
+            let versions = history.versions();
+            let from = versions.partition_point(|version| version.record < record);
+            versions[from..].iter().take_while(|version| version.record == record).any(is_it)
+        })
+    }
+
+    /// Bytes of the keys and values that are there now, and [`VERSION_BYTES`] for each.
     pub fn live_bytes(&self) -> u64 {
         self.live_bytes
     }
-}
 
-fn size(key: &[u8], version: &Version) -> u64 {
-    key.len() as u64 + u64::from(version.value_len)
+    /// Bytes of all versions and deletions that are kept, counted in the same way.
+    pub fn held_bytes(&self) -> u64 {
+        self.held_bytes
+    }
 }
 
 #[cfg(test)]

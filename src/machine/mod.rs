@@ -62,6 +62,7 @@ mod lease;
 mod member;
 mod range;
 mod record;
+mod space;
 mod state;
 mod stream;
 mod txn;
@@ -74,6 +75,7 @@ mod tests;
 
 pub use history::{Event, History};
 pub use lease::{Lease, LeaseChange, LeaseTime};
+pub use space::Share;
 pub use stream::{RangeStream, Step};
 pub use view::View;
 

@@ -10,7 +10,7 @@
 //! the insert has returned, so a value that is not in the tail *under the lock* is in the engine.
 
 use super::history::{Recent, Records};
-use super::index::{Index, KeyRange, Version};
+use super::index::{History, Index, KeyRange, Version};
 use super::lease::{Lease, LeaseTime};
 use super::record::{self, Effect};
 use super::{Error, Member};
@@ -226,8 +226,9 @@ impl Shared {
         self.revision.store(revision, Ordering::Release);
     }
 
-    /// Visits what a reader at `revision` sees of `range`, ascending, in slices: the lock is free between two of them, which
-    /// is sound because versions at or below a pinned revision never change.
+    /// Visits what a reader at `revision` sees of `range`, ascending, in slices: the lock is free between two of them. Versions
+    /// at or below a pinned revision never change, but a compaction may take them away: who walks looks at the mark
+    /// afterwards.
     pub fn walk(&self, range: KeyRange<'_>, revision: i64, mut visit: impl FnMut(&State, &[u8], &Version)) {
         let mut visit = |state: &State, key: &[u8], version: &Version| {
             visit(state, key, version);
@@ -236,6 +237,26 @@ impl Shared {
         let mut after = None;
         while let ControlFlow::Continue(Some(last)) = self.walk_slice(range, after.as_deref(), revision, &mut visit) {
             after = Some(last);
+        }
+    }
+
+    /// Visits the histories of the keys in `range`, ascending, in slices: the lock is free between two of them.
+    pub fn histories(&self, range: KeyRange<'_>, mut visit: impl FnMut(&[u8], &History)) {
+        let mut after: Option<Box<[u8]>> = None;
+        loop {
+            let state = self.read();
+            let mut last = None;
+            for (walked, (key, history)) in state.index.histories(range, after.as_deref()).enumerate() {
+                visit(key, history);
+                if walked + 1 == SLICE {
+                    last = Some(Box::from(key));
+                    break;
+                }
+            }
+            if last.is_none() {
+                return;
+            }
+            after = last;
         }
     }
 

@@ -415,13 +415,37 @@ mod puts_and_deletes {
     #[test]
     fn live_bytes_are_those_of_keys_and_values_that_are_there() {
         let mut store = Store::new();
+        let bytes = |store: &Store| {
+            let view = store.machine.view();
+            (view.live_bytes(), view.held_bytes())
+        };
+        const EACH: u64 = index::VERSION_BYTES;
         store.set("ab", "1234");
-        assert_eq!(store.machine.view().live_bytes(), 6);
+        assert_eq!(bytes(&store), (6 + EACH, 6 + EACH));
         store.set("ab", "1");
         store.set("c", "");
-        assert_eq!(store.machine.view().live_bytes(), 4);
+        assert_eq!(bytes(&store), (4 + 2 * EACH, 10 + 3 * EACH));
         store.delete("a", "b");
-        assert_eq!(store.machine.view().live_bytes(), 1);
+        assert_eq!(bytes(&store), (1 + EACH, 12 + 4 * EACH));
+    }
+
+    #[test]
+    fn the_space_is_told_by_prefix() {
+        let mut store = Store::new();
+        for key in ["/r/pods/a", "/r/pods/b", "/r/pods/b", "/r/events/c", "/x", "/r/pods2"] {
+            store.set(key, "value");
+        }
+        store.delete("/r/events/c", "");
+        let shares = store.machine.view().shares(b"/r/pods", b'/', 2);
+        let each = 5 + 9 + index::VERSION_BYTES;
+        let pods = Share { keys: 2, versions: 3, live_bytes: 2 * each, held_bytes: 3 * each };
+        let (prefixes, shares): (Vec<_>, Vec<Share>) = shares.into_iter().unzip();
+        assert_eq!(prefixes.iter().map(|p| &p[..]).collect::<Vec<_>>(), [&b"/r/"[..], b"/r/pods/"]);
+        assert_eq!(shares[1], pods);
+        let all = store.machine.view().shares(b"", b'/', 2).into_values().fold(Share::default(), |a, b| a + b);
+        let view = store.machine.view();
+        assert_eq!((all.live_bytes, all.held_bytes), (view.live_bytes(), view.held_bytes()));
+        assert_eq!((all.keys, all.versions), (4, 7));
     }
 }
 

@@ -2,10 +2,12 @@
 
 use super::budget::Share;
 use super::range::Reader;
+use super::space::{self, Share};
 use super::state::Shared;
 use super::{Error, History, Lease, LeaseTime, Member, RangeStream, history, txn};
 use crate::ids::{MemberId, Revision};
 use crate::proto::etcdserverpb as pb;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Reads the machine's state from any thread, while apply goes on. Cheap to clone.
@@ -128,8 +130,18 @@ impl View {
         alarms.iter().filter_map(|(id, alarm)| Some((*id, pb::AlarmType::try_from(*alarm).ok()?))).collect()
     }
 
-    /// Bytes that live keys and values take.
+    /// Bytes that the keys that are there take, with their newest values and a fixed sum for each.
     pub fn live_bytes(&self) -> u64 {
         self.0.read().index.live_bytes()
+    }
+
+    /// Bytes that all versions that are kept take, counted in the same way: what a quota is about.
+    pub fn held_bytes(&self) -> u64 {
+        self.0.read().index.held_bytes()
+    }
+
+    /// What the keys that begin with `within` take, by their beginnings: up to delimiter number `depth`.
+    pub fn shares(&self, within: &[u8], delimiter: u8, depth: usize) -> BTreeMap<Box<[u8]>, Share> {
+        space::shares(&self.0, within, delimiter, depth)
     }
 }

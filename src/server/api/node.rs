@@ -1,14 +1,17 @@
-//! Our own Node service: what etcd's Status has no room for, and what `quorate status` and `quorate dev` show.
+//! Our own Node service: what etcd's Status has no room for, what `quorate status` and `quorate dev` show, and who owns the
+//! space.
 //!
 //! Local: a member tells what it sees, asks nobody, and answers without a leader too.
 
 use super::{Front, status};
 use crate::clock::unix_micros;
 use crate::ids::MemberId;
+use crate::machine::Share;
 use crate::node::{self, Cause, Refused, RoleName};
 use crate::proto::quorate as pb;
 use crate::time::Time;
 use crate::watch::Standing;
+use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tonic::{Request, Response, Status};
@@ -57,6 +60,17 @@ impl pb::node_server::Node for NodeService {
         let watchers = self.0.watching.standings().await.into_iter().map(watcher).collect();
         Ok(Response::new(pb::WatchersResponse { revision: self.0.view.revision().0, watchers }))
     }
+
+    async fn space(&self, request: Request<pb::SpaceRequest>) -> Result<Response<pb::SpaceResponse>, Status> {
+        let request = request.into_inner();
+        let delimiter = match request.delimiter[..] {
+            [] => b'/',
+            [delimiter] => delimiter,
+            _ => return Err(Status::invalid_argument("quorate: the delimiter of prefixes is one byte")),
+        };
+        // It visits every key: off the threads that carry everybody's connections.
+        Ok(Response::new(tokio::task::block_in_place(|| space(&self.0, &request, delimiter))))
+    }
 }
 
 fn watcher(standing: Standing) -> pb::WatcherStatus {
@@ -72,6 +86,39 @@ fn watcher(standing: Standing) -> pb::WatcherStatus {
         lag_ms: millis(standing.lag_time),
         queued_bytes: standing.queued_bytes as u64,
         delivered_events: standing.delivered,
+    }
+}
+
+
+/// What is told of prefixes if the caller does not say how many.
+const TOP_PREFIXES: u32 = 20;
+/// Where prefixes end if the caller does not say it.
+const PREFIX_DEPTH: u32 = 2;
+
+fn prefix_space(prefix: &[u8], share: Share) -> pb::PrefixSpace {
+    let Share { keys, versions, live_bytes, held_bytes } = share;
+    pb::PrefixSpace { prefix: Bytes::copy_from_slice(prefix), keys, versions, live_bytes, held_bytes }
+}
+
+/// Who owns the space: the prefixes that hold most, the others as one, and all of it.
+fn space(front: &Front, request: &pb::SpaceRequest, delimiter: u8) -> pb::SpaceResponse {
+    let or = |asked: u32, default: u32| (if asked == 0 { default } else { asked }) as usize;
+    let shares = front.view.shares(&request.prefix, delimiter, or(request.depth, PREFIX_DEPTH));
+    let sum = |shares: &[(Box<[u8]>, Share)]| shares.iter().fold(Share::default(), |sum, (_, share)| sum + *share);
+    let mut shares: Vec<(Box<[u8]>, Share)> = shares.into_iter().collect();
+    shares.sort_by_key(|(_, share)| std::cmp::Reverse(share.held_bytes));
+    let (top, others) = shares.split_at(shares.len().min(or(request.top, TOP_PREFIXES)));
+    pb::SpaceResponse {
+        prefixes: top.iter().map(|(prefix, share)| prefix_space(prefix, *share)).collect(),
+        others: Some(prefix_space(b"", sum(others))),
+        total: Some(prefix_space(&request.prefix, sum(&shares))),
+        other_prefixes: others.len() as u64,
+        quota_bytes: 0,
+        held_bytes: front.view.held_bytes(),
+        live_bytes: front.view.live_bytes(),
+        db_bytes: front.state_bytes(),
+        revision: front.view.revision().0,
+        compact_revision: front.view.compacted().0,
     }
 }
 
