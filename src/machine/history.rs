@@ -21,7 +21,7 @@ use crate::proto::mvccpb::KeyValue;
 use crate::storage::Fault;
 use crate::storage::key::{Family, get_value};
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Beyond what must be in memory anyway, so much of the newest history stays there, in bytes of keys and values.
 const RECENT_BYTES: usize = 4 << 20;
@@ -116,20 +116,28 @@ impl Recent {
 
 /// Where each revision lies: the records that hold events, by the first revision in them.
 #[derive(Debug, Default)]
-pub struct Records(Vec<(i64, LogIndex)>);
+pub struct Records(BTreeMap<i64, LogIndex>);
 
 impl Records {
     /// `record` holds an event of `revision`.
     pub fn note(&mut self, revision: i64, record: LogIndex) {
-        if self.0.last().is_none_or(|(_, last)| *last != record) {
-            self.0.push((revision, record));
+        if self.0.last_key_value().is_none_or(|(_, last)| *last != record) {
+            self.0.insert(revision, record);
+        }
+    }
+
+    /// `record` was rewritten: the first revision in it was `before`, and is `after`.
+    pub fn moved(&mut self, record: LogIndex, before: Option<i64>, after: Option<i64>) {
+        if before != after {
+            before.map(|revision| self.0.remove(&revision));
+            after.map(|revision| self.0.insert(revision, record));
         }
     }
 
     /// The records that may hold events of `from` and later, oldest first.
-    fn from(&self, from: i64) -> &[(i64, LogIndex)] {
-        let after = self.0.partition_point(|(first, _)| *first <= from);
-        &self.0[after.saturating_sub(1)..]
+    fn from(&self, from: i64) -> impl Iterator<Item = (i64, LogIndex)> {
+        let holding = self.0.range(..=from).next_back().map_or(from, |(first, _)| *first);
+        self.0.range(holding..).map(|(first, record)| (*first, *record))
     }
 }
 
@@ -195,19 +203,24 @@ pub fn read(shared: &Shared, from: i64, max_bytes: usize) -> Result<History, Err
         if let Some(history) = state.recent.read(from, now, max_bytes) {
             return Ok(history);
         }
-        let records: Vec<LogIndex> =
-            state.records.from(from).iter().map(|(_, r)| *r).take(RECORDS_PER_READ + 1).collect();
-        // The last of them is only looked at for the revision that it begins with.
-        let next = records.get(RECORDS_PER_READ).and_then(|_| state.records.from(from).get(RECORDS_PER_READ));
-        (records, next.map_or(state.recent.first, |(first, _)| (*first).min(state.recent.first)))
+        let mut following = state.records.from(from);
+        let records: Vec<LogIndex> = following.by_ref().map(|(_, record)| record).take(RECORDS_PER_READ).collect();
+        (records, following.next().map_or(state.recent.first, |(first, _)| first.min(state.recent.first)))
     };
     let mut budget = Budget::new(max_bytes);
     let mut fits = true;
-    for record in records.into_iter().take(RECORDS_PER_READ) {
-        fits = fits && read_record(shared, record, from..end, &mut budget)?;
+    let mut outcome = Ok(());
+    for record in records {
+        match read_record(shared, record, from..end, &mut budget) {
+            Ok(all) => fits &= all,
+            Err(error) => outcome = Err(error),
+        }
+        if !fits || outcome.is_err() {
+            break;
+        }
     }
     check(shared.read().compacted)?;
-    Ok(budget.history(end))
+    outcome.map(|()| budget.history(end))
 }
 
 /// Adds a record's events of the revisions `wanted`; false if not all fitted.

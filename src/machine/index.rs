@@ -235,17 +235,17 @@ impl Index {
         next
     }
 
-    /// The version of `key` whose effect stands in `record`, if it is here: the put with `ordinal`, or with `None` the
-    /// deletion.
-    pub fn holds(&self, key: &[u8], record: u64, ordinal: Option<u32>) -> bool {
+    /// Whether the version of `key` that revision `modified` wrote into `record` is here: as its put number `ordinal`, or
+    /// with `None` as a deletion.
+    pub fn holds(&self, key: &[u8], modified: i64, record: u64, ordinal: Option<u32>) -> bool {
         let is_it = |version: &Version| match ordinal {
             Some(ordinal) => version.is_live() && (version.record, version.ordinal) == (record, ordinal),
             None => !version.is_live() && version.record == record,
         };
         self.keys.get(key).is_some_and(|history| {
             let versions = history.versions();
-            let from = versions.partition_point(|version| version.record < record);
-            versions[from..].iter().take_while(|version| version.record == record).any(is_it)
+            let from = versions.partition_point(|version| version.modified < modified);
+            versions[from..].iter().take_while(|version| version.modified == modified).any(is_it)
         })
     }
 

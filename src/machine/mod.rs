@@ -22,14 +22,14 @@
 //! 3. A command makes at most one revision. Readers see it whole or not at all.
 //! 4. A caller's mistake changes the position and nothing else, on every member alike.
 //! 5. Nothing here depends on time, chance, thread timing, or on where runs are sealed.
-//! 6. Versions never change once published; only compaction will remove some.
+//! 6. Versions never change once published; only a compaction removes some, which readers at or above its mark can't see.
 //!
 //! # Rooms
 //!
 //! `check` (a request's shape), `kv`, `txn` and `lease` (commands), `range` (reads), `stream` (reads piece by
-//! piece), `budget` (what reads may hold), `history` (what happened, for
-//! watchers), `member` (members and alarms), `record` (bytes and digest), `index` (keys and versions), `state` (what writer
-//! and readers share), `view` (the readers' door).
+//! piece), `budget` (what reads may hold), `history` (what happened, for watchers), `member` (members and alarms), `record`
+//! (bytes and digest), `index` (keys and versions), `compact` (what nobody may read any more goes), `space` (who owns it),
+//! `state` (what writer and readers share), `view` (the readers' door).
 //!
 //! # What is left out
 //!
@@ -41,10 +41,11 @@ use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::request_op::Request;
 use crate::proto::etcdserverpb::response_op::Response as OpResponse;
 use crate::proto::quorate::{Command, command};
-use crate::storage::key::{Family, Unreadable, put_ops, scan_values};
+use crate::storage::key::{Family, Layout, Unreadable, put_ops, remove_ops, scan_values};
 use crate::storage::{Engine, Fault, Op};
 use budget::Share;
 use bytes::Bytes;
+use compact::Pass;
 use kv::Change;
 use prost::Message as _;
 use record::{Builder, Digest, Effect};
@@ -55,6 +56,7 @@ use std::sync::Arc;
 
 pub mod budget;
 pub mod check;
+mod compact;
 pub mod history;
 mod index;
 mod kv;
@@ -191,6 +193,8 @@ pub struct Machine {
     sealed: VecDeque<Sealed>,
     /// Not taken yet.
     lease_changes: Vec<LeaseChange>,
+    /// The compaction at work.
+    pass: Pass,
 }
 
 /// A run that is sealed but not written.
@@ -198,7 +202,7 @@ pub struct Machine {
 struct Sealed {
     run: u64,
     bytes: usize,
-    /// Its first record.
+    /// Its first record; for a run of rewritten ones, the one that was open then.
     first: Index,
 }
 
@@ -219,21 +223,35 @@ impl Machine {
     /// # Errors
     /// The disk failed, or a record is not what was written.
     pub fn open(engine: Arc<dyn Engine>, members: Vec<Member>) -> Result<Machine, OpenError> {
-        let mut rebuilt =
-            Rebuilt { state: State::new(), applied: Position::default(), digest: Digest::START, revision: 1 };
+        let mut rebuilt = Rebuilt {
+            state: State::new(),
+            applied: Position::default(),
+            digest: Digest::START,
+            revision: 1,
+            gap: false,
+            covered: Vec::new(),
+        };
         let mut outcome = Ok(());
-        let orphans = scan_values(&*engine, Family::Record, Index(0), &mut |first, _, record| {
-            outcome = rebuilt.read(first, &record);
+        let orphans = scan_values(&*engine, Family::Record, Index(0), &mut |first, slots, record| {
+            outcome = rebuilt.read(first, slots, &record);
             if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         outcome.map_err(OpenError::Corrupt)?;
-        for orphan in orphans.map_err(open_error)? {
+        let covered = std::mem::take(&mut rebuilt.covered);
+        for orphan in orphans.map_err(open_error)?.into_iter().chain(covered) {
             match orphan {
                 Op::Delete(key) => engine.delete(&key)?,
                 Op::Put(key, value) => engine.put(&key, &value)?,
             }
         }
-        let Rebuilt { mut state, applied, digest, revision } = rebuilt;
+        let Rebuilt { mut state, applied, digest, revision, .. } = rebuilt;
+        if revision < state.compacted {
+            let compacted = state.compacted;
+            return Err(OpenError::Corrupt(format!(
+                "the state ends at revision {revision}, but was compacted at {compacted}; it must be rebuilt from the peers"
+            )));
+        }
+        state.attach_all();
         state.recent.begin(revision + 1);
         let mut machine = Machine {
             shared: Arc::new(Shared::new(engine, state, revision)),
@@ -244,6 +262,7 @@ impl Machine {
             run: 1,
             sealed: VecDeque::new(),
             lease_changes: Vec::new(),
+            pass: Pass::new(),
         };
         if applied.index == Index(0) {
             // They stand at the head of the first record, before the first entry.
@@ -381,10 +400,16 @@ impl Machine {
             put_ops(|chunk| Family::Record.key(first, chunk).encode(), &record, ops);
             bytes += record.len();
         }
-        let run = self.run;
-        self.sealed.push_back(Sealed { run, bytes, first });
+        self.sealed.push_back(Sealed { run: self.run, bytes, first });
         self.run += 1;
-        Some(run)
+        Some(self.run - 1)
+    }
+
+    /// Makes a run of writes of `bytes` to records that were written before, when everything applied is sealed.
+    fn begin_run(&mut self, bytes: usize) -> u64 {
+        self.sealed.push_back(Sealed { run: self.run, bytes, first: self.record.first() });
+        self.run += 1;
+        self.run - 1
     }
 
     /// The runs up to the one that [`Machine::seal`] numbered `run` are in the engine: memory may let go of them.
@@ -396,6 +421,7 @@ impl Machine {
         while self.sealed.front().is_some_and(|sealed| sealed.run <= run) {
             self.sealed.pop_front();
         }
+        self.pass.written(run);
         let mut state = self.shared.write();
         let values = state.tail.let_go(run);
         state.recent.written(self.first_unwritten());
@@ -462,19 +488,30 @@ struct Rebuilt {
     applied: Position,
     digest: Digest,
     revision: i64,
+    /// Whether a compaction may have taken revisions away since the last one that was seen.
+    gap: bool,
+    /// Deletes of records that a husk before them stands for.
+    covered: Vec<Op>,
 }
 
 impl Rebuilt {
-    /// Takes in the next record.
-    fn read(&mut self, first: Index, record: &Bytes) -> Result<(), String> {
+    /// Takes in the next record, which has so many slots.
+    fn read(&mut self, first: Index, slots: Layout, record: &Bytes) -> Result<(), String> {
         let wrong = |why: String| {
             format!("state record {first} is not what was written: {why}; the state must be rebuilt from the peers")
         };
+        let header = record::header(record).map_err(wrong)?;
+        if first <= self.applied.index && header.last.index <= self.applied.index {
+            remove_ops(|chunk| Family::Record.key(first, chunk).encode(), slots, &mut self.covered);
+            return Ok(());
+        }
         if first != self.applied.index.next() {
             return Err(wrong(format!("it should follow entry {}", self.applied.index)));
         }
-        let Rebuilt { state, applied, digest, revision } = self;
-        let header = record::read(record, digest, &mut |effect, ordinal| {
+        self.gap |= header.rewritten;
+        let mut effects = 0;
+        let Rebuilt { state, applied, digest, revision, gap, .. } = self;
+        record::read(record, digest, &mut |effect, ordinal| {
             match effect {
                 Effect::Applied(position)
                     if position.index == applied.index.next() && position.term >= applied.term =>
@@ -483,10 +520,11 @@ impl Rebuilt {
                 }
                 Effect::Applied(position) => return Err(format!("entry {position} does not follow {applied}")),
                 Effect::Put(record::Put { main, .. }) | Effect::Delete { main, .. } => {
-                    if main != *revision && main != *revision + 1 {
+                    if main < *revision || (main > *revision + 1 && !*gap) {
                         return Err(format!("revision {main} does not follow {revision}"));
                     }
                     *revision = main;
+                    *gap = header.rewritten;
                 }
                 Effect::Member(_)
                 | Effect::Alarm { .. }
@@ -494,9 +532,16 @@ impl Rebuilt {
                 | Effect::LeaseGone { .. }
                 | Effect::Compacted { .. } => {}
             }
+            effects += 1;
             state.take(&effect, first, ordinal)
         })
         .map_err(wrong)?;
+        if header.rewritten && header.last.index >= first && header.last.term >= applied.term {
+            *applied = header.last;
+            if effects == 0 {
+                state.litter.husk(header);
+            }
+        }
         if header.first != first || header.last != self.applied || header.digest != self.digest {
             let found = (self.applied, self.digest);
             return Err(wrong(format!("its head says {header:?}, its effects say {found:x?}")));

@@ -9,7 +9,7 @@ use super::*;
 use crate::ids::Term;
 use crate::proto::etcdserverpb::{Compare, PutRequest, RangeRequest, TxnRequest, TxnResponse, compare::TargetUnion};
 use crate::proto::mvccpb::KeyValue;
-use crate::proto::quorate::{CheckpointLeases, GrantLease, PublishMember, RevokeLease, SetAlarm};
+use crate::proto::quorate::{CheckpointLeases, Compact, GrantLease, PublishMember, RevokeLease, SetAlarm};
 use crate::storage::memory::MemoryEngine;
 use proptest::collection::vec;
 use proptest::option::of;
@@ -25,6 +25,8 @@ struct Model {
     /// Granted time and what is left of it; the keys are those that name the lease.
     leases: BTreeMap<i64, LeaseTime>,
     full: bool,
+    /// What is below may not be read.
+    compacted: i64,
 }
 
 /// A txn at work: what it has made of the store, if it has changed anything.
@@ -61,6 +63,7 @@ impl Work<'_> {
     fn range(&self, r: &RangeRequest) -> Result<pb::RangeResponse, Error> {
         let old = match r.revision {
             revision if revision > self.revision() => return Err(Error::FutureRevision),
+            revision if revision > 0 && revision < self.model.compacted => return Err(self.model.gone()),
             revision if revision > 0 && (revision as usize) < self.model.history.len() => {
                 let pairs = self.model.history[revision as usize].clone();
                 Work { model: self.model, changed: Some(pairs) }.within(&r.key, &r.range_end)
@@ -207,8 +210,8 @@ impl Work<'_> {
         for op in flat {
             match op {
                 Some(Request::RequestRange(r)) if r.revision > self.revision() => return Err(Error::FutureRevision),
-                Some(Request::RequestRange(r)) if r.revision < -1 => {
-                    return Err(Error::Compacted { compacted: Revision(-1) });
+                Some(Request::RequestRange(r)) if r.revision != 0 && r.revision < self.model.compacted => {
+                    return Err(self.model.gone());
                 }
                 _ => {}
             }
@@ -243,11 +246,25 @@ fn has_put(txn: &TxnRequest) -> bool {
 
 impl Model {
     fn new() -> Model {
-        Model { history: vec![Pairs::new(); 2], leases: BTreeMap::new(), full: false }
+        Model { history: vec![Pairs::new(); 2], leases: BTreeMap::new(), full: false, compacted: -1 }
     }
 
     fn now(&self) -> Work<'_> {
         Work { model: self, changed: None }
+    }
+
+    fn gone(&self) -> Error {
+        Error::Compacted { compacted: Revision(self.compacted) }
+    }
+
+    /// The oldest revision that may be read.
+    fn oldest(&self) -> usize {
+        self.compacted.max(1) as usize
+    }
+
+    /// The store as of every revision that may be read.
+    fn everything(&self) -> Vec<Vec<KeyValue>> {
+        self.history.iter().skip(self.oldest()).map(|pairs| pairs.values().cloned().collect()).collect()
     }
 
     fn apply(&mut self, at: Index, op: &command::Op) -> Result<Response, Error> {
@@ -273,13 +290,15 @@ impl Model {
                 }
                 Ok(Response::LeaseRevoke(pb::LeaseRevokeResponse { header: work.header() }))
             }
-            command::Op::Compact(r) => panic!("{r:?}"),
+            command::Op::Compact(r) if r.revision <= self.compacted => Err(self.gone()),
+            command::Op::Compact(r) if r.revision > work.revision() => Err(Error::FutureRevision),
+            command::Op::Compact(_) => Ok(Response::Compact(pb::CompactionResponse { header: work.header() })),
             command::Op::CheckpointLeases(_) | command::Op::Publish(_) | command::Op::Alarm(_) => Ok(Response::Done),
         };
         let changed = work.changed.take();
         self.history.extend(changed);
         if response.is_ok() {
-            self.change_leases(at, op);
+            self.change_small(at, op);
         }
         if let command::Op::Alarm(SetAlarm { alarm: 1, active, .. }) = op {
             self.full = *active;
@@ -292,8 +311,9 @@ impl Model {
         r.term == 1 && self.leases.get(&r.id).is_some_and(|lease| lease.granted.0 <= r.known)
     }
 
-    fn change_leases(&mut self, at: Index, op: &command::Op) {
+    fn change_small(&mut self, at: Index, op: &command::Op) {
         match op {
+            command::Op::Compact(r) => self.compacted = r.revision,
             command::Op::GrantLease(r) => {
                 self.leases.insert(r.id, LeaseTime { ttl: r.ttl, remaining: 0, granted: at });
             }
@@ -463,6 +483,7 @@ fn some_command() -> impl Strategy<Value = command::Op> {
         }),
         1 => (0..4i32, prop::bool::weighted(0.2))
             .prop_map(|(alarm, active)| command::Op::Alarm(SetAlarm { member_id: 1, alarm, active })),
+        2 => (-1..30i64).prop_map(|revision| command::Op::Compact(Compact { revision })),
         4 => (1..4i64, 1..9i64).prop_map(|(id, ttl)| command::Op::GrantLease(GrantLease { id, ttl })),
         2 => (1..4i64, 0..3u64, 0..40u64)
             .prop_map(|(id, term, known)| command::Op::RevokeLease(RevokeLease { id, term, known })),
@@ -483,6 +504,8 @@ enum Step {
     History(usize, usize),
     Seal,
     Written,
+    /// Seal, and carry out a slice of a compaction.
+    Sweep,
     Reopen,
 }
 
@@ -495,6 +518,7 @@ fn some_step() -> impl Strategy<Value = Step> {
         2 => (2..20usize, 0..5_000usize).prop_map(|(from, bytes)| Step::History(from, bytes)),
         3 => Just(Step::Seal),
         3 => Just(Step::Written),
+        6 => Just(Step::Sweep),
         1 => Just(Step::Reopen),
     ]
 }
@@ -510,6 +534,23 @@ impl Lagging {
         let mut ops = Vec::new();
         if let Some(run) = self.store.machine.seal(&mut ops) {
             self.sealed.push((run, ops));
+        }
+    }
+
+    fn sweep(&mut self) {
+        let mut ops = Vec::new();
+        self.seal();
+        if let Some(run) = self.store.machine.sweep(&mut ops).unwrap() {
+            self.sealed.push((run, ops));
+        }
+    }
+
+    /// Carries a compaction out to its end.
+    fn sweep_all(&mut self) {
+        self.seal();
+        while self.store.machine.is_sweeping() {
+            self.sweep();
+            self.written();
         }
     }
 
@@ -543,14 +584,14 @@ fn noop(machine: &mut Machine) {
     assert_eq!(machine.apply(Position { index, term: Term(1) }, None), Ok(Response::Done));
 }
 
-/// The whole store as of every revision, through ranges.
+/// The whole store as of every revision that may be read, through ranges.
 fn everything(machine: &Machine) -> Vec<Vec<KeyValue>> {
     let view = machine.view();
     let all = |revision| {
         let (key, range_end) = (Bytes::from_static(b"\0"), Bytes::from_static(b"\0"));
         view.range(&RangeRequest { key, range_end, revision, ..Default::default() }).unwrap().kvs
     };
-    (1..=view.revision().0).map(all).collect()
+    (view.compacted().0.max(1)..=view.revision().0).map(all).collect()
 }
 
 fn leases(machine: &Machine) -> Vec<(i64, Lease)> {
@@ -560,7 +601,7 @@ fn leases(machine: &Machine) -> Vec<(i64, Lease)> {
 
 /// The history from `from` on as the machine tells it, in pieces of `max_bytes`: what each revision left, as
 /// [`Model::changes`] says it.
-fn told(machine: &Machine, from: usize, max_bytes: usize) -> Vec<(i64, Pairs, Vec<Bytes>)> {
+fn told(machine: &Machine, model: &Model, from: usize, max_bytes: usize) -> Vec<(i64, Pairs, Vec<Bytes>)> {
     let view = machine.view();
     let (mut changes, mut from) = (Vec::<(i64, Pairs, Vec<Bytes>)>::new(), from as i64);
     loop {
@@ -591,11 +632,7 @@ fn told(machine: &Machine, from: usize, max_bytes: usize) -> Vec<(i64, Pairs, Ve
     }
     for (revision, _, deleted) in &mut changes {
         // A key that was made and deleted in one revision was there before and after in none.
-        let there = |key: &Bytes| {
-            let range = RangeRequest { key: key.clone(), revision: *revision - 1, ..Default::default() };
-            *revision > 1 && view.range(&range).unwrap().count == 1
-        };
-        deleted.retain(there);
+        deleted.retain(|key| model.history[*revision as usize - 1].contains_key(key));
         deleted.sort();
     }
     changes
@@ -620,8 +657,13 @@ proptest! {
                 Step::Range(r) => prop_assert_eq!(view.range(&r), model.now().range(&r), "{:?}", r),
                 Step::Txn(r) => prop_assert_eq!(view.txn(&r), model.now().txn(&r), "{:?}", r),
                 Step::History(from, bytes) => {
-                    prop_assert_eq!(told(&disk.store.machine, from, bytes), model.changes(from));
+                    if (from as i64) < model.compacted {
+                        prop_assert_eq!(view.history(Revision(from as i64), bytes), Err(model.gone()));
+                    } else {
+                        prop_assert_eq!(told(&disk.store.machine, &model, from, bytes), model.changes(from));
+                    }
                 }
+                Step::Sweep => disk.sweep(),
                 Step::Seal => disk.seal(),
                 Step::Written => disk.written(),
                 Step::Reopen => disk.reopen(),
@@ -630,18 +672,27 @@ proptest! {
             prop_assert_eq!(disk.store.machine.view().live_bytes(), live as u64);
             prop_assert_eq!(leases(&disk.store.machine), model.shown_leases());
         }
-        disk.reopen();
-        prop_assert_eq!(leases(&disk.store.machine), model.shown_leases());
-        prop_assert_eq!(told(&disk.store.machine, 2, 100), model.changes(2));
-        let expected: Vec<Vec<KeyValue>> =
-            model.history.iter().skip(1).map(|pairs| pairs.values().cloned().collect()).collect();
-        prop_assert_eq!(everything(&disk.store.machine), expected);
+        let oldest = model.oldest().max(2);
+        for sweep in [false, true] {
+            if sweep {
+                disk.sweep_all();
+            }
+            let held = disk.store.machine.view().held_bytes();
+            disk.reopen();
+            // What was swept from memory, and nothing else, was swept from the disk.
+            prop_assert!(!sweep || disk.store.machine.view().held_bytes() == held);
+            prop_assert_eq!(leases(&disk.store.machine), model.shown_leases());
+            prop_assert_eq!(told(&disk.store.machine, &model, oldest, 100), model.changes(oldest));
+            prop_assert_eq!(everything(&disk.store.machine), model.everything());
+        }
+        disk.sweep_all();
+        prop_assert_eq!(disk.store.machine.view().dropped_versions(), 0, "the last pass left nothing to the next one");
     }
 
     /// Two members with different disks give the same answers and digests.
     #[test]
     fn the_digest_does_not_depend_on_when_runs_are_sealed(
-        commands in vec((some_command(), 0..4u8), 1..30),
+        commands in vec((some_command(), 0..6u8), 1..30),
     ) {
         let mut one = Lagging { store: Store::new(), sealed: Vec::new() };
         let mut other = Store::new();
@@ -650,8 +701,9 @@ proptest! {
             match disk {
                 0 => one.seal(),
                 1 => one.written(),
-                2 => other.write(),
-                _ => {}
+                2 => drop(other.write()),
+                3 => one.sweep(),
+                _ => drop((other.write(), other.sweep())),
             }
             prop_assert_eq!(one.store.machine.digest(), other.machine.digest());
         }
@@ -660,18 +712,25 @@ proptest! {
     /// A crash keeps any prefix of the writes. What is found is a state that was, and the log leads on from there to the
     /// same answers and the same digest, however runs are sealed this time.
     #[test]
-    fn every_crash_leads_back(commands in vec((some_command(), any::<bool>(), any::<bool>()), 1..25)) {
-        let mut first = Store::new();
+    fn every_crash_leads_back(commands in vec((some_command(), 0..4usize, any::<bool>()), 1..25)) {
+        let (mut first, mut model) = (Store::new(), Model::new());
         let mut writes = Vec::new();
         let mut past = vec![(None, first.machine.digest())];
-        for (command, seals, _) in &commands {
+        for (at, (command, sweeps, _)) in commands.iter().enumerate() {
             let answer = first.apply(command.clone());
+            prop_assert_eq!(&answer, &model.apply(command));
             past.push((Some(answer), first.machine.digest()));
-            if *seals {
-                first.machine.seal(&mut writes);
+            if *sweeps > 0 || at + 1 == commands.len() {
+                writes.extend(first.write());
+            }
+            for _ in 1..*sweeps {
+                writes.extend(first.sweep());
             }
         }
-        first.machine.seal(&mut writes);
+        while first.machine.is_sweeping() {
+            writes.extend(first.sweep());
+        }
+        let oldest = model.oldest().max(2);
         for kept in 0..=writes.len() {
             let engine = MemoryEngine::new();
             insert(&engine, writes[..kept].to_vec());
@@ -683,14 +742,24 @@ proptest! {
                 prop_assert_eq!(again.machine.digest(), past[at + 1].1);
                 if *seals {
                     again.write();
+                    again.sweep();
                 }
             }
-            prop_assert_eq!(everything(&again.machine), everything(&first.machine));
+            prop_assert_eq!(everything(&again.machine), model.everything());
+            prop_assert_eq!(told(&again.machine, &model, oldest, 1000), model.changes(oldest));
             prop_assert_eq!(again.machine.members(), first.machine.members());
             again.write();
+            while again.machine.is_sweeping() {
+                again.sweep();
+            }
             let reopened = Store::open(engine);
             prop_assert_eq!(reopened.machine.digest(), first.machine.digest());
-            prop_assert_eq!(everything(&reopened.machine), everything(&first.machine));
+            prop_assert_eq!(everything(&reopened.machine), model.everything());
+            prop_assert_eq!(told(&reopened.machine, &model, oldest, 1000), model.changes(oldest));
+            prop_assert_eq!(leases(&reopened.machine), model.shown_leases());
+            prop_assert_eq!(reopened.machine.members(), first.machine.members());
+            prop_assert_eq!(reopened.machine.view().alarms(), first.machine.view().alarms());
+            prop_assert_eq!(reopened.machine.view().held_bytes(), again.machine.view().held_bytes());
         }
     }
 }

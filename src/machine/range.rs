@@ -1,8 +1,9 @@
 //! Reads at a pinned revision: ranges, with every option of etcd's, and single keys.
 //!
 //! A [`Reader`] stands at the revision that is *now* for it: the last published one for a view, the one being made for a
-//! command that reads its own changes. It first collects what it sees under the lock, then reads values without it. What it
-//! holds it has paid for before, out of a [`Share`] (`budget.rs`).
+//! command that reads its own changes. It first collects what it sees under the lock, then reads values without it, and looks
+//! at the mark again at the end: a compaction may have overtaken it. What it holds it has paid for before, out of a [`Share`]
+//! (`budget.rs`).
 //!
 //! May not know: who asks. Left out: nothing of Range.
 
@@ -47,9 +48,23 @@ impl Reader<'_> {
     /// Answers a range request.
     ///
     /// # Errors
-    /// The revision is compacted or in the future; the answer is too large for `share`; the disk.
+    /// The revision is compacted, perhaps while it was read, or in the future; the answer is too large for `share`; the disk.
     pub fn range(&self, request: &pb::RangeRequest, share: &mut Share) -> Result<pb::RangeResponse, Error> {
         let at = self.readable(request.revision)?;
+        self.unless_compacted(at, self.range_at(at, request, share))
+    }
+
+    /// What was read at `at`, unless a compaction may have taken some of it away meanwhile: then it may lack keys and values,
+    /// or what looks like a fault is none.
+    ///
+    /// # Errors
+    /// It was compacted; or the read's own.
+    pub fn unless_compacted<T>(&self, at: i64, outcome: Result<T, Error>) -> Result<T, Error> {
+        let compacted = self.shared.read().compacted;
+        if at < compacted { Err(Error::Compacted { compacted: Revision(compacted) }) } else { outcome }
+    }
+
+    fn range_at(&self, at: i64, request: &pb::RangeRequest, share: &mut Share) -> Result<pb::RangeResponse, Error> {
         let mut response = pb::RangeResponse { header: header(self.now), ..Default::default() };
         if request.range_end.is_empty() && !request.count_only && !is_filtered(request) {
             response.kvs.extend(self.get(&request.key, at, request.keys_only)?);

@@ -19,13 +19,22 @@
 //!
 //! A frame's checksum covers its effect alone; it is checked at every read of a value from the engine.
 //!
+//! # Rewritten
+//!
+//! A compaction leaves out effects that nobody needs any more ([`rewrite`]). What is left has the magic `QSR2`, and a checksum
+//! of everything else at byte 40, so that the frames begin at 44. The digest at its head can't be computed from its effects
+//! any more: it is taken as it stands, and the chain goes on from it; so is the position, for the marks that end entries are
+//! left out too. The puts that stay keep their ordinals: a put that is gone has 0 in the table, and the table ends with the
+//! last put that is there. So no location changes. A rewritten record without effects is a *husk*: it says that the entries
+//! from `first` to `last` left nothing behind, and may stand for those of the records that followed it, too.
+//!
 //! Records are closed at about [`RECORD_CAP`]. An entry is never split, so one with much to say makes a record as long as it
 //! needs.
 //!
 //! May not know: what an effect means to the index. Left out: compression.
 
 use super::Member;
-use crate::checksum::crc;
+use crate::checksum::{crc, crc_append};
 use crate::ids::{DiskId, Index, MemberId, Position, Term};
 use crate::rng::mix;
 use bytes::Bytes;
@@ -35,8 +44,10 @@ use bytes::Bytes;
 pub const RECORD_CAP: usize = 8 << 10;
 
 const HEADER: usize = 40;
+const REWRITTEN_HEADER: usize = HEADER + 4;
 const FRAME: usize = 8;
 const MAGIC: u32 = u32::from_le_bytes(*b"QSR1");
+const REWRITTEN: u32 = u32::from_le_bytes(*b"QSR2");
 
 /// One change of the replicated state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,14 +194,21 @@ impl Builder {
         for offset in &self.offsets {
             self.bytes.extend_from_slice(&offset.to_le_bytes());
         }
-        let puts = to_u32(self.offsets.len());
-        self.bytes[0..4].copy_from_slice(&MAGIC.to_le_bytes());
-        self.bytes[4..8].copy_from_slice(&puts.to_le_bytes());
-        self.bytes[8..16].copy_from_slice(&self.first.0.to_le_bytes());
-        self.bytes[16..24].copy_from_slice(&last.index.0.to_le_bytes());
-        self.bytes[24..32].copy_from_slice(&last.term.0.to_le_bytes());
-        self.bytes[32..40].copy_from_slice(&digest.0.to_le_bytes());
+        Header { first: self.first, last, digest, rewritten: false }.put(self.offsets.len(), &mut self.bytes);
         self.bytes
+    }
+}
+
+impl Header {
+    /// Writes it at the beginning of a record with a table of `puts` entries.
+    fn put(&self, puts: usize, record: &mut [u8]) {
+        let magic = if self.rewritten { REWRITTEN } else { MAGIC };
+        record[0..4].copy_from_slice(&magic.to_le_bytes());
+        record[4..8].copy_from_slice(&to_u32(puts).to_le_bytes());
+        record[8..16].copy_from_slice(&self.first.0.to_le_bytes());
+        record[16..24].copy_from_slice(&self.last.index.0.to_le_bytes());
+        record[24..32].copy_from_slice(&self.last.term.0.to_le_bytes());
+        record[32..40].copy_from_slice(&self.digest.0.to_le_bytes());
     }
 }
 
@@ -199,6 +217,14 @@ fn to_u32(n: usize) -> u32 {
 }
 
 impl<'a> Effect<'a> {
+    /// The revision that it belongs to, if it changes a key.
+    pub fn revision(&self) -> Option<i64> {
+        match *self {
+            Effect::Put(Put { main, .. }) | Effect::Delete { main, .. } => Some(main),
+            _ => None,
+        }
+    }
+
     fn encode(&self, out: &mut Vec<u8>) {
         match *self {
             Effect::Put(put) => {
@@ -376,15 +402,52 @@ pub struct Header {
     pub last: Position,
     /// The digest after it.
     pub digest: Digest,
+    /// Whether a compaction took effects out of it.
+    pub rewritten: bool,
+}
+
+/// Where the frames of a whole record begin; `None` if it is none.
+fn frames(record: &[u8]) -> Option<usize> {
+    match u32_at(record, 0)? {
+        MAGIC => Some(HEADER),
+        REWRITTEN => Some(REWRITTEN_HEADER),
+        _ => None,
+    }
 }
 
 /// Where the table of a whole record begins; `None` if it has none.
 fn table(record: &[u8]) -> Option<usize> {
-    let puts = u32_at(record, 4)? as usize;
-    record.len().checked_sub(4 * puts).filter(|table| *table >= HEADER && u32_at(record, 0) == Some(MAGIC))
+    let (puts, frames) = (u32_at(record, 4)? as usize, frames(record)?);
+    record.len().checked_sub(4 * puts).filter(|table| *table >= frames)
 }
 
-/// Reads a whole record: calls `visit` for each effect in order, with its ordinal, and chains them into `digest`.
+/// The checksum that a rewritten record must have: of everything but itself.
+fn sum(record: &[u8]) -> u32 {
+    crc_append(crc(&record[..HEADER]), &record[REWRITTEN_HEADER..])
+}
+
+/// What stands at the head of a whole record.
+///
+/// # Errors
+/// A sentence, if it is not one, or a rewritten one is not what was written.
+pub fn header(record: &[u8]) -> Result<Header, String> {
+    let malformed = || "it is malformed".to_string();
+    let field = |at| u64_at(record, at).ok_or_else(malformed);
+    table(record).ok_or_else(malformed)?;
+    let rewritten = u32_at(record, 0) == Some(REWRITTEN);
+    if rewritten && u32_at(record, HEADER) != Some(sum(record)) {
+        return Err("its checksum is wrong".to_string());
+    }
+    Ok(Header {
+        first: Index(field(8)?),
+        last: Position { index: Index(field(16)?), term: Term(field(24)?) },
+        digest: Digest(field(32)?),
+        rewritten,
+    })
+}
+
+/// Reads a whole record: calls `visit` for each effect in order, with its ordinal, and chains them into `digest`, which
+/// becomes the one at the head of a rewritten record.
 ///
 /// # Errors
 /// A sentence, if the record is not what was written or `visit` did not like it.
@@ -393,30 +456,108 @@ pub fn read(
     digest: &mut Digest,
     visit: &mut dyn FnMut(Effect<'_>, u32) -> Result<(), String>,
 ) -> Result<Header, String> {
+    let header = header(record)?;
+    walk(record, header, &mut |effect, ordinal, frame| {
+        digest.absorb(to_u32(frame.len() - FRAME), u32_at(frame, 4).unwrap_or_default());
+        visit(effect, ordinal)
+    })?;
+    if header.rewritten {
+        *digest = header.digest;
+    }
+    Ok(header)
+}
+
+/// Visits the effects of a whole record, with their ordinals and their frames.
+fn walk(
+    record: &[u8],
+    header: Header,
+    visit: &mut dyn FnMut(Effect<'_>, u32, &[u8]) -> Result<(), String>,
+) -> Result<(), String> {
     let malformed = || "it is malformed".to_string();
-    let table = table(record).ok_or_else(malformed)?;
-    let field = |at| u64_at(record, at).ok_or_else(malformed);
-    let header = Header {
-        first: Index(field(8)?),
-        last: Position { index: Index(field(16)?), term: Term(field(24)?) },
-        digest: Digest(field(32)?),
-    };
-    let (mut at, mut ordinal) = (HEADER, 0);
+    let (mut at, table) = frames(record).zip(table(record)).ok_or_else(malformed)?;
+    let entry = |ordinal: u32| u32_at(record, table + 4 * ordinal as usize);
+    let mut ordinal = 0;
     while at < table {
-        let (body, checksum, end) =
+        let (body, _, end) =
             frame(&record[..table], at).ok_or_else(|| format!("the checksum of the effect at byte {at} is wrong"))?;
         let effect = Effect::decode(body).ok_or_else(|| format!("the effect at byte {at} is malformed"))?;
-        digest.absorb(to_u32(body.len()), checksum);
-        visit(effect, ordinal)?;
-        if let Effect::Put(_) = effect {
-            if u32_at(record, table + 4 * ordinal as usize) != Some(to_u32(at)) {
-                return Err(format!("its table does not lead to the put at byte {at}"));
-            }
+        let is_put = matches!(effect, Effect::Put(_));
+        while is_put && header.rewritten && entry(ordinal) == Some(0) {
             ordinal += 1;
         }
+        if is_put && entry(ordinal) != Some(to_u32(at)) {
+            return Err(format!("its table does not lead to the put at byte {at}"));
+        }
+        if header.rewritten && matches!(effect, Effect::Applied(_)) {
+            return Err("it was rewritten and has an entry's end".to_string());
+        }
+        visit(effect, ordinal, &record[at..end])?;
+        ordinal += u32::from(is_put);
         at = end;
     }
-    if table + 4 * ordinal as usize == record.len() { Ok(header) } else { Err(malformed()) }
+    if table + 4 * ordinal as usize == record.len() { Ok(()) } else { Err(malformed()) }
+}
+
+/// What a compaction makes of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rewritten {
+    /// Its head, as it was.
+    pub header: Header,
+    /// How many effects are left out.
+    pub dropped: usize,
+    /// The first revision in it before, if there was one.
+    pub first_before: Option<i64>,
+    /// And now.
+    pub first_after: Option<i64>,
+    /// The new record; `None`: nothing is left.
+    pub bytes: Option<Vec<u8>>,
+}
+
+/// Leaves out what `lives` says no to.
+///
+/// # Errors
+/// A sentence, if the record is not what was written.
+pub fn rewrite(record: &[u8], lives: &mut dyn FnMut(&Effect<'_>, u32) -> bool) -> Result<Rewritten, String> {
+    let header = header(record)?;
+    let (mut bytes, mut offsets) = (vec![0; REWRITTEN_HEADER], Vec::new());
+    let mut rewritten = Rewritten { header, dropped: 0, first_before: None, first_after: None, bytes: None };
+    walk(record, header, &mut |effect, ordinal, frame| {
+        let revision = effect.revision();
+        rewritten.first_before = rewritten.first_before.or(revision);
+        if let Effect::Applied(_) = effect {
+            return Ok(());
+        }
+        if !lives(&effect, ordinal) {
+            rewritten.dropped += 1;
+            return Ok(());
+        }
+        rewritten.first_after = rewritten.first_after.or(revision);
+        if let Effect::Put(_) = effect {
+            offsets.resize(ordinal as usize, 0);
+            offsets.push(to_u32(bytes.len()));
+        }
+        bytes.extend_from_slice(frame);
+        Ok(())
+    })?;
+    if bytes.len() > REWRITTEN_HEADER {
+        rewritten.bytes = Some(finish(Header { rewritten: true, ..header }, bytes, &offsets));
+    }
+    Ok(rewritten)
+}
+
+/// A record that says only that its entries left nothing behind.
+pub fn husk(header: Header) -> Vec<u8> {
+    finish(Header { rewritten: true, ..header }, vec![0; REWRITTEN_HEADER], &[])
+}
+
+fn finish(header: Header, mut bytes: Vec<u8>, offsets: &[u32]) -> Vec<u8> {
+    for offset in offsets {
+        bytes.extend_from_slice(&offset.to_le_bytes());
+    }
+    header.put(offsets.len(), &mut bytes);
+    let sum = sum(&bytes);
+    bytes[HEADER..REWRITTEN_HEADER].copy_from_slice(&sum.to_le_bytes());
+    bytes
 }
 
 /// The value of the put with `ordinal` in a whole record, as a slice of it, if it is the value of `key` at `revision` and
@@ -427,6 +568,7 @@ pub fn read(
 pub fn value(record: &Bytes, ordinal: u32, key: &[u8], revision: i64) -> Result<Bytes, String> {
     let offset = table(record)
         .and_then(|table| u32_at(record, table + 4 * ordinal as usize))
+        .filter(|offset| *offset != 0)
         .ok_or_else(|| format!("it has no put {ordinal}"))? as usize;
     let (body, _, end) = frame(record, offset).ok_or_else(|| format!("the checksum of put {ordinal} is wrong"))?;
     match Effect::decode(body) {
@@ -475,7 +617,7 @@ mod tests {
             Ok(())
         });
         let last = Position { index: Index(9), term: Term(4) };
-        assert_eq!(header, Ok(Header { first: Index(8), last, digest }));
+        assert_eq!(header, Ok(Header { first: Index(8), last, digest, rewritten: false }));
         assert_eq!((again, found.next()), (digest, None));
     }
 
@@ -527,6 +669,56 @@ mod tests {
         };
         assert_ne!(digest(&[0, 1]), digest(&[1, 0]));
         assert_ne!(digest(&[0, 0]), Digest::START);
+    }
+
+    #[test]
+    fn what_is_rewritten_keeps_its_places_its_position_and_its_digest() {
+        let (record, digest) = record();
+        let before = header(&record).unwrap();
+        let keeps_the_last_put = &mut |effect: &Effect<'_>, ordinal| match effect {
+            Effect::Put(_) => ordinal == 1,
+            Effect::Delete { .. } | Effect::Lease { .. } => true,
+            _ => false,
+        };
+        let rewritten = rewrite(&record, keeps_the_last_put).unwrap();
+        assert_eq!((rewritten.dropped, rewritten.first_before, rewritten.first_after), (5, Some(2), Some(7)));
+        let bytes = Bytes::from(rewritten.bytes.unwrap());
+        assert_eq!(value(&bytes, 1, b"key", i64::MAX), Ok(Bytes::from_static(b"value")), "its ordinal is its own");
+        assert!(value(&bytes, 0, b"", 2).is_err(), "it is gone");
+        let (mut found, mut chained) = (Vec::new(), Digest::START);
+        let after = read(&bytes, &mut chained, &mut |effect, ordinal| {
+            found.push((effect.revision(), ordinal));
+            Ok(())
+        });
+        assert_eq!(after, Ok(Header { rewritten: true, ..before }));
+        assert_eq!(found, [(Some(7), 0), (Some(i64::MAX), 1), (None, 2)]);
+        assert_eq!(chained, digest, "the chain goes on from the digest at its head");
+        let again = rewrite(&bytes, &mut |effect, _| effect.revision().is_some()).unwrap();
+        assert_eq!(again.dropped, 1);
+        let again = Bytes::from(again.bytes.unwrap());
+        assert_eq!(value(&again, 1, b"key", i64::MAX), Ok(Bytes::from_static(b"value")), "and a second time");
+        let none = rewrite(&again, &mut |_, _| false).unwrap();
+        assert_eq!((none.bytes, none.first_after), (None, None));
+        let husk = husk(before);
+        assert_eq!(rewrite(&husk, &mut |_, _| true).unwrap().header, Header { rewritten: true, ..before });
+    }
+
+    #[test]
+    fn a_flipped_bit_anywhere_in_a_rewritten_record_is_seen() {
+        let (record, _) = record();
+        let rewritten = rewrite(&record, &mut |effect, _| effect.revision().is_some()).unwrap().bytes.unwrap();
+        for bytes in [rewritten, husk(header(&record).unwrap())] {
+            assert!(header(&bytes).is_ok());
+            for byte in 0..bytes.len() {
+                let mut rotten = bytes.clone();
+                rotten[byte] ^= 0x10;
+                assert!(read(&rotten, &mut { Digest::START }, &mut |_, _| Ok(())).is_err(), "byte {byte}");
+                assert!(rewrite(&rotten, &mut |_, _| true).is_err(), "byte {byte}");
+                let _ = value(&Bytes::from(rotten), 0, b"", 2);
+                let cut = &bytes[..byte];
+                assert!(read(cut, &mut { Digest::START }, &mut |_, _| Ok(())).is_err(), "cut at {byte}");
+            }
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! The tail holds the values of every put whose record is open, sealed or being inserted. It lets go of a record only when
 //! the insert has returned, so a value that is not in the tail *under the lock* is in the engine.
 
+use super::compact::{Litter, Thing};
 use super::history::{Recent, Records};
 use super::index::{History, Index, KeyRange, Version};
 use super::lease::{Lease, LeaseTime};
@@ -20,7 +21,7 @@ use crate::storage::{Engine, Fault};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Keys that a walk visits before it lets the writer in.
@@ -31,6 +32,7 @@ pub struct Shared {
     pub(super) engine: Arc<dyn Engine>,
     state: RwLock<State>,
     revision: AtomicI64,
+    dropped: AtomicU64,
 }
 
 impl std::fmt::Debug for Shared {
@@ -58,6 +60,8 @@ pub struct State {
     pub alarms: BTreeSet<(MemberId, i32)>,
     /// The oldest readable revision; -1 as long as nothing was compacted, as in etcd.
     pub compacted: i64,
+    /// Where effects lie that say nothing any more.
+    pub litter: Litter,
 }
 
 impl State {
@@ -72,6 +76,7 @@ impl State {
             members: BTreeMap::new(),
             alarms: BTreeSet::new(),
             compacted: -1,
+            litter: Litter::default(),
         }
     }
 
@@ -96,26 +101,49 @@ impl State {
                 self.index.push(key, Version { modified: main, record: record.0, ..Version::ABSENT });
             }
             Effect::Lease { id, ttl, remaining, granted } => {
+                self.litter.replaced(Thing::Lease(id), record);
                 let lease = self.leases.entry(id).or_default();
                 lease.time = LeaseTime { ttl, remaining, granted };
             }
             Effect::LeaseGone { id } => {
+                self.litter.undone(Thing::Lease(id), record);
                 self.leases.remove(&id);
             }
-            Effect::Compacted { revision } => self.compacted = revision,
+            Effect::Compacted { revision } => {
+                self.litter.replaced(Thing::Mark, record);
+                self.compacted = revision;
+            }
             Effect::Member(bytes) => {
-                let member = record::decode_member(bytes).ok_or_else(|| "a member's entry is malformed".to_string())?;
+                let member =
+                    super::record::decode_member(bytes).ok_or_else(|| "a member's entry is malformed".to_string())?;
+                self.litter.replaced(Thing::Member(member.id), record);
                 self.members.insert(member.id, member);
             }
             Effect::Alarm { member, alarm, active: true } => {
+                self.litter.replaced(Thing::Alarm(member, alarm), record);
                 self.alarms.insert((member, alarm));
             }
             Effect::Alarm { member, alarm, active: false } => {
+                self.litter.undone(Thing::Alarm(member, alarm), record);
                 self.alarms.remove(&(member, alarm));
             }
             Effect::Applied(_) => {}
         }
         Ok(())
+    }
+
+    /// Gives every lease the keys whose newest versions name it. While records are read back, puts come before the newest
+    /// effect on their lease, whose older ones a compaction has taken away.
+    pub fn attach_all(&mut self) {
+        for lease in self.leases.values_mut() {
+            lease.keys.clear();
+        }
+        for (key, history) in self.index.histories(KeyRange::From(b""), None) {
+            let newest = history.at(i64::MAX).filter(|newest| newest.lease != 0);
+            if let Some(lease) = newest.and_then(|newest| self.leases.get_mut(&newest.lease)) {
+                lease.keys.insert(key.into());
+            }
+        }
     }
 
     /// Moves a key, as it is now, from its lease to `lease` (0: to none). A key has one lease at most.
@@ -197,7 +225,7 @@ impl Found {
 impl Shared {
     /// A state at `revision`.
     pub fn new(engine: Arc<dyn Engine>, state: State, revision: i64) -> Shared {
-        Shared { engine, state: RwLock::new(state), revision: AtomicI64::new(revision) }
+        Shared { engine, state: RwLock::new(state), revision: AtomicI64::new(revision), dropped: AtomicU64::new(0) }
     }
 
     /// The state, to read. Not to be held across a read from the engine.
@@ -224,6 +252,16 @@ impl Shared {
     /// Lets readers see everything up to `revision`: release pairs with the acquire above, and the effects went in before.
     pub fn publish(&self, revision: i64) {
         self.revision.store(revision, Ordering::Release);
+    }
+
+    /// Counts versions that a compaction took away.
+    pub fn count_dropped(&self, versions: u64) {
+        self.dropped.fetch_add(versions, Ordering::Relaxed);
+    }
+
+    /// How many of them there were in this life.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 
     /// Visits what a reader at `revision` sees of `range`, ascending, in slices: the lock is free between two of them. Versions

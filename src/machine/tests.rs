@@ -5,7 +5,7 @@ use crate::ids::{DiskId, Term};
 use crate::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::proto::mvccpb::KeyValue;
-use crate::proto::quorate::{PublishMember, SetAlarm};
+use crate::proto::quorate::{Compact, PublishMember, SetAlarm};
 use crate::storage::memory::MemoryEngine;
 
 /// A machine on a disk, fed one command at a time.
@@ -41,12 +41,36 @@ impl Store {
         self.machine.apply(Position { index, term: Term(1) }, Some(&bytes))
     }
 
-    /// Seals and inserts everything applied.
-    pub fn write(&mut self) {
+    /// Seals and inserts everything applied; gives the writes.
+    pub fn write(&mut self) -> Vec<Op> {
         let mut ops = Vec::new();
-        let Some(run) = self.machine.seal(&mut ops) else { return };
-        insert(&self.engine, ops);
-        self.machine.written(run);
+        if let Some(run) = self.machine.seal(&mut ops) {
+            insert(&self.engine, ops.clone());
+            self.machine.written(run);
+        }
+        ops
+    }
+
+    /// Carries out a slice of a compaction, when everything is written; gives the writes.
+    pub fn sweep(&mut self) -> Vec<Op> {
+        let mut ops = Vec::new();
+        if let Some(run) = self.machine.sweep(&mut ops).unwrap() {
+            insert(&self.engine, ops.clone());
+            self.machine.written(run);
+        }
+        ops
+    }
+
+    fn compact(&mut self, revision: i64) {
+        self.apply(command::Op::Compact(Compact { revision })).unwrap();
+        self.write();
+    }
+
+    /// Carries out a compaction to its end.
+    fn sweep_all(&mut self) {
+        while self.machine.is_sweeping() {
+            self.sweep();
+        }
     }
 
     fn put(&mut self, request: pb::PutRequest) -> Result<pb::PutResponse, Error> {

@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 /// Reads the machine's state from any thread, while apply goes on. Cheap to clone.
 ///
-/// Each call takes the newest published revision once and sees whole commands up to it, nothing of later ones. The shape
+/// Each call takes the newest published revision once and sees whole commands up to it, nothing of later ones; if that
+/// revision is compacted while it reads, it reads again at a newer one. The shape
 /// of requests is checked before (`check.rs`).
 #[derive(Clone, Debug)]
 pub struct View(pub(super) Arc<Shared>);
@@ -20,6 +21,23 @@ pub struct View(pub(super) Arc<Shared>);
 impl View {
     pub(super) fn reader(&self) -> Reader<'_> {
         Reader { shared: &self.0, now: self.0.revision() }
+    }
+
+    /// What `read` gives at a revision that is still there when it has been read.
+    fn at_rest<T>(
+        &self,
+        share: &mut Share,
+        read: impl Fn(Reader<'_>, &mut Share) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let held = share.held();
+        loop {
+            let reader = self.reader();
+            let outcome = read(reader, share);
+            if self.0.read().compacted <= reader.now {
+                return outcome;
+            }
+            share.keep(held);
+        }
     }
 
     /// A range read.
@@ -35,7 +53,7 @@ impl View {
     /// # Errors
     /// As [`View::range`]; the answer is too large for `share`.
     pub fn range_within(&self, request: &pb::RangeRequest, share: &mut Share) -> Result<pb::RangeResponse, Error> {
-        self.reader().range(request, share)
+        self.at_rest(share, |reader, share| reader.range(request, share))
     }
 
     /// A range read piece by piece: pieces of about `piece_bytes` at most.
@@ -65,7 +83,7 @@ impl View {
     /// # Panics
     /// As [`View::txn`].
     pub fn txn_within(&self, request: &pb::TxnRequest, share: &mut Share) -> Result<pb::TxnResponse, Error> {
-        txn::read_only(self.reader(), request, share)
+        self.at_rest(share, |reader, share| txn::read_only(reader, request, share))
     }
 
     /// Makes a txn that also writes pay for its ranges in advance, by what they would find now.
@@ -128,6 +146,11 @@ impl View {
     pub fn alarms(&self) -> Vec<(MemberId, pb::AlarmType)> {
         let alarms = &self.0.read().alarms;
         alarms.iter().filter_map(|(id, alarm)| Some((*id, pb::AlarmType::try_from(*alarm).ok()?))).collect()
+    }
+
+    /// Versions and deletions that compactions took away since the start.
+    pub fn dropped_versions(&self) -> u64 {
+        self.0.dropped()
     }
 
     /// Bytes that the keys that are there take, with their newest values and a fixed sum for each.

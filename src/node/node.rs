@@ -442,7 +442,7 @@ impl Node {
         }
         let mut ops = Vec::new();
         let run = self.machine.seal(&mut ops);
-        self.state.unsynced_bytes += ops.iter().map(op_size).sum::<usize>();
+        self.state.unsynced_bytes += ops.iter().map(Op::size).sum::<usize>();
         if run.is_some() {
             self.state.unsynced_since = self.state.unsynced_since.or(Some(now));
         }
@@ -481,13 +481,6 @@ impl Node {
             self.replies.push((slot, Reply::Applied { outcome, term: entry.position.term }));
         }
         Ok(())
-    }
-}
-
-fn op_size(op: &Op) -> usize {
-    match op {
-        Op::Put(key, value) => key.len() + value.len(),
-        Op::Delete(key) => key.len(),
     }
 }
 

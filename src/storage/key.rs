@@ -23,7 +23,9 @@
 //! The durability law (see [`super`]) promises order, not groups. So **slot 0 is written last and deleted first**: if slot
 //! 0 is there, all are. Slots without their slot 0 are what a crash left of a value that never was: readers skip them, and
 //! [`scan_values`] returns the deletes that sweep them up. A value of several slots is deleted before another one is
-//! written over it.
+//! written over it, or replaced ([`replace_ops`]): the new one's later slots go where the old one's are not, in the other half
+//! of the numbers; then its slot 0 takes the old one's place, and says in its `chunk` which half (0 or [`UPPER`]) the others are
+//! in. So a crash leaves the old value or the new one, whole, and slots that belong to neither.
 //!
 //! May not know: what values mean. Absent: compression, variable-length numbers.
 
@@ -38,6 +40,32 @@ pub const MAX_VALUE: usize = 96 * 1024;
 
 /// Bytes of a slot's header.
 pub const SLOT_HEADER: usize = 12;
+
+/// Where the upper half of the numbers of slots begins: a value's later slots are `1..` or `UPPER + 1..`.
+const UPPER: u16 = 1 << 15;
+
+/// Where the slots of a value are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// 0 or [`UPPER`].
+    base: u16,
+    total: u16,
+}
+
+impl Layout {
+    /// Of a value of one slot.
+    pub const ONE: Layout = Layout { base: 0, total: 1 };
+
+    /// How many there are.
+    pub fn slots(self) -> u16 {
+        self.total
+    }
+
+    /// The number of the slot at `place`, from 0.
+    fn chunk(self, place: u16) -> u16 {
+        if place == 0 { 0 } else { self.base + place }
+    }
+}
 
 /// A persisted key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,20 +200,39 @@ impl From<Unreadable> for Fault {
 /// How many slots a value of `bytes` takes.
 ///
 /// # Panics
-/// If it is more than 6 GiB, which every limit on requests rules out.
+/// If it is more than 3 GiB, which every limit on requests rules out.
 pub fn slots(bytes: usize) -> u16 {
-    u16::try_from(bytes.div_ceil(MAX_VALUE).max(1)).expect("a value has fewer than 65,536 slots")
+    let slots = u16::try_from(bytes.div_ceil(MAX_VALUE).max(1)).ok();
+    slots.filter(|slots| *slots < UPPER).expect("a value has fewer than 32,768 slots")
 }
 
 /// Appends the writes that store `value` under the keys `key_of(0..)`, slot 0 last. Over a value of several slots only
 /// after [`delete_ops`]; a value of one slot may be overwritten by a value of one slot.
 pub fn put_ops(key_of: impl Fn(u16) -> Bytes, value: &[u8], ops: &mut Vec<Op>) {
-    let total = slots(value.len());
+    put_slots(key_of, Layout { base: 0, total: slots(value.len()) }, value, ops);
+}
+
+/// Appends the writes that put `value` in the place of one that is laid out as `old`: whatever prefix of them is carried out,
+/// one of the two is there, whole.
+pub fn replace_ops(key_of: impl Fn(u16) -> Bytes, old: Layout, value: &[u8], ops: &mut Vec<Op>) {
+    let base = if old.total > 1 && old.base == 0 { UPPER } else { 0 };
+    put_slots(&key_of, Layout { base, total: slots(value.len()) }, value, ops);
+    ops.extend((1..old.total).map(|place| Op::Delete(key_of(old.chunk(place)))));
+}
+
+/// Appends the writes that remove a value that is laid out like this, slot 0 first.
+pub fn remove_ops(key_of: impl Fn(u16) -> Bytes, layout: Layout, ops: &mut Vec<Op>) {
+    ops.extend((0..layout.total).map(|place| Op::Delete(key_of(layout.chunk(place)))));
+}
+
+fn put_slots(key_of: impl Fn(u16) -> Bytes, layout: Layout, value: &[u8], ops: &mut Vec<Op>) {
+    let total = layout.total;
     let whole = crc(value);
-    for chunk in (0..total).rev() {
-        let from = usize::from(chunk) * MAX_VALUE;
+    for place in (0..total).rev() {
+        let from = usize::from(place) * MAX_VALUE;
         let part = &value[from..value.len().min(from + MAX_VALUE)];
-        let key = key_of(chunk);
+        let key = key_of(layout.chunk(place));
+        let chunk = layout.base + place;
         let mut slot = BytesMut::with_capacity(SLOT_HEADER + part.len());
         slot.put_u32_le(head(&key, whole, chunk, total));
         slot.put_u32_le(whole);
@@ -201,12 +248,20 @@ pub fn delete_ops(key_of: impl Fn(u16) -> Bytes, total: u16, ops: &mut Vec<Op>) 
     ops.extend((0..total).map(|chunk| Op::Delete(key_of(chunk))));
 }
 
-/// The value stored under the keys `key_of(0..)`, whole and sound. Safe beside a writer that deletes it meanwhile: then it
-/// is the old value, or nothing.
+/// The value stored under the keys `key_of(0..)`, whole and sound. Safe beside a writer that deletes or replaces it
+/// meanwhile: then it is the old value, the new one, or nothing.
 ///
 /// # Errors
 /// The disk failed, or the value is not what was written.
 pub fn get_value(engine: &dyn Engine, key_of: impl Fn(u16) -> Bytes) -> Result<Option<Bytes>, Unreadable> {
+    Ok(get_laid_out(engine, key_of)?.map(|(value, _)| value))
+}
+
+/// As [`get_value`], with where its slots are.
+///
+/// # Errors
+/// As [`get_value`].
+pub fn get_laid_out(engine: &dyn Engine, key_of: impl Fn(u16) -> Bytes) -> Result<Option<(Bytes, Layout)>, Unreadable> {
     let mut key = key_of(0);
     let Some(mut found) = engine.get(&key)? else { return Ok(None) };
     'again: loop {
@@ -232,12 +287,13 @@ pub fn get_value(engine: &dyn Engine, key_of: impl Fn(u16) -> Bytes) -> Result<O
                 }
             }
         }
-        return value.finish(&key).map(Some);
+        let layout = value.layout;
+        return value.finish(&key).map(|value| Some((value, layout)));
     }
 }
 
 /// Visits the values of a family from `from` on, whole and sound, in ascending order, with the index of their first entry
-/// and their number of slots. Returns deletes for slots of values that never became whole: to be executed before anything
+/// and where their slots are. Returns deletes for slots of values that never became whole: to be executed before anything
 /// else is written to the family.
 ///
 /// Only for the family's one writer: a value that is deleted while the scan runs would look torn.
@@ -248,7 +304,7 @@ pub fn scan_values(
     engine: &dyn Engine,
     family: Family,
     from: Index,
-    visit: &mut dyn FnMut(Index, u16, Bytes) -> ControlFlow<()>,
+    visit: &mut dyn FnMut(Index, Layout, Bytes) -> ControlFlow<()>,
 ) -> Result<Vec<Op>, Unreadable> {
     let mut orphans = Vec::new();
     let mut open: Option<(Index, Assembly)> = None;
@@ -260,7 +316,7 @@ pub fn scan_values(
         slot,
     ) {
         Ok(None) => ControlFlow::Continue(()),
-        Ok(Some((first, total, value))) => visit(first, total, value),
+        Ok(Some((first, layout, value))) => visit(first, layout, value),
         Err(error) => {
             outcome = Err(error);
             ControlFlow::Break(())
@@ -281,7 +337,7 @@ fn take_slot(
     orphans: &mut Vec<Op>,
     key: &[u8],
     slot: Bytes,
-) -> Result<Option<(Index, u16, Bytes)>, Unreadable> {
+) -> Result<Option<(Index, Layout, Bytes)>, Unreadable> {
     let (first, chunk) = match Key::decode(key) {
         Some(Key::Log { first, chunk } | Key::Record { first, chunk }) => (first, chunk),
         _ => return Err(Unreadable::Rot { key: None, why: "a key that was never written stands among the records" }),
@@ -294,8 +350,9 @@ fn take_slot(
         *open = Some((first, value));
     } else {
         match open.as_mut() {
-            Some((of, value)) if *of == first && !value.is_whole() => value.push(key, slot)?,
-            // Past the end of a whole value, or without a slot 0: never became whole.
+            Some((of, value)) if *of == first && !value.is_whole() && chunk >= value.next => value.push(key, slot)?,
+            // In the half that the value is not in, past the end of a whole value, or without a slot 0: of another value,
+            // which never became whole or was replaced.
             _ => {
                 orphans.push(Op::Delete(Bytes::copy_from_slice(key)));
                 return Ok(None);
@@ -304,8 +361,8 @@ fn take_slot(
     }
     match open.as_mut() {
         Some((_, value)) if value.is_whole() => {
-            let total = value.total;
-            Ok(Some((first, total, value.finish(key)?)))
+            let layout = value.layout;
+            Ok(Some((first, layout, value.finish(key)?)))
         }
         _ => Ok(None),
     }
@@ -326,7 +383,8 @@ fn rot(key: &[u8], why: &'static str) -> Unreadable {
 /// A value being put together from its slots, in order.
 struct Assembly {
     whole: u32,
-    total: u16,
+    layout: Layout,
+    /// The number of the next slot.
     next: u16,
     parts: Parts,
 }
@@ -339,7 +397,10 @@ enum Parts {
 
 impl Assembly {
     fn begin(key: &[u8], slot: Bytes) -> Result<Assembly, Unreadable> {
-        let (whole, total) = Assembly::check(key, &slot, 0)?;
+        let (whole, base, total) = Assembly::check(key, &slot)?;
+        if base != 0 && base != UPPER {
+            return Err(rot(key, "its header makes no sense"));
+        }
         let part = slot.slice(SLOT_HEADER..);
         let parts = if total == 1 {
             Parts::One(part)
@@ -348,11 +409,11 @@ impl Assembly {
             many.put_slice(&part);
             Parts::Many(many)
         };
-        Ok(Assembly { whole, total, next: 1, parts })
+        Ok(Assembly { whole, layout: Layout { base, total }, next: base + 1, parts })
     }
 
     fn push(&mut self, key: &[u8], slot: Bytes) -> Result<(), Unreadable> {
-        if Assembly::check(key, &slot, self.next)? != (self.whole, self.total) {
+        if Assembly::check(key, &slot)? != (self.whole, self.next, self.layout.total) {
             return Err(rot(key, "a slot belongs to another write"));
         }
         match &mut self.parts {
@@ -363,22 +424,23 @@ impl Assembly {
         Ok(())
     }
 
-    /// The header's `whole` and `total`.
-    fn check(key: &[u8], slot: &[u8], chunk: u16) -> Result<(u32, u16), Unreadable> {
+    /// The header's `whole`, `chunk` and `total`.
+    fn check(key: &[u8], slot: &[u8]) -> Result<(u32, u16, u16), Unreadable> {
         let Some((header, _)) = slot.split_first_chunk::<SLOT_HEADER>() else {
             return Err(rot(key, "shorter than a header"));
         };
         let [h0, h1, h2, h3, w0, w1, w2, w3, c0, c1, t0, t1] = *header;
         let whole = u32::from_le_bytes([w0, w1, w2, w3]);
-        let (found, total) = (u16::from_le_bytes([c0, c1]), u16::from_le_bytes([t0, t1]));
-        if head(key, whole, found, total) != u32::from_le_bytes([h0, h1, h2, h3]) || found != chunk || chunk >= total {
+        let (chunk, total) = (u16::from_le_bytes([c0, c1]), u16::from_le_bytes([t0, t1]));
+        let place = chunk % UPPER;
+        if head(key, whole, chunk, total) != u32::from_le_bytes([h0, h1, h2, h3]) || place >= total || total >= UPPER {
             return Err(rot(key, "its header's checksum is wrong"));
         }
-        Ok((whole, total))
+        Ok((whole, chunk, total))
     }
 
     fn is_whole(&self) -> bool {
-        self.next == self.total
+        self.next == self.layout.base + self.layout.total
     }
 
     /// The value, once whole. Leaves an empty one behind.
@@ -420,7 +482,7 @@ mod tests {
     fn scanned(engine: &MemoryEngine) -> Result<Scanned, Unreadable> {
         let mut found = Vec::new();
         let orphans = scan_values(engine, Family::Log, Index(0), &mut |first, total, value| {
-            assert_eq!(total, slots(value.len()));
+            assert_eq!(total.slots(), slots(value.len()));
             found.push((first.0, value));
             ControlFlow::Continue(())
         })?;
@@ -504,6 +566,40 @@ mod tests {
             write(&engine, &orphans);
             assert_eq!(engine.len(), found.iter().map(|(_, value)| usize::from(slots(value.len()))).sum::<usize>());
         }
+    }
+
+    #[test]
+    fn every_prefix_of_a_replacement_in_place_holds_the_old_value_or_the_new_one() {
+        let (short, other) = (Bytes::from_static(b"short"), Bytes::from(big(7)));
+        let values = [Bytes::from(big(1)), other.clone(), Bytes::from(big(3)), short.clone(), other, short];
+        let base = MemoryEngine::new();
+        put(&base, 9, &values[0]);
+        put(&base, 10, b"after");
+        for pair in values.windows(2) {
+            let (old, layout) = get_laid_out(&base, log_key(9)).unwrap().unwrap();
+            assert_eq!(old, pair[0]);
+            let mut ops = Vec::new();
+            replace_ops(log_key(9), layout, &pair[1], &mut ops);
+            let switch = ops.iter().position(|op| matches!(op, Op::Put(key, _) if *key == log_key(9)(0))).unwrap();
+            for kept in 0..=ops.len() {
+                base.sync().unwrap();
+                write(&base, &ops[..kept]);
+                let expected = if kept <= switch { &pair[0] } else { &pair[1] };
+                assert_eq!(get_value(&base, log_key(9)).unwrap().as_ref(), Some(expected), "{kept}");
+                let (found, orphans) = scanned(&base).unwrap();
+                assert_eq!(found, [(9, expected.clone()), (10, Bytes::from_static(b"after"))]);
+                write(&base, &orphans);
+                assert_eq!(base.len(), usize::from(slots(expected.len())) + 1);
+                base.crash(0);
+            }
+            write(&base, &ops);
+            base.sync().unwrap();
+        }
+        let (_, layout) = get_laid_out(&base, log_key(9)).unwrap().unwrap();
+        let mut ops = Vec::new();
+        remove_ops(log_key(9), layout, &mut ops);
+        write(&base, &ops);
+        assert_eq!(base.len(), 1);
     }
 
     #[test]

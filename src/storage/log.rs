@@ -160,7 +160,7 @@ impl LogStore {
         let mut scan = Scan { hard_state, tail_bytes, ..Scan::default() };
         let mut outcome = Ok(());
         let orphans = scan_values(&*engine, Family::Log, Index(0), &mut |first, slots, value| {
-            outcome = scan.take(first, slots, value);
+            outcome = scan.take(first, slots.slots(), value);
             if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         outcome?;

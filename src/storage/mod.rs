@@ -52,6 +52,16 @@ pub enum Op {
     Delete(Bytes),
 }
 
+impl Op {
+    /// Its bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            Op::Put(key, value) => key.len() + value.len(),
+            Op::Delete(key) => key.len(),
+        }
+    }
+}
+
 /// Ordered durable bytes. The contract is the module's essay.
 pub trait Engine: Send + Sync + 'static {
     /// The value of `key`.
