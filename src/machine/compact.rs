@@ -41,7 +41,7 @@
 //! May not know: time, and when the next slice is due. Left out: putting records together that have little left.
 
 use super::Machine;
-use super::record::{self, Effect, Header};
+use super::record::{self, Effect, Header, Raised};
 use super::state::State;
 use crate::ids::{Index as LogIndex, MemberId, Revision};
 use crate::storage::key::{Family, Layout, get_laid_out, remove_ops, replace_ops};
@@ -113,9 +113,9 @@ fn lives(state: &State, effect: &Effect<'_>, record: LogIndex, ordinal: u32) -> 
         Effect::Delete { key, main, .. } => state.index.holds(key, main, record.0, None),
         Effect::Lease { id, .. } => is_newest(Thing::Lease(id)),
         Effect::Member(bytes) => record::decode_member(bytes).is_some_and(|member| is_newest(Thing::Member(member.id))),
-        Effect::Alarm { member, alarm, active: true } => is_newest(Thing::Alarm(member, alarm)),
         Effect::Compacted { .. } => is_newest(Thing::Mark),
-        Effect::LeaseGone { .. } | Effect::Alarm { active: false, .. } | Effect::Applied(_) => false,
+        Effect::LeaseGone { .. } | Effect::Alarm { raised: Raised::Not, .. } | Effect::Applied(_) => false,
+        Effect::Alarm { member, alarm, .. } => is_newest(Thing::Alarm(member, alarm)),
     }
 }
 

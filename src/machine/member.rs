@@ -2,7 +2,7 @@
 //!
 //! Left out: changes of membership. The members are those that the cluster began with.
 
-use super::record::{Effect, encode_member};
+use super::record::{Effect, Raised, encode_member};
 use super::{Machine, Member};
 use crate::ids::{DiskId, MemberId};
 use crate::proto::etcdserverpb::AlarmType;
@@ -30,15 +30,21 @@ impl Machine {
     pub(super) fn set_alarm(&mut self, set: &SetAlarm) {
         let member = MemberId(set.member_id);
         let known = matches!(AlarmType::try_from(set.alarm), Ok(AlarmType::Nospace | AlarmType::Corrupt));
-        let is_up = self.shared.read().alarms.contains(&(member, set.alarm));
-        if known && is_up != set.active {
-            self.emit(&Effect::Alarm { member, alarm: set.alarm, active: set.active }, None);
+        let is = self.shared.read().alarms.get(&(member, set.alarm)).copied().unwrap_or(Raised::Not);
+        let raised = match (set.active, set.by_itself) {
+            (false, _) => Raised::Not,
+            // What somebody raised stays until somebody clears it.
+            (true, true) if is == Raised::OnRequest => is,
+            (true, true) => Raised::ByItself,
+            (true, false) => Raised::OnRequest,
+        };
+        if known && is != raised {
+            self.emit(&Effect::Alarm { member, alarm: set.alarm, raised }, None);
         }
     }
 
     /// Whether the store may grow: no member is short of space.
     pub(super) fn may_grow(&self) -> bool {
-        let nospace = AlarmType::Nospace as i32;
-        !self.shared.read().alarms.iter().any(|(_, alarm)| *alarm == nospace)
+        self.shared.read().may_grow()
     }
 }

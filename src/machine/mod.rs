@@ -29,7 +29,7 @@
 //! `check` (a request's shape), `kv`, `txn` and `lease` (commands), `range` (reads), `stream` (reads piece by
 //! piece), `budget` (what reads may hold), `history` (what happened, for watchers), `member` (members and alarms), `record`
 //! (bytes and digest), `index` (keys and versions), `compact` (what nobody may read any more goes), `space` (who owns it),
-//! `state` (what writer and readers share), `view` (the readers' door).
+//! `hash` (are members alike), `state` (what writer and readers share), `view` (the readers' door).
 //!
 //! # What is left out
 //!
@@ -57,6 +57,7 @@ use std::sync::Arc;
 pub mod budget;
 pub mod check;
 mod compact;
+mod hash;
 pub mod history;
 mod index;
 mod kv;
@@ -75,6 +76,7 @@ mod model;
 #[cfg(test)]
 mod tests;
 
+pub use hash::KvHash;
 pub use history::{Event, History};
 pub use lease::{Lease, LeaseChange, LeaseTime};
 pub use space::Share;
@@ -440,6 +442,11 @@ impl Machine {
         let sealed: usize = self.sealed.iter().map(|sealed| sealed.bytes).sum();
         let closed: usize = self.closed.iter().map(|(_, record)| record.len()).sum();
         sealed + closed + self.record.len()
+    }
+
+    /// Bytes of all versions that are kept ([`View::held_bytes`]).
+    pub fn held_bytes(&self) -> u64 {
+        self.shared.read().index.held_bytes()
     }
 
     /// The last entry applied.

@@ -482,7 +482,7 @@ fn some_command() -> impl Strategy<Value = command::Op> {
             command::Op::Publish(PublishMember { member_id, name, client_urls, disk_id })
         }),
         1 => (0..4i32, prop::bool::weighted(0.2))
-            .prop_map(|(alarm, active)| command::Op::Alarm(SetAlarm { member_id: 1, alarm, active })),
+            .prop_map(|(alarm, active)| command::Op::Alarm(SetAlarm { member_id: 1, alarm, active, by_itself: false })),
         2 => (-1..30i64).prop_map(|revision| command::Op::Compact(Compact { revision })),
         4 => (1..4i64, 1..9i64).prop_map(|(id, ttl)| command::Op::GrantLease(GrantLease { id, ttl })),
         2 => (1..4i64, 0..3u64, 0..40u64)

@@ -71,8 +71,8 @@ pub enum Effect<'a> {
         member: MemberId,
         /// etcd's number of it.
         alarm: i32,
-        /// Up.
-        active: bool,
+        /// Up, and why.
+        raised: Raised,
     },
     /// The entry at this position ends here.
     Applied(Position),
@@ -97,6 +97,17 @@ pub enum Effect<'a> {
         /// The oldest readable revision.
         revision: i64,
     },
+}
+
+/// Whether an alarm is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Raised {
+    /// It is not.
+    Not,
+    /// Somebody asked for it.
+    OnRequest,
+    /// The member raised its own, and will clear it.
+    ByItself,
 }
 
 /// A key's new value.
@@ -126,7 +137,8 @@ impl Digest {
     /// Of nothing.
     pub const START: Digest = Digest(0x7175_6f72_6174_6531);
 
-    fn absorb(&mut self, effect_len: u32, effect_crc: u32) {
+    /// Chains one more effect, or whatever is told by two words, into it.
+    pub fn absorb(&mut self, effect_len: u32, effect_crc: u32) {
         let word = u64::from(effect_len) << 32 | u64::from(effect_crc);
         self.0 = mix(self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ word);
     }
@@ -247,11 +259,11 @@ impl<'a> Effect<'a> {
                 out.push(3);
                 out.extend_from_slice(member);
             }
-            Effect::Alarm { member, alarm, active } => {
+            Effect::Alarm { member, alarm, raised } => {
                 out.push(4);
                 out.extend_from_slice(&member.0.to_le_bytes());
                 out.extend_from_slice(&alarm.to_le_bytes());
-                out.push(u8::from(active));
+                out.push(raised as u8);
             }
             Effect::Applied(position) => {
                 out.push(5);
@@ -292,7 +304,7 @@ impl<'a> Effect<'a> {
             4 => Effect::Alarm {
                 member: MemberId(input.u64()?),
                 alarm: i32::from_le_bytes(input.array()?),
-                active: input.u8()? != 0,
+                raised: [Raised::Not, Raised::OnRequest, Raised::ByItself].into_iter().nth(input.u8()?.into())?,
             },
             5 => Effect::Applied(Position { index: Index(input.u64()?), term: Term(input.u64()?) }),
             6 => {
@@ -593,7 +605,7 @@ mod tests {
             Effect::Member(b"bytes"),
             Effect::Delete { key: b"k", main: 7, sub: 1 },
             Effect::Put(put(b"key", i64::MAX)),
-            Effect::Alarm { member: MemberId(u64::MAX), alarm: -1, active: true },
+            Effect::Alarm { member: MemberId(u64::MAX), alarm: -1, raised: Raised::OnRequest },
             Effect::Lease { id: i64::MIN, ttl: 60, remaining: -7, granted: Index(u64::MAX) },
             Effect::LeaseGone { id: i64::MAX },
             Effect::Compacted { revision: 77 },

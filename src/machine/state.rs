@@ -13,13 +13,14 @@ use super::compact::{Litter, Thing};
 use super::history::{Recent, Records};
 use super::index::{History, Index, KeyRange, Version};
 use super::lease::{Lease, LeaseTime};
-use super::record::{self, Effect};
+use super::record::{self, Effect, Raised};
 use super::{Error, Member};
 use crate::ids::{Index as LogIndex, MemberId};
+use crate::proto::etcdserverpb::AlarmType;
 use crate::storage::key::{Family, get_value};
 use crate::storage::{Engine, Fault};
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -56,8 +57,8 @@ pub struct State {
     pub leases: BTreeMap<i64, Lease>,
     /// The members, by id.
     pub members: BTreeMap<MemberId, Member>,
-    /// The alarms that are up: whose, and etcd's number.
-    pub alarms: BTreeSet<(MemberId, i32)>,
+    /// The alarms that are up: whose, etcd's number, and why.
+    pub alarms: BTreeMap<(MemberId, i32), Raised>,
     /// The oldest readable revision; -1 as long as nothing was compacted, as in etcd.
     pub compacted: i64,
     /// Where effects lie that say nothing any more.
@@ -74,7 +75,7 @@ impl State {
             records: Records::default(),
             leases: BTreeMap::new(),
             members: BTreeMap::new(),
-            alarms: BTreeSet::new(),
+            alarms: BTreeMap::new(),
             compacted: -1,
             litter: Litter::default(),
         }
@@ -114,22 +115,26 @@ impl State {
                 self.compacted = revision;
             }
             Effect::Member(bytes) => {
-                let member =
-                    super::record::decode_member(bytes).ok_or_else(|| "a member's entry is malformed".to_string())?;
+                let member = record::decode_member(bytes).ok_or_else(|| "a member's entry is malformed".to_string())?;
                 self.litter.replaced(Thing::Member(member.id), record);
                 self.members.insert(member.id, member);
             }
-            Effect::Alarm { member, alarm, active: true } => {
-                self.litter.replaced(Thing::Alarm(member, alarm), record);
-                self.alarms.insert((member, alarm));
-            }
-            Effect::Alarm { member, alarm, active: false } => {
+            Effect::Alarm { member, alarm, raised: Raised::Not } => {
                 self.litter.undone(Thing::Alarm(member, alarm), record);
                 self.alarms.remove(&(member, alarm));
+            }
+            Effect::Alarm { member, alarm, raised } => {
+                self.litter.replaced(Thing::Alarm(member, alarm), record);
+                self.alarms.insert((member, alarm), raised);
             }
             Effect::Applied(_) => {}
         }
         Ok(())
+    }
+
+    /// Whether the store may grow: no member is short of space.
+    pub fn may_grow(&self) -> bool {
+        !self.alarms.keys().any(|(_, alarm)| *alarm == AlarmType::Nospace as i32)
     }
 
     /// Gives every lease the keys whose newest versions name it. While records are read back, puts come before the newest

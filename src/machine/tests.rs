@@ -213,7 +213,7 @@ mod revisions {
         assert_eq!(revision(&store.delete("a", "").header), 1);
         assert_eq!(revision(&store.txn(all(vec![op_delete("a", ""), op_range("a", "")])).unwrap().header), 1);
         assert_eq!(revision(&store.txn(when(vec![])).unwrap().header), 1);
-        store.apply(command::Op::Alarm(SetAlarm { member_id: 1, alarm: 2, active: true })).unwrap();
+        store.apply(command::Op::Alarm(SetAlarm { member_id: 1, alarm: 2, active: true, by_itself: false })).unwrap();
         store.machine.apply(Position { index: Index(5), term: Term(2) }, None).unwrap();
         assert_eq!(store.machine.view().revision(), Revision(1));
     }
@@ -474,5 +474,6 @@ mod puts_and_deletes {
 }
 
 mod commands_and_disk;
+mod compaction;
 mod streams;
 mod txns;

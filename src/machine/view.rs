@@ -2,9 +2,10 @@
 
 use super::budget::Share;
 use super::range::Reader;
+use super::record::Raised;
 use super::space::{self, Share};
 use super::state::Shared;
-use super::{Error, History, Lease, LeaseTime, Member, RangeStream, history, txn};
+use super::{Error, History, KvHash, Lease, LeaseTime, Member, RangeStream, hash, history, txn};
 use crate::ids::{MemberId, Revision};
 use crate::proto::etcdserverpb as pb;
 use std::collections::BTreeMap;
@@ -117,6 +118,14 @@ impl View {
         history::recent(&self.0, from.0, max_bytes)
     }
 
+    /// A hash of everything that can be read up to `revision` (0: now): see [`KvHash`].
+    ///
+    /// # Errors
+    /// As [`View::range`].
+    pub fn hash(&self, revision: Revision) -> Result<KvHash, Error> {
+        hash::hash(&self.0, revision.0)
+    }
+
     /// A lease, if it is there.
     pub fn lease(&self, id: i64) -> Option<Lease> {
         self.0.read().leases.get(&id).cloned()
@@ -145,7 +154,18 @@ impl View {
     /// Alarms that are up, by member.
     pub fn alarms(&self) -> Vec<(MemberId, pb::AlarmType)> {
         let alarms = &self.0.read().alarms;
-        alarms.iter().filter_map(|(id, alarm)| Some((*id, pb::AlarmType::try_from(*alarm).ok()?))).collect()
+        alarms.keys().filter_map(|(id, alarm)| Some((*id, pb::AlarmType::try_from(*alarm).ok()?))).collect()
+    }
+
+    /// Whether the member raised its own NOSPACE alarm; `None`: it is not up.
+    pub fn short_of_space(&self, member: MemberId) -> Option<bool> {
+        let raised = self.0.read().alarms.get(&(member, pb::AlarmType::Nospace as i32)).copied();
+        raised.map(|raised| raised == Raised::ByItself)
+    }
+
+    /// Whether no member's NOSPACE alarm is up.
+    pub fn may_grow(&self) -> bool {
+        self.0.read().may_grow()
     }
 
     /// Versions and deletions that compactions took away since the start.

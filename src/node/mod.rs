@@ -9,6 +9,7 @@
 //! - `proposals.rs` and `reads.rs` keep what clients wait for. Each slot is answered exactly once.
 //! - `lessor.rs` is the leader's clock over the leases; `leases.rs` keeps what callers want of it, and brings it there.
 //! - `events.rs` tells what a turn changed.
+//! - `space.rs` bounds what the store holds: a quota, and compactions, which `compactor.rs` times.
 //! - `elections.rs` remembers changes of leader, for people.
 //!
 //! # Invariants
@@ -26,6 +27,7 @@ use crate::ids::{ClusterId, DiskId, Incarnation, Index, MemberId, Term};
 use crate::raft;
 use crate::time::{Duration, Time};
 
+mod compactor;
 mod elections;
 pub mod events;
 pub mod input;
@@ -36,14 +38,17 @@ mod node;
 mod open;
 mod proposals;
 mod reads;
+mod space;
 #[cfg(test)]
 mod tests;
 
+pub use compactor::AutoCompaction;
 pub use elections::{Cause, Election};
 pub use input::{Effect, Input, Refused, Reply, Request, Slot, StateWrite, TimeLeft, Uncertain};
 pub use leases::LeaseCounts;
 pub use node::Node;
 pub use open::{Opened, Opening, open};
+pub use space::{SpaceConfig, SpaceStatus};
 
 /// What a member is told at birth. Times as etcd's flags name them.
 #[derive(Clone, Debug)]
@@ -60,6 +65,8 @@ pub struct Config {
     pub client_urls: Vec<String>,
     /// How much Raft holds and sends.
     pub limits: raft::Limits,
+    /// How much the store holds, and for how long.
+    pub space: SpaceConfig,
 }
 
 /// Why a node stops for good: printed, then the process exits.
@@ -90,6 +97,8 @@ pub struct Status {
     pub digest: u64,
     /// How often a leader was found, its first one included.
     pub leader_changes: u64,
+    /// Compactions on this member.
+    pub space: SpaceStatus,
     /// Commands of this member's clients whose outcome is not known yet, those that wait for a leader included.
     pub pending_proposals: usize,
     /// What was done to leases.

@@ -13,6 +13,7 @@ use super::input::{Effect, Input, Refused, Reply, Request, Slot, StateWrite, Unc
 use super::leases::{Leases, Wish};
 use super::proposals::{Command, Proposals};
 use super::reads::Reads;
+use super::space::Space;
 use super::{Config, Halt, Identity, PeerStatus, Status};
 use crate::ids::{Incarnation, Index, MemberId, Position, RequestId, Term};
 use crate::machine::{self, Machine, View};
@@ -52,6 +53,7 @@ pub struct Node {
     publishing: Option<u64>,
     published: bool,
     space_low: bool,
+    pub(super) space: Space,
     pub(super) replies: Vec<(Slot, Reply)>,
 }
 
@@ -71,8 +73,16 @@ pub(super) struct StateWrites {
 }
 
 impl Node {
-    pub(super) fn new(identity: Identity, config: Config, raft: Raft, machine: Machine, mark: Position) -> Node {
+    pub(super) fn new(
+        identity: Identity,
+        config: Config,
+        raft: Raft,
+        machine: Machine,
+        mark: Position,
+        now: Time,
+    ) -> Node {
         Node {
+            space: Space::new(&config.space, now),
             identity,
             config,
             raft,
@@ -101,9 +111,8 @@ impl Node {
             Input::PeerLost { peer, incarnation } => self.raft.peer_lost(now, peer, incarnation),
             Input::PeerUnreachable(peer) => self.raft.peer_unreachable(peer),
             Input::Unsent { sequence } => {
-                // The node's own command is made again when it is due.
-                if let Some(command) = self.proposals.take(sequence).filter(|command| command.slot.is_some()) {
-                    self.proposals.park(command);
+                if let Some(command) = self.proposals.take(sequence) {
+                    self.park(command);
                 }
             }
             Input::Persisted(done) => self.raft.persisted(now, done),
@@ -142,6 +151,7 @@ impl Node {
                 self.submit(command);
             }
             self.publish(now)?;
+            self.keep_space(now);
         }
         self.lease_questions(now);
         self.raft.flush(now);
@@ -182,6 +192,7 @@ impl Node {
             Some(self.leases.deadline()),
             self.transfers.iter().map(|(_, _, deadline)| *deadline).min(),
             unsynced.map(|since| since + STATE_SYNC_INTERVAL),
+            Some(self.space_deadline()),
         ];
         own.into_iter().flatten().fold(self.raft.deadline(), Time::min)
     }
@@ -235,6 +246,7 @@ impl Node {
             applied: self.machine.applied().index,
             digest: self.machine.digest(),
             leader_changes: self.elections.leader_changes(),
+            space: self.space.status(),
             pending_proposals: self.proposals.count(),
             leases: self.leases.counts().clone(),
             peers: self.raft.flows().into_iter().map(|(id, flow, matched)| PeerStatus { id, flow, matched }).collect(),
@@ -249,12 +261,11 @@ impl Node {
             Request::Propose { grows: true, .. } if self.space_low => {
                 self.replies.push((slot, Reply::Refused(Refused::Space)));
             }
+            Request::Propose { command, grows: true } if self.exceeds_quota(command.len()) => {
+                self.replies.push((slot, Reply::Refused(Refused::Space)));
+            }
             Request::Propose { command, grows } => {
-                let command = Command { slot: Some(slot), bytes: command, grows, since: now };
-                match self.raft.leader() {
-                    Some(_) => self.submit(command),
-                    None => self.proposals.park(command),
-                }
+                self.submit(Command { slot: Some(slot), bytes: command, grows, since: now });
             }
             Request::Read => {
                 let mark = self.reads.ask(slot, now);
@@ -279,23 +290,44 @@ impl Node {
         }
     }
 
-    /// Gives a command to the leader, wherever it is.
-    fn submit(&mut self, command: Command) {
-        let Some(leader) = self.raft.leader() else { return self.proposals.park(command) };
+    /// Gives a command to the leader, wherever it is, or parks it. Returns the sequence under which it may have left.
+    fn submit(&mut self, command: Command) -> Option<u64> {
+        let Some(leader) = self.raft.leader() else {
+            self.park(command);
+            return None;
+        };
         let sequence = self.proposals.next_sequence();
         let id = RequestId { origin: self.identity.member, incarnation: self.identity.incarnation, sequence };
         let data = command.bytes.clone();
         if self.raft.is_leader() {
             if let Err(reason) = self.raft.propose(id, data, command.grows) {
-                return self.not_appended(command, reason);
+                self.not_appended(command, reason);
+                return None;
             }
         } else if !self.raft.forward(id, data, command.grows) {
-            return self.proposals.park(command);
-        }
-        if command.slot.is_none() {
-            self.publishing = Some(sequence);
+            self.park(command);
+            return None;
         }
         self.proposals.submitted(sequence, command, self.raft.term(), leader);
+        Some(sequence)
+    }
+
+    /// Submits a command of the node's own.
+    pub(super) fn submit_own(&mut self, now: Time, op: own::command::Op) -> Option<u64> {
+        let bytes = own::Command { op: Some(op) }.encode_to_vec().into();
+        self.submit(Command { slot: None, bytes, grows: false, since: now })
+    }
+
+    /// Whether nothing is known yet of the own command that was submitted under this sequence.
+    pub(super) fn is_pending(&self, sequence: Option<u64>) -> bool {
+        sequence.is_some_and(|sequence| self.proposals.is_pending(sequence))
+    }
+
+    /// Keeps a command that surely was not appended, until there is a leader. The node's own is made again when it is due.
+    fn park(&mut self, command: Command) {
+        if command.slot.is_some() {
+            self.proposals.park(command);
+        }
     }
 
     fn not_appended(&mut self, command: Command, reason: Refusal) {
@@ -320,7 +352,7 @@ impl Node {
 
     /// Tells the cluster this member's name, client URLs and disk, until the replicated state has them.
     fn publish(&mut self, now: Time) -> Result<(), Halt> {
-        if self.published || self.publishing.is_some_and(|sequence| self.proposals.is_pending(sequence)) {
+        if self.published || self.is_pending(self.publishing) {
             return Ok(());
         }
         let id = self.identity;
@@ -341,9 +373,7 @@ impl Node {
             client_urls: self.config.client_urls.clone(),
             disk_id: id.disk.0,
         };
-        let op = Some(own::command::Op::Publish(publish));
-        let bytes = own::Command { op }.encode_to_vec().into();
-        self.submit(Command { slot: None, bytes, grows: false, since: now });
+        self.publishing = self.submit_own(now, own::command::Op::Publish(publish));
         Ok(())
     }
 
@@ -428,7 +458,7 @@ impl Node {
     }
 
     /// Whether the state's disk keeps up.
-    fn may_apply(&self) -> bool {
+    pub(super) fn may_apply(&self) -> bool {
         self.machine.pending_bytes() <= UNWRITTEN_STATE_BYTES_MAX
     }
 
@@ -442,6 +472,7 @@ impl Node {
         }
         let mut ops = Vec::new();
         let run = self.machine.seal(&mut ops);
+        let run = self.sweep(now, &mut ops)?.or(run);
         self.state.unsynced_bytes += ops.iter().map(Op::size).sum::<usize>();
         if run.is_some() {
             self.state.unsynced_since = self.state.unsynced_since.or(Some(now));

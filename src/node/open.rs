@@ -101,7 +101,7 @@ pub fn open(opening: Opening) -> Result<Opened, Halt> {
     let raft = Raft::new(raft_config, recovered.hard_state, entries, applied.index, now);
     let identity =
         Identity { cluster: meta.cluster, member: meta.member, disk: meta.disk, incarnation: recovered.incarnation };
-    Ok(Opened { node: Node::new(identity, config, raft, machine, mark.last), log })
+    Ok(Opened { node: Node::new(identity, config, raft, machine, mark.last, now), log })
 }
 
 fn initial_member(member: &crate::storage::directory::InitialMember) -> Member {

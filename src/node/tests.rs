@@ -332,6 +332,7 @@ fn config_of(id: MemberId) -> Config {
         name: format!("n{id}"),
         client_urls: vec![format!("http://n{id}:2379")],
         limits: crate::raft::Limits::default(),
+        space: SpaceConfig::default(),
     }
 }
 

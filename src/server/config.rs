@@ -8,6 +8,7 @@
 
 use super::flags::{FLAGS, Fate, Settings};
 use crate::ids::{ClusterId, MemberId, initial_cluster_id, initial_member_id};
+use crate::node::{AutoCompaction, SpaceConfig};
 use crate::storage::directory::InitialMember;
 use crate::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -130,6 +131,8 @@ pub struct Config {
     pub gateway: bool,
     /// `--cors`.
     pub cors: Vec<String>,
+    /// `--quota-backend-bytes`, `--auto-compaction-*` and `--nospace-alarm`.
+    pub space: SpaceConfig,
     /// `--log-*`.
     pub log: LogConfig,
     /// What the operator should know, though nothing is wrong.
@@ -222,6 +225,7 @@ impl Config {
             watch_progress_interval: watch_progress_interval(settings)?,
             gateway: boolean(&source(settings, "enable-grpc-gateway"), &text(settings, "enable-grpc-gateway"))?,
             cors: text(settings, "cors").split(',').map(|origin| origin.trim().to_owned()).collect(),
+            space: space(settings, &mut notices)?,
             log: log_config(settings, called)?,
             notices,
             name,
@@ -346,6 +350,74 @@ fn timers(settings: &Settings) -> Result<(Duration, Duration), ConfigError> {
         ));
     }
     Ok((Duration::from_millis(heartbeat), Duration::from_millis(election)))
+}
+
+/// What the store may hold if nobody says it: etcd's default.
+const DEFAULT_QUOTA_BYTES: u64 = 2 << 30;
+
+/// Above this, etcd warns that a member takes long to start and to be copied.
+const RECOMMENDED_MAX_QUOTA_BYTES: u64 = 8 << 30;
+
+fn space(settings: &Settings, notices: &mut Vec<String>) -> Result<SpaceConfig, ConfigError> {
+    let quota = match text(settings, "quota-backend-bytes").parse::<i64>() {
+        Ok(0) => Some(DEFAULT_QUOTA_BYTES),
+        Ok(bytes) => u64::try_from(bytes).ok(),
+        Err(_) => {
+            return wrong(format!(
+                "{} is {:?}: it takes a number of bytes; 0 for {DEFAULT_QUOTA_BYTES}, -1 for no limit",
+                source(settings, "quota-backend-bytes"),
+                text(settings, "quota-backend-bytes")
+            ));
+        }
+    };
+    if let Some(quota) = quota.filter(|quota| *quota > RECOMMENDED_MAX_QUOTA_BYTES) {
+        notices.push(format!(
+            "--quota-backend-bytes {quota} is more than the recommended {RECOMMENDED_MAX_QUOTA_BYTES}: a member reads all of \
+             it when it starts"
+        ));
+    }
+    let alarm_clears_itself = match text(settings, "nospace-alarm").as_str() {
+        "clears-itself" => true,
+        "stays" => false,
+        other => {
+            return wrong(format!(
+                "{} is {other:?}: it is clears-itself (once there is room again) or stays (until it is disarmed, as in etcd)",
+                source(settings, "nospace-alarm")
+            ));
+        }
+    };
+    Ok(SpaceConfig { auto_compaction: auto_compaction(settings)?, quota, alarm_clears_itself })
+}
+
+/// As etcd reads it: by time, a plain number is hours; by revisions, it is their number.
+fn auto_compaction(settings: &Settings) -> Result<AutoCompaction, ConfigError> {
+    let (mode, retention) = (text(settings, "auto-compaction-mode"), text(settings, "auto-compaction-retention"));
+    let number = retention.parse::<u64>().ok();
+    if mode == "revision" && settings.get("auto-compaction-retention").is_none() {
+        return Ok(AutoCompaction::Off); // the default is a time
+    }
+    let found = match mode.as_str() {
+        "periodic" => {
+            let hours = number.and_then(|hours| hours.checked_mul(3600)).map(Duration::from_secs);
+            let time = if number.is_some() { hours } else { parse_duration(&retention) };
+            time.map(|time| if time.is_zero() { AutoCompaction::Off } else { AutoCompaction::Periodic(time) })
+        }
+        "revision" => number.and_then(|number| i64::try_from(number).ok()).map(|number| match number {
+            0 => AutoCompaction::Off,
+            kept => AutoCompaction::Revisions(kept),
+        }),
+        _ => {
+            let source = source(settings, "auto-compaction-mode");
+            return wrong(format!("{source} is {mode:?}: it is periodic or revision"));
+        }
+    };
+    let said = source(settings, "auto-compaction-retention");
+    let takes = if mode == "periodic" {
+        "a time such as 1h or 10m, or a number of hours"
+    } else {
+        "a number of revisions (with --auto-compaction-mode periodic it would be a time)"
+    };
+    found.map_or_else(|| wrong(format!("{said} is {retention:?}: it takes {takes}; 0 turns it off")), Ok)
 }
 
 /// Go's notation: `1h30m`, `20s`, `500ms`, `0`.

@@ -7,7 +7,7 @@
 //! A scrape asks the node nothing and waits for nothing: it reads what the node published last, the workers' figures and
 //! counters, so it tells something also of a member that hangs. Counting costs the request path relaxed additions.
 //!
-//! Absent: what does not exist here yet (quotas, watches, snapshots), round trip times between members, and Go's
+//! Absent: what does not exist here yet (watches, snapshots), round trip times between members, and Go's
 //! runtime.
 
 use super::api::{ETCD_CLUSTER_VERSION, ETCD_VERSION, Front};
@@ -15,7 +15,7 @@ use super::calls::{Calls, Traffic};
 use super::exposition::{DISK_BOUNDS, Histogram, Kind, Page};
 use super::process;
 use crate::ids::Term;
-use crate::node::{Election, LeaseCounts, RoleName, Status};
+use crate::node::{Election, LeaseCounts, RoleName, SpaceStatus, Status};
 use crate::storage::space;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +35,37 @@ pub struct Metrics {
     pub health: [AtomicU64; 2],
     /// Failovers.
     pub failovers: Failovers,
+    /// Compactions.
+    pub compactions: Compactions,
+}
+
+/// How long compactions took on this member.
+#[derive(Debug)]
+pub struct Compactions {
+    /// In milliseconds: each is counted as a second.
+    took: Histogram,
+}
+
+/// etcd's bounds for them.
+const COMPACTION_BOUNDS_MS: &[f64] = &[
+    100.0, 200.0, 400.0, 800.0, 1600.0, 3200.0, 6400.0, 12800.0, 25600.0, 51200.0, 102400.0, 204800.0, 409600.0,
+    819200.0,
+];
+
+impl Default for Compactions {
+    fn default() -> Compactions {
+        Compactions { took: Histogram::new(COMPACTION_BOUNDS_MS) }
+    }
+}
+
+impl Compactions {
+    /// Counts the last pass, if there was one beyond the `counted`; gives how many there were.
+    pub fn count(&self, space: &SpaceStatus, counted: u64) -> u64 {
+        if space.passes > counted {
+            self.took.record(space.last_pass * 1000);
+        }
+        space.passes
+    }
 }
 
 /// How long changes of leader took, as this member saw them.
@@ -151,12 +182,23 @@ fn disk(page: &mut Page, front: &Front) {
     page.histogram("etcd_disk_wal_fsync_duration_seconds", help, &front.disk.log_syncs);
     let help = "How long syncs of the store took, in seconds.";
     page.histogram("etcd_disk_backend_commit_duration_seconds", help, &front.disk.state_syncs);
-    let in_use = front.view.live_bytes();
+    let in_use = front.view.held_bytes();
     let size = front.state_bytes();
     page.gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes that the store takes on the disk.", size);
-    let help = "Bytes of live keys and values.";
+    let help = "Bytes of keys, values and their versions that are kept.";
     page.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", help, in_use);
+    let help = "Bytes of keys and values as they are now, without their history.";
+    page.gauge("quorate_live_bytes", help, front.view.live_bytes());
+    let help = "What keys, values and their versions may take, in bytes; 0: no limit.";
+    page.gauge("etcd_server_quota_backend_bytes", help, front.quota.unwrap_or(0));
     page.gauge("etcd_debugging_mvcc_current_revision", "The store's revision.", front.view.revision());
+    let help = "The oldest readable revision; below 1 if nothing was compacted.";
+    page.gauge("etcd_debugging_mvcc_compact_revision", help, front.view.compacted());
+    let help = "Versions that compactions took away.";
+    page.counter("etcd_debugging_mvcc_db_compaction_keys_total", help, front.view.dropped_versions());
+    let help = "How long compactions took from first to last, in milliseconds.";
+    let took = &front.metrics.compactions.took;
+    page.histogram("etcd_debugging_mvcc_db_compaction_total_duration_milliseconds", help, took);
     page.gauge("quorate_log_size_bytes", "Bytes that the log takes on the disk.", front.disk.log_bytes());
     page.gauge("quorate_disk_free_bytes", "Bytes free where the data directory is.", front.disk.free_bytes());
     let help = "Below so many free bytes, writes that grow the store are declined.";

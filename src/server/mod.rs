@@ -197,6 +197,7 @@ impl Member {
                 name: config.name.clone(),
                 client_urls: config.advertise_client.iter().map(Url::to_string).collect(),
                 limits: crate::raft::Limits::default(),
+                space: config.space,
             },
             seed: entropy(),
             now: clock.now(),
@@ -427,6 +428,7 @@ fn start(
         max_request_bytes: config.max_request_bytes,
         max_txn_ops: config.max_txn_ops,
         ranges: Arc::new(Budget::new(config.max_range_bytes, config.max_ranges_bytes)),
+        quota: config.space.quota,
         disk,
         state: StateEngine(state),
         transport,
@@ -503,14 +505,16 @@ fn client_routes(
     Ok(http::client_port(services.into_axum_router(), config, front))
 }
 
-/// Tells the log and systemd who leads; once somebody does, etcd's line, which scripts wait for; and counts failovers.
+/// Tells the log and systemd who leads; once somebody does, etcd's line, which scripts wait for; and counts failovers
+/// and compactions.
 async fn narrate(front: Arc<Front>, notifier: Arc<Notifier>) {
     let mut published = front.published.clone();
-    let (mut ready, mut told, mut counted) = (false, (None, Term(0)), Term(0));
+    let (mut ready, mut told, mut counted, mut passes) = (false, (None, Term(0)), Term(0), 0);
     loop {
         let seen = {
             let status = published.borrow_and_update();
             counted = front.metrics.failovers.count(&status.elections, counted);
+            passes = front.metrics.compactions.count(&status.space, passes);
             (status.leader, status.term)
         };
         if seen != told {

@@ -10,7 +10,7 @@ use crate::check::history::{Call, Reply};
 use crate::ids::{ClusterId, DiskId, Index, MemberId};
 use crate::machine;
 use crate::node::events::Glance;
-use crate::node::{Config, Effect, Halt, Input, Node, Opening, StateWrite, open};
+use crate::node::{Config, Effect, Halt, Input, Node, Opening, SpaceConfig, StateWrite, open};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::mvccpb::KeyValue;
 use crate::raft::{Entry, LogRead, Persisted, Raft, Ready};
@@ -79,6 +79,7 @@ impl Member {
             name: name(self.id),
             client_urls: vec![format!("http://n{}:2379", self.id)],
             limits: self.shape.limits.clone(),
+            space: SpaceConfig::default(),
         }
     }
 

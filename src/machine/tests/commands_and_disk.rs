@@ -10,7 +10,7 @@ fn publish(store: &mut Store, id: u64, name: &str, disk: u64) {
 }
 
 fn alarm(store: &mut Store, member_id: u64, alarm: pb::AlarmType, active: bool) {
-    let set = SetAlarm { member_id, alarm: alarm as i32, active };
+    let set = SetAlarm { member_id, alarm: alarm as i32, active, by_itself: false };
     store.apply(command::Op::Alarm(set)).unwrap();
 }
 

@@ -1,9 +1,12 @@
 //! etcd's Maintenance service: how a member is doing, alarms, and moving the leader.
 //!
-//! Absent: defragmentation, hashes, snapshots.
+//! Defragmentation is a word: what compactions free is reused all the time, so it is done before it is asked for. etcd's blocks
+//! the member meanwhile.
+//!
+//! Absent: snapshots.
 
 use super::{ETCD_VERSION, Front, astray, downgrade, status};
-use crate::ids::MemberId;
+use crate::ids::{MemberId, Revision};
 use crate::node::{Refused, Reply, Request as Ask};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::quorate::{SetAlarm, command::Op};
@@ -40,7 +43,7 @@ impl pb::maintenance_server::Maintenance for Maintenance {
     async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
         let front = &self.0;
         let now = front.mailbox.status().await.ok_or_else(|| status::of_refused(Refused::Stopping))?;
-        let in_use = i64::try_from(front.view.live_bytes()).unwrap_or(i64::MAX).max(1);
+        let in_use = i64::try_from(front.view.held_bytes()).unwrap_or(i64::MAX).max(1);
         let db_size = i64::try_from(front.state_bytes()).unwrap_or(i64::MAX);
         Ok(Response::new(pb::StatusResponse {
             header: front.header(front.view.revision(), now.term),
@@ -52,6 +55,7 @@ impl pb::maintenance_server::Maintenance for Maintenance {
             raft_applied_index: now.applied.0,
             errors: errors(front, now.leader.is_some()),
             db_size_in_use: in_use,
+            db_size_quota: front.quota.map_or(0, |quota| i64::try_from(quota).unwrap_or(i64::MAX)),
             ..pb::StatusResponse::default()
         }))
     }
@@ -70,7 +74,7 @@ impl pb::maintenance_server::Maintenance for Maintenance {
                     front.readable().await?;
                     self.alarms(&alarm)
                 };
-                let op = SetAlarm { member_id: alarm.member_id, alarm: alarm.alarm, active };
+                let op = SetAlarm { member_id: alarm.member_id, alarm: alarm.alarm, active, by_itself: false };
                 let (_, term) = front.propose(Op::Alarm(op), false).await?;
                 (term, changed)
             }
@@ -94,15 +98,29 @@ impl pb::maintenance_server::Maintenance for Maintenance {
     }
 
     async fn defragment(&self, _: Request<pb::DefragmentRequest>) -> Result<Response<pb::DefragmentResponse>, Status> {
-        Err(status::not_served("defragmentation"))
+        // etcd answers without a header.
+        Ok(Response::new(pb::DefragmentResponse { header: None }))
     }
 
     async fn hash(&self, _: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
-        Err(status::not_served("the hash of the database"))
+        let front = &self.0;
+        let now = front.mailbox.status().await.ok_or_else(|| status::of_refused(Refused::Stopping))?;
+        // Of everything that was ever applied: equal on members that have applied equally much.
+        let hash = (now.digest >> 32) as u32 ^ now.digest as u32;
+        Ok(Response::new(pb::HashResponse { header: front.header(front.view.revision(), now.term), hash }))
     }
 
-    async fn hash_kv(&self, _: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
-        Err(status::not_served("the hash of the keys"))
+    async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
+        let front = &self.0;
+        let revision = Revision(request.get_ref().revision);
+        // It reads everything: off the threads that carry everybody's connections.
+        let hashed = tokio::task::block_in_place(|| front.view.hash(revision)).map_err(|error| front.fail(&error))?;
+        Ok(Response::new(pb::HashKvResponse {
+            header: front.header(front.view.revision(), front.term()),
+            hash: hashed.hash,
+            compact_revision: hashed.compacted.0,
+            hash_revision: hashed.revision.0,
+        }))
     }
 
     type SnapshotStream = Empty<Result<pb::SnapshotResponse, Status>>;

@@ -76,6 +76,8 @@ pub struct Front {
     pub max_txn_ops: usize,
     /// What answers to ranges may take.
     pub ranges: Arc<Budget>,
+    /// `--quota-backend-bytes`; `None`: no limit.
+    pub quota: Option<u64>,
     /// The log worker's figures.
     pub disk: Arc<DiskFacts>,
     /// The state database, for its size.
@@ -139,7 +141,17 @@ impl Front {
     /// Bytes that the store takes on the disk. What was applied may still be on its way there, so it is never less than what
     /// is in use; and never 0, because etcdctl divides by it.
     pub fn state_bytes(&self) -> u64 {
-        self.state.0.size_on_disk().max(self.view.live_bytes()).max(1)
+        self.state.0.size_on_disk().max(self.view.held_bytes()).max(1)
+    }
+
+    /// Waits until this member has got rid of what a compaction at `revision` took away.
+    ///
+    /// # Errors
+    /// The member stops.
+    pub async fn swept(&self, revision: Revision) -> Result<(), Status> {
+        let mut published = self.published.clone();
+        let swept = published.wait_for(|status| status.space.swept >= revision).await;
+        swept.map(|_| ()).map_err(|_| status::of_refused(Refused::Stopping))
     }
 
     /// Refuses a caller who asked for a member with a leader (`hasleader: true`) where none is known.

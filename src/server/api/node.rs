@@ -113,7 +113,7 @@ fn space(front: &Front, request: &pb::SpaceRequest, delimiter: u8) -> pb::SpaceR
         others: Some(prefix_space(b"", sum(others))),
         total: Some(prefix_space(&request.prefix, sum(&shares))),
         other_prefixes: others.len() as u64,
-        quota_bytes: 0,
+        quota_bytes: front.quota.map_or(0, |quota| i64::try_from(quota).unwrap_or(i64::MAX)),
         held_bytes: front.view.held_bytes(),
         live_bytes: front.view.live_bytes(),
         db_bytes: front.state_bytes(),

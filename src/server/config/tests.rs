@@ -81,15 +81,49 @@ fn values_arrive() {
 #[test]
 fn etcds_other_flags_share_one_line_of_notice() {
     let config = config(
-        "--snapshot-count 10000 --quota-backend-bytes 1 --pre-vote --auto-compaction-retention 1h --auth-token simple \
+        "--snapshot-count 10000 --max-wals 5 --pre-vote --log-rotation-config-json {} --auth-token simple \
          --client-cert-auth=false --cert-file= --unsafe-no-fsync=false --host-whitelist *",
     )
     .unwrap();
     assert_eq!(
         config.notices,
-        ["accepted, but without effect in this version: --auto-compaction-retention --quota-backend-bytes \
-          --snapshot-count --pre-vote"]
+        ["accepted, but without effect in this version: --log-rotation-config-json --max-wals --snapshot-count \
+          --pre-vote"]
     );
+}
+
+#[test]
+fn space_is_bounded_as_etcds_flags_say() {
+    use crate::node::AutoCompaction::{Off, Periodic, Revisions};
+    let space = |line: &str| config(line).map(|config| config.space);
+    let default = space("").unwrap();
+    assert_eq!(default.auto_compaction, Periodic(Duration::from_secs(3600)));
+    assert_eq!((default.quota, default.alarm_clears_itself), (Some(2 << 30), true));
+    for (line, expected) in [
+        ("--auto-compaction-retention 10m", Periodic(Duration::from_secs(600))),
+        ("--auto-compaction-retention 2", Periodic(Duration::from_secs(7200))),
+        ("--auto-compaction-retention 0", Off),
+        ("--auto-compaction-mode revision --auto-compaction-retention 1000", Revisions(1000)),
+        ("--auto-compaction-mode revision", Off),
+    ] {
+        assert_eq!(space(line).unwrap().auto_compaction, expected, "{line}");
+    }
+    for (line, expected) in [("0", Some(2 << 30)), ("-1", None), ("1048576", Some(1 << 20))] {
+        assert_eq!(space(&format!("--quota-backend-bytes {line}")).unwrap().quota, expected);
+    }
+    assert!(!space("--nospace-alarm stays").unwrap().alarm_clears_itself);
+    let large = config("--quota-backend-bytes 17179869184").unwrap();
+    assert!(large.notices.iter().any(|notice| notice.contains("recommended")), "{:?}", large.notices);
+    for (line, word) in [
+        ("--quota-backend-bytes much", "number of bytes"),
+        ("--auto-compaction-mode yearly", "periodic or revision"),
+        ("--auto-compaction-retention soon", "1h"),
+        ("--auto-compaction-mode revision --auto-compaction-retention 1h", "number of revisions"),
+        ("--nospace-alarm never", "clears-itself"),
+    ] {
+        let refused = space(line).unwrap_err();
+        assert!(refused.to_string().contains(word), "{refused}");
+    }
 }
 
 #[test]
