@@ -25,6 +25,8 @@ mod load;
 mod ranges;
 #[path = "cluster/refusals.rs"]
 mod refusals;
+#[path = "cluster/space.rs"]
+mod space;
 #[path = "cluster/strangers.rs"]
 mod strangers;
 mod support;

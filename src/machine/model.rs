@@ -718,7 +718,7 @@ proptest! {
         let mut past = vec![(None, first.machine.digest())];
         for (at, (command, sweeps, _)) in commands.iter().enumerate() {
             let answer = first.apply(command.clone());
-            prop_assert_eq!(&answer, &model.apply(command));
+            prop_assert_eq!(&answer, &model.apply(Index(at as u64 + 1), command));
             past.push((Some(answer), first.machine.digest()));
             if *sweeps > 0 || at + 1 == commands.len() {
                 writes.extend(first.write());

@@ -18,6 +18,9 @@ pub enum Call {
     Members(pb::MemberListRequest),
     Status,
     Alarm(pb::AlarmRequest),
+    Compact(pb::CompactionRequest),
+    HashKv(pb::HashKvRequest),
+    Defragment,
     Grant(pb::LeaseGrantRequest),
     Revoke(pb::LeaseRevokeRequest),
     /// The ids of one stream's keepalives.
@@ -133,6 +136,7 @@ pub fn script() -> Vec<Step> {
     txn_refusals(&mut script);
     leases(&mut script);
     limits(&mut script);
+    compactions(&mut script);
     cluster(&mut script);
     script.0
 }
@@ -611,6 +615,48 @@ fn limits(s: &mut Script) {
     );
     s.range("size: all of it", with(span("big", "bih"), |r| r.keys_only = true));
     s.delete("size: away with it", del_span("big", "bih"));
+}
+
+/// Late in the script: by now there are hundreds of revisions.
+fn compactions(s: &mut Script) {
+    let compact = |revision, physical| Call::Compact(pb::CompactionRequest { revision, physical });
+    let hash = |revision| Call::HashKv(pb::HashKvRequest { revision });
+    let at = |request, revision| with(request, |r: &mut pb::RangeRequest| r.revision = revision);
+    s.add("compact: the hash before the first one", hash(0));
+    s.add("compact: the hash of an old revision", hash(20));
+    s.add("compact: the hash of a future one", hash(1_000_000));
+    s.add("compact: a negative revision", compact(-1, false));
+    s.add("compact: at 0 before the first one", compact(0, false));
+    s.add("compact: at 0 again", compact(0, false));
+    s.add("compact: a future revision", compact(1_000_000, false));
+    s.add("compact: at 20", compact(20, false));
+    s.add("compact: at 20 again", compact(20, true));
+    s.add("compact: at 10 after that", compact(10, true));
+    s.range("compact: a read at the mark", at(span("\0", "\0"), 20));
+    s.range("compact: a read below it", at(span("\0", "\0"), 19));
+    s.range("compact: a key below it", at(get("a"), 2));
+    s.range("compact: a read above it", at(span("\0", "\0"), 21));
+    s.range("compact: a negative revision is now", with(at(span("\0", "\0"), -1), |r| r.count_only = true));
+    s.txn("compact: a txn reads at the mark", ops(vec![op_get(at(get("a"), 20))]));
+    s.txn("compact: a txn reads below it", ops(vec![op_get(at(get("a"), 19))]));
+    s.txn("compact: a txn that writes reads below it", ops(vec![op_put(put("w", "1")), op_get(at(get("a"), 19))]));
+    s.txn("compact: a txn reads at a negative revision", ops(vec![op_get(at(get("a"), -1))]));
+    s.range("compact: nothing of it is there", get("w"));
+    s.add("compact: the hash below the mark", hash(19));
+    s.add("compact: the hash at the mark", hash(20));
+    s.add("compact: the hash above it", hash(30));
+    s.add("compact: the hash of now", hash(0));
+    s.put("compact: a key to delete", put("gone", "1"));
+    s.delete("compact: is deleted", del("gone"));
+    s.put("compact: and one to keep", put("kept", "1"));
+    s.add("compact: physically, beyond what is deleted", compact(60, true));
+    s.range("compact: everything now", span("\0", "\0"));
+    s.range("compact: everything at the mark", at(span("\0", "\0"), 60));
+    s.range("compact: by creation", with(span("\0", "\0"), |r| r.min_create_revision = 50));
+    s.add("compact: the hash after that", hash(60));
+    s.add("compact: defragment", Call::Defragment);
+    s.range("compact: everything after that", span("\0", "\0"));
+    s.put("compact: a deleted key begins anew", with(put("gone", "2"), |r| r.prev_kv = true));
 }
 
 fn cluster(s: &mut Script) {

@@ -190,14 +190,14 @@ fn a_lease_keeps_its_keys_when_its_grant_is_swept_away() {
     store.put(pb::PutRequest { lease: 8, ..put("b", "1") }).unwrap();
     store.write();
     let leases = vec![pb::LeaseCheckpoint { id: 7, remaining_ttl: 30 }];
-    store.apply(command::Op::CheckpointLeases(CheckpointLeases { leases })).unwrap();
-    store.apply(command::Op::RevokeLease(RevokeLease { id: 8, term: 0 })).unwrap();
+    store.apply(command::Op::CheckpointLeases(CheckpointLeases { leases, known: 9 })).unwrap();
+    store.apply(command::Op::RevokeLease(RevokeLease { id: 8, term: 0, known: 0 })).unwrap();
     store.write();
     store.compact(4);
     store.sweep_all();
     let again = reopened(&store);
     let lease = again.machine.view().lease(7).unwrap();
-    assert_eq!((lease.ttl, lease.remaining, lease.keys.len()), (60, 30, 1));
+    assert_eq!((lease.time.ttl, lease.time.remaining, lease.keys.len()), (60, 30, 1));
     assert_eq!(again.machine.view().lease(8), None);
     let key_of = |chunk| Key::Record { first: Index(1), chunk }.encode();
     let first = get_value(&store.engine, key_of).unwrap().unwrap();
