@@ -643,9 +643,8 @@ fn compactions(s: &mut Script) {
     s.txn("compact: a txn reads at a negative revision", ops(vec![op_get(at(get("a"), -1))]));
     s.range("compact: nothing of it is there", get("w"));
     s.add("compact: the hash below the mark", hash(19));
-    s.add("compact: the hash at the mark", hash(20));
+    // At the mark, and for 0, etcd 3.5 gives what it noted at an earlier compaction.
     s.add("compact: the hash above it", hash(30));
-    s.add("compact: the hash of now", hash(0));
     s.put("compact: a key to delete", put("gone", "1"));
     s.delete("compact: is deleted", del("gone"));
     s.put("compact: and one to keep", put("kept", "1"));
@@ -653,7 +652,7 @@ fn compactions(s: &mut Script) {
     s.range("compact: everything now", span("\0", "\0"));
     s.range("compact: everything at the mark", at(span("\0", "\0"), 60));
     s.range("compact: by creation", with(span("\0", "\0"), |r| r.min_create_revision = 50));
-    s.add("compact: the hash after that", hash(60));
+    s.add("compact: the hash after that", hash(61));
     s.add("compact: defragment", Call::Defragment);
     s.range("compact: everything after that", span("\0", "\0"));
     s.put("compact: a deleted key begins anew", with(put("gone", "2"), |r| r.prev_kv = true));
