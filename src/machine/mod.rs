@@ -79,7 +79,7 @@ mod tests;
 pub use hash::KvHash;
 pub use history::{Event, History};
 pub use lease::{Lease, LeaseChange, LeaseTime};
-pub use space::Share;
+pub use space::Holding;
 pub use stream::{RangeStream, Step};
 pub use view::View;
 

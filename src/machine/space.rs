@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 /// What a set of keys takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Share {
+pub struct Holding {
     /// Keys that are there.
     pub keys: u64,
     /// Versions and deletions that are kept.
@@ -26,7 +26,7 @@ pub struct Share {
     pub held_bytes: u64,
 }
 
-impl Share {
+impl Holding {
     fn count(&mut self, key: &[u8], history: &History) {
         let versions = history.versions();
         if let Some(newest) = versions.last().filter(|newest| newest.is_live()) {
@@ -38,11 +38,11 @@ impl Share {
     }
 }
 
-impl std::ops::Add for Share {
-    type Output = Share;
+impl std::ops::Add for Holding {
+    type Output = Holding;
 
-    fn add(self, other: Share) -> Share {
-        Share {
+    fn add(self, other: Holding) -> Holding {
+        Holding {
             keys: self.keys + other.keys,
             versions: self.versions + other.versions,
             live_bytes: self.live_bytes + other.live_bytes,
@@ -52,8 +52,8 @@ impl std::ops::Add for Share {
 }
 
 /// What the keys that begin with `within` take, by prefix.
-pub fn shares(shared: &Shared, within: &[u8], delimiter: u8, depth: usize) -> BTreeMap<Box<[u8]>, Share> {
-    let mut shares: BTreeMap<Box<[u8]>, Share> = BTreeMap::new();
+pub fn shares(shared: &Shared, within: &[u8], delimiter: u8, depth: usize) -> BTreeMap<Box<[u8]>, Holding> {
+    let mut shares: BTreeMap<Box<[u8]>, Holding> = BTreeMap::new();
     let end = end_of_prefix(within);
     shared.histories(KeyRange::new(within, &end), |key, history| {
         let prefix = prefix(key, delimiter, depth);

@@ -462,11 +462,11 @@ mod puts_and_deletes {
         store.delete("/r/events/c", "");
         let shares = store.machine.view().shares(b"/r/pods", b'/', 2);
         let each = 5 + 9 + index::VERSION_BYTES;
-        let pods = Share { keys: 2, versions: 3, live_bytes: 2 * each, held_bytes: 3 * each };
-        let (prefixes, shares): (Vec<_>, Vec<Share>) = shares.into_iter().unzip();
+        let pods = Holding { keys: 2, versions: 3, live_bytes: 2 * each, held_bytes: 3 * each };
+        let (prefixes, shares): (Vec<_>, Vec<Holding>) = shares.into_iter().unzip();
         assert_eq!(prefixes.iter().map(|p| &p[..]).collect::<Vec<_>>(), [&b"/r/"[..], b"/r/pods/"]);
         assert_eq!(shares[1], pods);
-        let all = store.machine.view().shares(b"", b'/', 2).into_values().fold(Share::default(), |a, b| a + b);
+        let all = store.machine.view().shares(b"", b'/', 2).into_values().fold(Holding::default(), |a, b| a + b);
         let view = store.machine.view();
         assert_eq!((all.live_bytes, all.held_bytes), (view.live_bytes(), view.held_bytes()));
         assert_eq!((all.keys, all.versions), (4, 7));

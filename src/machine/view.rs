@@ -3,7 +3,7 @@
 use super::budget::Share;
 use super::range::Reader;
 use super::record::Raised;
-use super::space::{self, Share};
+use super::space::{self, Holding};
 use super::state::Shared;
 use super::{Error, History, KvHash, Lease, LeaseTime, Member, RangeStream, hash, history, txn};
 use crate::ids::{MemberId, Revision};
@@ -184,7 +184,7 @@ impl View {
     }
 
     /// What the keys that begin with `within` take, by their beginnings: up to delimiter number `depth`.
-    pub fn shares(&self, within: &[u8], delimiter: u8, depth: usize) -> BTreeMap<Box<[u8]>, Share> {
+    pub fn shares(&self, within: &[u8], delimiter: u8, depth: usize) -> BTreeMap<Box<[u8]>, Holding> {
         space::shares(&self.0, within, delimiter, depth)
     }
 }

@@ -227,7 +227,7 @@ fn a_reader_that_a_compaction_overtakes_is_told_so() {
             true => store.sweep_all(),
         }
         for request in [range("a", ""), range("a", "\0"), pb::RangeRequest { count_only: true, ..range("a", "\0") }] {
-            assert_eq!(overtaken.range(&request), compacted, "{request:?}");
+            assert_eq!(overtaken.range(&request, &mut budget::Share::unlimited()), compacted, "{request:?}");
         }
     }
     assert_eq!(names(&store.range(range("a", "\0")).unwrap().kvs), ["a"]);

@@ -6,7 +6,7 @@
 use super::{Front, status};
 use crate::clock::unix_micros;
 use crate::ids::MemberId;
-use crate::machine::Share;
+use crate::machine::Holding;
 use crate::node::{self, Cause, Refused, RoleName};
 use crate::proto::quorate as pb;
 use crate::time::Time;
@@ -89,14 +89,13 @@ fn watcher(standing: Standing) -> pb::WatcherStatus {
     }
 }
 
-
 /// What is told of prefixes if the caller does not say how many.
 const TOP_PREFIXES: u32 = 20;
 /// Where prefixes end if the caller does not say it.
 const PREFIX_DEPTH: u32 = 2;
 
-fn prefix_space(prefix: &[u8], share: Share) -> pb::PrefixSpace {
-    let Share { keys, versions, live_bytes, held_bytes } = share;
+fn prefix_space(prefix: &[u8], share: Holding) -> pb::PrefixSpace {
+    let Holding { keys, versions, live_bytes, held_bytes } = share;
     pb::PrefixSpace { prefix: Bytes::copy_from_slice(prefix), keys, versions, live_bytes, held_bytes }
 }
 
@@ -104,8 +103,8 @@ fn prefix_space(prefix: &[u8], share: Share) -> pb::PrefixSpace {
 fn space(front: &Front, request: &pb::SpaceRequest, delimiter: u8) -> pb::SpaceResponse {
     let or = |asked: u32, default: u32| (if asked == 0 { default } else { asked }) as usize;
     let shares = front.view.shares(&request.prefix, delimiter, or(request.depth, PREFIX_DEPTH));
-    let sum = |shares: &[(Box<[u8]>, Share)]| shares.iter().fold(Share::default(), |sum, (_, share)| sum + *share);
-    let mut shares: Vec<(Box<[u8]>, Share)> = shares.into_iter().collect();
+    let sum = |shares: &[(Box<[u8]>, Holding)]| shares.iter().fold(Holding::default(), |sum, (_, share)| sum + *share);
+    let mut shares: Vec<(Box<[u8]>, Holding)> = shares.into_iter().collect();
     shares.sort_by_key(|(_, share)| std::cmp::Reverse(share.held_bytes));
     let (top, others) = shares.split_at(shares.len().min(or(request.top, TOP_PREFIXES)));
     pb::SpaceResponse {
