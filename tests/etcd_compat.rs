@@ -6,6 +6,8 @@
 //! how locks and elections go.
 //! `ETCD_BIN_DIR` says where etcd and etcdctl 3.5 are.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
 #[path = "etcd_compat/etcdctl.rs"]
 mod etcdctl;
 #[path = "etcd_compat/gateway.rs"]

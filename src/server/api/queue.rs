@@ -226,11 +226,8 @@ async fn wait(front: &Front, wish: &Wish, mut place: Place) -> Result<Place, Sta
         limit: 1,
         ..Default::default()
     };
-    loop {
-        match front.find(&older)? {
-            (Some(before), now) => front.watching.changed(before.key, Bytes::new(), now).await,
-            (None, _) => break,
-        }
+    while let (Some(before), now) = front.find(&older)? {
+        front.watching.changed(before.key, Bytes::new(), now).await;
     }
     let term = front.readable().await?;
     let (own, now) = front.find(&pb::RangeRequest { key: place.key.clone(), ..Default::default() })?;
