@@ -2,8 +2,11 @@
 //!
 //! Three ways to ask: raw requests whose decoded answers are compared field by field (`script.rs`); an unmodified etcdctl
 //! whose output is compared (`etcdctl.rs`); and the `etcd-client` crate, in a package of its own because it needs protoc.
-//! `metrics.rs` compares what both tell a scrape, `gateway.rs` what both answer to curl.
+//! `metrics.rs` compares what both tell a scrape, `gateway.rs` what both answer to curl, and `recipes.rs`
+//! how locks and elections go.
 //! `ETCD_BIN_DIR` says where etcd and etcdctl 3.5 are.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 #[path = "etcd_compat/etcdctl.rs"]
 mod etcdctl;
@@ -11,6 +14,8 @@ mod etcdctl;
 mod gateway;
 #[path = "etcd_compat/metrics.rs"]
 mod metrics;
+#[path = "etcd_compat/recipes.rs"]
+mod recipes;
 #[path = "etcd_compat/script.rs"]
 mod script;
 mod support;

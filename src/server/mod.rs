@@ -491,14 +491,16 @@ fn client_routes(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let broken = |error: tonic_reflection::server::Error| format!("the built-in descriptors are broken: {error}");
+    let lock = api::lock::Lock { front: Arc::clone(front), closed: closed.clone() };
+    let election = api::election::Election { front: Arc::clone(front), closed: closed.clone() };
     let services = routes
         .add_service(KvServer::new(api::kv::Kv(Arc::clone(front))).max_decoding_message_size(largest))
         .add_service(LeaseServer::new(api::lease::Lease(Arc::clone(front))))
         .add_service(api::watch::Watch { front: Arc::clone(front), closed: closed.clone() })
         .add_service(ClusterServer::new(api::cluster::Cluster(Arc::clone(front))))
         .add_service(MaintenanceServer::new(api::maintenance::Maintenance(Arc::clone(front))))
-        .add_service(LockServer::new(api::lock::Lock(Arc::clone(front))).max_decoding_message_size(largest))
-        .add_service(ElectionServer::new(api::election::Election(Arc::clone(front))).max_decoding_message_size(largest))
+        .add_service(LockServer::new(lock).max_decoding_message_size(largest))
+        .add_service(ElectionServer::new(election).max_decoding_message_size(largest))
         .add_service(NodeServer::new(api::node::NodeService(Arc::clone(front))))
         .add_service(reflection().build_v1().map_err(broken)?)
         .add_service(reflection().build_v1alpha().map_err(broken)?);

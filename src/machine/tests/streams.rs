@@ -125,6 +125,8 @@ fn a_range_pays_for_what_it_holds_before_it_loads_a_value() {
     let short = budget(whole - 1, 0);
     let refused = Err(Error::RangeTooLarge { bytes: whole, limit: whole - 1 });
     assert_eq!(read(&short, &all), refused);
+    let half = Err(Error::RangeTooLarge { bytes: whole, limit: whole / 2 });
+    assert_eq!(read(&budget(whole / 2, 0), &all), half, "told how large it would be, though half of it was never held");
     // No room: others hold some of it.
     let mut other = Share::of(&tight);
     other.take(1).unwrap();

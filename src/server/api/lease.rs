@@ -42,7 +42,7 @@ fn min_ttl(heartbeat: Duration, election: Duration) -> i64 {
 }
 
 /// A positive id.
-fn draw_id() -> i64 {
+pub(super) fn draw_id() -> i64 {
     (entropy().0 >> 1).max(1).cast_signed()
 }
 

@@ -12,24 +12,30 @@ use crate::proto::quorate::command::Op;
 use crate::proto::v3lockpb::{LockRequest, LockResponse, UnlockRequest, UnlockResponse, lock_server};
 use bytes::Bytes;
 use std::sync::Arc;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 /// The service.
 #[derive(Clone, Debug)]
-pub struct Lock(pub Arc<Front>);
+pub struct Lock {
+    /// What all services share.
+    pub front: Arc<Front>,
+    /// Turns true when the member stops.
+    pub closed: watch::Receiver<bool>,
+}
 
 #[tonic::async_trait]
 impl lock_server::Lock for Lock {
     async fn lock(&self, request: Request<LockRequest>) -> Result<Response<LockResponse>, Status> {
-        self.0.check_leader(request.metadata())?;
+        self.front.check_leader(request.metadata())?;
         let LockRequest { name, lease } = request.into_inner();
         let wish = Wish { name, lease, value: Bytes::new(), proclaims: false, lost: "mutex: session is expired" };
-        let place = queue::enter(Arc::clone(&self.0), wish).await?;
+        let place = queue::enter(Arc::clone(&self.front), self.closed.clone(), wish).await?;
         Ok(Response::new(LockResponse { header: place.served, key: place.key }))
     }
 
     async fn unlock(&self, request: Request<UnlockRequest>) -> Result<Response<UnlockResponse>, Status> {
-        let front = &self.0;
+        let front = &self.front;
         front.check_leader(request.metadata())?;
         let delete = pb::DeleteRangeRequest { key: request.into_inner().key, ..Default::default() };
         check::delete_range(&delete).map_err(|error| wrong(front.fail(&error)))?;

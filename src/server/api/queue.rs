@@ -21,10 +21,11 @@
 //!
 //! Absent: renewing the lease, which is its owner's business.
 
-use super::{Front, astray};
-use crate::clock::entropy;
+use super::lease::draw_id;
+use super::{Front, astray, status};
 use crate::ids::Revision;
 use crate::machine::{Response as Applied, check};
+use crate::node::Refused;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::mvccpb::KeyValue;
 use crate::proto::quorate::{GrantLease, command::Op};
@@ -34,7 +35,7 @@ use pb::range_request::{SortOrder, SortTarget};
 use pb::request_op::Request as Operation;
 use pb::response_op::Response as Outcome;
 use std::sync::Arc;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tonic::{Code, Status};
 
 /// What a lease lasts that the member grants to a caller without one, in seconds.
@@ -86,13 +87,20 @@ pub fn made_at(key: &Bytes, revision: i64) -> pb::Compare {
     }
 }
 
+/// The key of a lease under a name.
+fn key(name: &Bytes, lease: i64) -> Bytes {
+    // As Go writes it: with its sign.
+    let sign = if lease < 0 { "-" } else { "" };
+    Bytes::from([&name[..], format!("/{sign}{:x}", lease.unsigned_abs()).as_bytes()].concat())
+}
+
 /// What the caller did wrong, in etcd's code for it.
 pub fn wrong(status: Status) -> Status {
     if status.code() == Code::Unavailable { status } else { Status::unknown(status.message()) }
 }
 
 /// The keys under a name: from here up to there.
-fn under(name: &Bytes) -> (Bytes, Bytes) {
+pub fn under(name: &Bytes) -> (Bytes, Bytes) {
     // What follows the slash, as the end of a prefix.
     (Bytes::from([&name[..], b"/"].concat()), Bytes::from([&name[..], b"0"].concat()))
 }
@@ -123,18 +131,12 @@ impl Front {
         if lease != 0 {
             return Ok(lease);
         }
-        let id = (entropy().0 >> 1).max(1).cast_signed();
+        let id = draw_id();
         let grant = GrantLease { id, ttl: LEASE_TTL_SECONDS };
         match self.propose(Op::GrantLease(grant), true).await.map_err(wrong)? {
             (Applied::LeaseGrant(_), _) => Ok(id),
             (other, _) => Err(astray(&other)),
         }
-    }
-
-    /// Waits until the store has moved on from `after`.
-    async fn changed(&self, _key: Bytes, after: Revision) {
-        let mut published = self.published.clone();
-        while self.view.revision() == after && published.changed().await.is_ok() {}
     }
 
     /// What a range finds on this member.
@@ -144,11 +146,12 @@ impl Front {
     }
 }
 
-/// Queues, and comes back when it is the caller's turn.
+/// Queues, and comes back when it is the caller's turn. Who still waits when `closed` turns true, because the member stops,
+/// is sent away.
 ///
 /// # Errors
 /// The caller's mistake; its key is lost; the member can't.
-pub async fn enter(front: Arc<Front>, wish: Wish) -> Result<Place, Status> {
+pub async fn enter(front: Arc<Front>, closed: watch::Receiver<bool>, wish: Wish) -> Result<Place, Status> {
     let (mut answer, entered) = oneshot::channel();
     tokio::spawn(async move {
         let place = match take(&front, &wish).await {
@@ -158,19 +161,25 @@ pub async fn enter(front: Arc<Front>, wish: Wish) -> Result<Place, Status> {
         let outcome = tokio::select! {
             outcome = wait(&front, &wish, place.clone()) => outcome,
             () = answer.closed() => return leave(&front, &place).await,
+            () = stopped(closed) => Err(status::of_refused(Refused::Stopping)),
         };
         if outcome.is_err() {
             leave(&front, &place).await;
         }
         let _ = answer.send(outcome);
     });
-    entered.await.map_err(|_| Status::unavailable("etcdserver: server stopped"))?
+    entered.await.map_err(|_| status::of_refused(Refused::Stopping))?
+}
+
+/// Comes back when the member stops.
+pub async fn stopped(mut closed: watch::Receiver<bool>) {
+    let _ = closed.wait_for(|closed| *closed).await;
 }
 
 /// Makes the key, or finds it.
 async fn take(front: &Front, wish: &Wish) -> Result<Place, Status> {
     let lease = front.lease_or_new(wish.lease).await?;
-    let key = Bytes::from([&wish.name[..], format!("/{lease:x}").as_bytes()].concat());
+    let key = key(&wish.name, lease);
     let put = pb::PutRequest { key: key.clone(), value: wish.value.clone(), lease, ..Default::default() };
     let get = pb::RangeRequest { key: key.clone(), ..Default::default() };
     let owner = || op(Operation::RequestRange(oldest(&wish.name)));
@@ -217,11 +226,8 @@ async fn wait(front: &Front, wish: &Wish, mut place: Place) -> Result<Place, Sta
         limit: 1,
         ..Default::default()
     };
-    loop {
-        match front.find(&older)? {
-            (Some(before), now) => front.changed(before.key, now).await,
-            (None, _) => break,
-        }
+    while let (Some(before), now) = front.find(&older)? {
+        front.watching.changed(before.key, Bytes::new(), now).await;
     }
     let term = front.readable().await?;
     let (own, now) = front.find(&pb::RangeRequest { key: place.key.clone(), ..Default::default() })?;
@@ -252,6 +258,14 @@ mod tests {
         for (key, inside) in [("a/", true), ("a/1f", true), ("a//", true), ("a", false), ("a0", false), ("ab/1", false)]
         {
             assert_eq!((&from[..]..&to[..]).contains(&key.as_bytes()), inside, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_key_ends_with_its_lease_in_hexadecimal() {
+        let name = Bytes::from_static(b"n");
+        for (lease, expected) in [(0xab1, "n/ab1"), (-5, "n/-5"), (i64::MIN, "n/-8000000000000000")] {
+            assert_eq!(key(&name, lease), expected);
         }
     }
 
