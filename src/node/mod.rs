@@ -8,6 +8,7 @@
 //! - `open.rs` is birth: from two databases to a node, the only constructor, in production and simulation alike.
 //! - `proposals.rs` and `reads.rs` keep what clients wait for. Each slot is answered exactly once.
 //! - `lessor.rs` is the leader's clock over the leases; `leases.rs` keeps what callers want of it, and brings it there.
+//! - `stages.rs` knows when a request passed which stage, so that a slow one can be explained.
 //! - `events.rs` tells what a turn changed.
 //! - `elections.rs` remembers changes of leader, for people.
 //!
@@ -36,6 +37,7 @@ mod node;
 mod open;
 mod proposals;
 mod reads;
+mod stages;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +46,7 @@ pub use input::{Effect, Input, Refused, Reply, Request, Slot, StateWrite, TimeLe
 pub use leases::LeaseCounts;
 pub use node::Node;
 pub use open::{Opened, Opening, open};
+pub use stages::Stages;
 
 /// What a member is told at birth. Times as etcd's flags name them.
 #[derive(Clone, Debug)]

@@ -12,6 +12,7 @@
 
 use super::driver::{Event, Mailbox};
 use super::exposition::{self, DISK_BOUNDS};
+use super::sync_probe::SyncProbe;
 use crate::clock::instant;
 use crate::node::{Input, StateWrite};
 use crate::raft::{LogRead, Ready};
@@ -48,6 +49,8 @@ pub struct DiskFacts {
     pub log_syncs: exposition::Histogram,
     /// How long the state's syncs took.
     pub state_syncs: exposition::Histogram,
+    /// What the disk showed at the start, if it could be measured.
+    pub probe: Option<SyncProbe>,
     log_bytes: AtomicU64,
     free_bytes: AtomicU64,
     /// When these facts were made; what follows counts from there.
@@ -65,6 +68,7 @@ impl DiskFacts {
             syncs: Mutex::new(syncs),
             log_syncs: exposition::Histogram::new(DISK_BOUNDS),
             state_syncs: exposition::Histogram::new(DISK_BOUNDS),
+            probe: None,
             log_bytes: AtomicU64::new(log_bytes),
             free_bytes: AtomicU64::new(0),
             origin: instant(),

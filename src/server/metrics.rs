@@ -104,6 +104,7 @@ pub fn page(front: &Front) -> String {
     leases(&mut page, &status.leases);
     peers(&mut page, front, &status);
     clients(&mut page, front);
+    front.slow.expose(&mut page);
     process::expose(&mut page);
     page.into_text()
 }
@@ -151,6 +152,12 @@ fn disk(page: &mut Page, front: &Front) {
     page.histogram("etcd_disk_wal_fsync_duration_seconds", help, &front.disk.log_syncs);
     let help = "How long syncs of the store took, in seconds.";
     page.histogram("etcd_disk_backend_commit_duration_seconds", help, &front.disk.state_syncs);
+    let help = "How long a sync took when the member started, in seconds: half of them at most (0.5), the slowest (1).";
+    let mut family = page.family(Kind::Gauge, "quorate_disk_start_sync_seconds", help);
+    if let Some(probe) = &front.disk.probe {
+        family.sample(&[("quantile", &"0.5")], probe.median.as_secs_f64());
+        family.sample(&[("quantile", &"1")], probe.slowest.as_secs_f64());
+    }
     let in_use = front.view.live_bytes();
     let size = front.state_bytes();
     page.gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes that the store takes on the disk.", size);
