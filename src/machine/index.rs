@@ -122,6 +122,7 @@ impl<'a> KeyRange<'a> {
 #[derive(Debug, Default)]
 pub struct Index {
     keys: BTreeMap<Box<[u8]>, History>,
+    live_keys: u64,
     live_bytes: u64,
 }
 
@@ -147,6 +148,7 @@ impl Index {
     /// If it is older than the newest one: the order of the log is lost.
     pub fn push(&mut self, key: &[u8], version: Version) {
         if version.is_live() {
+            self.live_keys += 1;
             self.live_bytes += size(key, &version);
         }
         match self.keys.get_mut(key) {
@@ -156,11 +158,17 @@ impl Index {
             Some(history) => {
                 if let Some(newest) = history.versions().last() {
                     assert!(newest.modified <= version.modified, "{version:?} does not follow {newest:?}");
+                    self.live_keys -= u64::from(newest.is_live());
                     self.live_bytes -= if newest.is_live() { size(key, newest) } else { 0 };
                 }
                 history.push(version);
             }
         }
+    }
+
+    /// Keys that are there now.
+    pub fn live_keys(&self) -> u64 {
+        self.live_keys
     }
 
     /// Bytes of the keys and values that are there now.

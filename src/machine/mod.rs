@@ -55,6 +55,7 @@ use std::sync::Arc;
 
 pub mod budget;
 pub mod check;
+mod counts;
 pub mod history;
 mod index;
 mod kv;
@@ -449,6 +450,7 @@ impl Change<'_> {
             Request::RequestDeleteRange(delete) => self.delete_range(delete).map(OpResponse::ResponseDeleteRange),
             Request::RequestTxn(_) => unreachable!("txns are run by txn::run"),
         })?;
+        self.reader().count_txn(&response);
         response.header = header(self.now());
         Ok(response)
     }

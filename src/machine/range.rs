@@ -7,6 +7,7 @@
 //! May not know: who asks. Left out: nothing of Range.
 
 use super::budget::Share;
+use super::counts::add;
 use super::index::{KeyRange, Version};
 use super::state::{Found, Shared, Values};
 use super::{Error, header};
@@ -49,6 +50,7 @@ impl Reader<'_> {
     /// # Errors
     /// The revision is compacted or in the future; the answer is too large for `share`; the disk.
     pub fn range(&self, request: &pb::RangeRequest, share: &mut Share) -> Result<pb::RangeResponse, Error> {
+        add(&self.shared.counts.ranges, 1);
         let at = self.readable(request.revision)?;
         let mut response = pb::RangeResponse { header: header(self.now), ..Default::default() };
         if request.range_end.is_empty() && !request.count_only && !is_filtered(request) {

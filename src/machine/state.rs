@@ -9,6 +9,7 @@
 //! The tail holds the values of every put whose record is open, sealed or being inserted. It lets go of a record only when
 //! the insert has returned, so a value that is not in the tail *under the lock* is in the engine.
 
+use super::counts::Counts;
 use super::history::{Recent, Records};
 use super::index::{Index, KeyRange, Version};
 use super::lease::{Lease, LeaseTime};
@@ -31,6 +32,7 @@ pub struct Shared {
     pub(super) engine: Arc<dyn Engine>,
     state: RwLock<State>,
     revision: AtomicI64,
+    pub(super) counts: Counts,
 }
 
 impl std::fmt::Debug for Shared {
@@ -197,7 +199,7 @@ impl Found {
 impl Shared {
     /// A state at `revision`.
     pub fn new(engine: Arc<dyn Engine>, state: State, revision: i64) -> Shared {
-        Shared { engine, state: RwLock::new(state), revision: AtomicI64::new(revision) }
+        Shared { engine, state: RwLock::new(state), revision: AtomicI64::new(revision), counts: Counts::default() }
     }
 
     /// The state, to read. Not to be held across a read from the engine.

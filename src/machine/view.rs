@@ -1,6 +1,7 @@
 //! Reading from any thread.
 
 use super::budget::Share;
+use super::counts::Counted;
 use super::range::Reader;
 use super::state::Shared;
 use super::{Error, History, Lease, LeaseTime, Member, RangeStream, history, txn};
@@ -126,6 +127,16 @@ impl View {
     pub fn alarms(&self) -> Vec<(MemberId, pb::AlarmType)> {
         let alarms = &self.0.read().alarms;
         alarms.iter().filter_map(|(id, alarm)| Some((*id, pb::AlarmType::try_from(*alarm).ok()?))).collect()
+    }
+
+    /// Keys that are there now.
+    pub fn live_keys(&self) -> u64 {
+        self.0.read().index.live_keys()
+    }
+
+    /// What was asked of the machine since it was opened.
+    pub fn counted(&self) -> Counted {
+        self.0.counts.now()
     }
 
     /// Bytes that live keys and values take.

@@ -290,8 +290,9 @@ impl Turns {
                 let to = envelope.to;
                 let forwarded =
                     if let Message::Forward { id, .. } = &envelope.message { Some(id.sequence) } else { None };
+                let beat = matches!(envelope.message, Message::Heartbeat { .. });
                 if !self.links.get(&to).is_some_and(|link| link.send(envelope)) {
-                    self.driver.transport.not_sent(to);
+                    self.driver.transport.not_sent(to, beat);
                     self.unreachable.insert(to);
                     self.unsent.extend(forwarded);
                 }

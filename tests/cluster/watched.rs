@@ -53,6 +53,13 @@ async fn a_scrape_counts_what_happens() {
     ] {
         assert!(grown(name, &[]) > 0.0, "{name} did not grow");
     }
+    assert_eq!(after.values("etcd_network_peer_round_trip_time_seconds_bucket", "To").len(), 2);
+    let followers = cluster.nodes()[follower].client.clone();
+    until("round trips to both peers were measured", async || {
+        Scrape::of(&followers).await.sum("etcd_network_peer_round_trip_time_seconds_count", &[]) >= 2.0
+    })
+    .await;
+    assert!(grown("etcd_disk_wal_write_bytes_total", &[]) > 0.0);
     assert_eq!(after.sum("etcd_server_has_leader", &[]), 1.0);
     assert_eq!(after.sum("etcd_server_is_leader", &[]), 0.0);
     assert_eq!(after.sum("etcd_network_active_peers", &[]), 2.0);
@@ -69,7 +76,8 @@ async fn a_scrape_counts_what_happens() {
         let now = Scrape::of(&survivors[0]).await;
         let counted = |phase| now.sum("quorate_failover_gap_seconds_count", &[("phase", phase)]);
         let active = now.sum("etcd_network_active_peers", &[]);
-        counted("elect") == 1.0 && counted("recover") == 1.0 && changes(&now) > changes(&after) && active == 1.0
+        let lost = now.sum("etcd_network_disconnected_peers_total", &[]) >= 1.0;
+        counted("elect") == 1.0 && counted("recover") == 1.0 && changes(&now) > changes(&after) && active == 1.0 && lost
     })
     .await;
     until("somebody could not send to the dead one", async || {
