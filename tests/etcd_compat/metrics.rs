@@ -145,19 +145,19 @@ async fn requests(client: &quorate::client::Client) {
     let range = |key: &str| pb::RangeRequest { key: key.to_owned().into(), ..Default::default() };
     let op = |request| pb::RequestOp { request: Some(request) };
     for key in ["a", "b", "a"] {
-        client.put(put(key)).await.unwrap();
+        client.put(put(key)).await.expect("a ready cluster serves it");
     }
-    client.range(range("a")).await.unwrap();
+    client.range(range("a")).await.expect("a ready cluster serves it");
     for key in ["b", "nowhere"] {
         let delete = pb::DeleteRangeRequest { key: key.to_owned().into(), ..Default::default() };
-        client.delete_range(delete).await.unwrap();
+        client.delete_range(delete).await.expect("a ready cluster serves it");
     }
     let compare = pb::Compare { key: "a".into(), target: 0, result: 0, ..Default::default() };
     let writing = vec![op(Request::RequestPut(put("c"))), op(Request::RequestRange(range("c")))];
     let txn = pb::TxnRequest { compare: vec![compare.clone()], success: writing.clone(), failure: writing };
-    client.txn(txn).await.unwrap();
+    client.txn(txn).await.expect("a ready cluster serves it");
     let one = pb::TxnRequest { success: vec![op(Request::RequestPut(put("d")))], ..Default::default() };
-    client.txn(one).await.unwrap();
+    client.txn(one).await.expect("a ready cluster serves it");
     let reading = vec![op(Request::RequestRange(range("a"))), op(Request::RequestRange(range("c")))];
-    client.txn(pb::TxnRequest { success: reading, ..Default::default() }).await.unwrap();
+    client.txn(pb::TxnRequest { success: reading, ..Default::default() }).await.expect("a ready cluster serves it");
 }
