@@ -9,6 +9,8 @@
 mod called_etcd;
 #[path = "cluster/disks.rs"]
 mod disks;
+#[path = "cluster/doctor.rs"]
+mod doctor;
 #[path = "cluster/ended.rs"]
 mod ended;
 #[path = "cluster/garbage.rs"]

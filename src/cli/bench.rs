@@ -16,10 +16,10 @@ mod pace;
 mod record;
 mod report;
 
-use super::Global;
 use super::exit::{self, Failure};
 use super::go_duration;
 use super::output::{Format, print};
+use super::{Global, doctor};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use crate::time::Duration;
@@ -148,7 +148,8 @@ pub fn run(global: &Global, args: Args) -> ExitCode {
     let endpoints = global.endpoints();
     let work = Work { name, load, read_ratio, serializable: consistency == Consistency::S };
     let json = global.write_out == Format::Json;
-    exit::finish(runtime().and_then(|runtime| runtime.block_on(measure(endpoints, work, json))))
+    let outcome = runtime().and_then(|runtime| runtime.block_on(measure(endpoints, work, json)));
+    exit::finish(doctor::explain(global, outcome))
 }
 
 /// One thread on small machines, where each one that generates load is one that the servers lack; else a quarter of them.

@@ -21,6 +21,9 @@ pub const BAD_ARGS: u8 = 128;
 /// How servers say that a request has too many bytes: etcd's store, and its transport.
 const TOO_LARGE: [&str; 2] = ["request is too large", "received message larger than max"];
 
+/// How servers say that they have no room for a write.
+const NO_SPACE: &str = "database space exceeded";
+
 /// Why a command ends with another code than 0.
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -28,12 +31,26 @@ pub struct Failure {
     /// What and why; empty if all was said on stdout.
     text: String,
     fix: Option<String>,
+    doctor: Doctor,
+    /// What the doctor found, in lines.
+    findings: String,
+}
+
+/// Whether a failure is one for the connection doctor (`doctor.rs`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doctor {
+    /// The connection and the cluster have no part in it.
+    Idle,
+    /// They may have, and the fix holds whatever is found.
+    Beside,
+    /// They may have, and the fix is a guess that gives way to a finding.
+    Instead,
 }
 
 impl Failure {
     /// Ends the command with `code`, saying `text`.
     pub fn new(code: u8, text: impl Into<String>) -> Failure {
-        Failure { code, text: text.into(), fix: None }
+        Failure { code, text: text.into(), fix: None, doctor: Doctor::Idle, findings: String::new() }
     }
 
     /// Ends the command with `code`; the output has said why.
@@ -45,6 +62,24 @@ impl Failure {
     #[must_use]
     pub fn fix(self, fix: impl Into<String>) -> Failure {
         Failure { fix: Some(fix.into()), ..self }
+    }
+
+    /// Calls the doctor.
+    #[must_use]
+    pub fn doctor(self, doctor: Doctor) -> Failure {
+        Failure { doctor, ..self }
+    }
+
+    /// Whether the doctor is called.
+    pub fn calls_the_doctor(&self) -> bool {
+        self.doctor != Doctor::Idle
+    }
+
+    /// Adds what the doctor found, and whether that says how to go on.
+    #[must_use]
+    pub fn finding(self, findings: String, has_fix: bool) -> Failure {
+        let fix = self.fix.filter(|_| self.doctor != Doctor::Instead || !has_fix);
+        Failure { findings, fix, ..self }
     }
 }
 
@@ -59,19 +94,30 @@ impl From<client::Error> for Failure {
         let text = error.to_string();
         if error.is_unreachable() {
             return Failure::new(BAD_CONNECTION, text)
-                .fix("start a local cluster: quorate dev\n       or say where one is: --endpoints HOST:PORT");
+                .fix("start a local cluster: quorate dev\n       or say where one is: --endpoints HOST:PORT")
+                .doctor(Doctor::Instead);
         }
         match &error {
-            client::Error::Uncertain(_) => {
-                Failure::new(ERROR, text).fix("read the key back before writing again: quorate get KEY")
+            client::Error::Uncertain(_) => Failure::new(ERROR, text)
+                .fix("read the key back before writing again: quorate get KEY")
+                .doctor(Doctor::Beside),
+            client::Error::Refused(_) => {
+                Failure::new(ERROR, text).fix("see what the cluster lacks: quorate status").doctor(Doctor::Instead)
             }
-            client::Error::Refused(_) => Failure::new(ERROR, text).fix("see what the cluster lacks: quorate status"),
-            client::Error::Rejected(status) if status.code() == Code::Unimplemented => Failure::new(SERVER, text).fix(
-                "give a member's client address (port 2379, where 2380 is its peers'), or a server that has this call",
-            ),
+            client::Error::Rejected(status) if status.code() == Code::Unimplemented => {
+                let failure = Failure::new(SERVER, text).fix(
+                    "give a member's client address (port 2379, where 2380 is its peers'), or a server that has this call",
+                );
+                // A member that lacks one call is not ill.
+                let stranger = status.message().contains("unknown service");
+                failure.doctor(if stranger { Doctor::Instead } else { Doctor::Idle })
+            }
             client::Error::Rejected(status) if TOO_LARGE.iter().any(|what| status.message().contains(what)) => {
                 Failure::new(ERROR, text)
                     .fix("send less at once, or start every member with a larger --max-request-bytes")
+            }
+            client::Error::Rejected(status) if status.message().contains(NO_SPACE) => {
+                Failure::new(ERROR, text).doctor(Doctor::Beside)
             }
             client::Error::Rejected(_) => Failure::new(ERROR, text),
         }
@@ -96,6 +142,7 @@ pub fn finish(result: Result<(), Failure>) -> ExitCode {
     if let Some(fix) = &failure.fix {
         anstream::eprintln!("  fix: {fix}");
     }
+    anstream::eprint!("{}", failure.findings);
     ExitCode::from(failure.code)
 }
 

@@ -101,14 +101,14 @@ fn reachable(urls: &[Url]) -> String {
 }
 
 /// What was answered.
-struct Answer {
-    status: u16,
+pub(super) struct Answer {
+    pub status: u16,
     /// The first line of the body.
-    text: String,
+    pub text: String,
 }
 
 /// One request, one answer, over a connection of its own.
-async fn get(authority: &str, path: &str) -> io::Result<Answer> {
+pub(super) async fn get(authority: &str, path: &str) -> io::Result<Answer> {
     let mut stream = TcpStream::connect(authority).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;

@@ -1,6 +1,6 @@
 //! `member list`, `endpoint status` and `endpoint health`: what etcdctl asks of members and endpoints.
 
-use super::exit::{ERROR, Failure};
+use super::exit::{Doctor, ERROR, Failure};
 use super::output::Printer;
 use super::{Global, block_on};
 use crate::client::{Client, Health};
@@ -120,7 +120,8 @@ async fn status(global: &Global, client: &Client, hosts: Hosts) -> Result<(), Fa
     if all {
         return Ok(());
     }
-    Err(Failure::new(ERROR, "an endpoint did not answer").fix("see what the cluster lacks: quorate status"))
+    let failure = Failure::new(ERROR, "an endpoint did not answer").fix("see what the cluster lacks: quorate status");
+    Err(failure.doctor(Doctor::Instead))
 }
 
 async fn health(global: &Global, client: &Client, hosts: Hosts) -> Result<(), Failure> {
@@ -137,7 +138,8 @@ async fn health(global: &Global, client: &Client, hosts: Hosts) -> Result<(), Fa
     if healths.iter().all(|health| health.error.is_none()) {
         return Ok(());
     }
-    Err(Failure::new(ERROR, "an endpoint is not healthy").fix("see what the cluster lacks: quorate status"))
+    let failure = Failure::new(ERROR, "an endpoint is not healthy").fix("see what the cluster lacks: quorate status");
+    Err(failure.doctor(Doctor::Instead))
 }
 
 fn complaint(health: &Health) -> Option<String> {

@@ -7,6 +7,8 @@
 //! Where a flag is etcdctl's it has etcdctl's name, default, variable and meaning, and prints what etcdctl prints, byte for
 //! byte: scripts written for one run with the other. What is ours (`status`, `dev`, `bench`, `check`) prints for people first.
 //!
+//! A client command that fails for want of a connection or of a working cluster ends with what the connection doctor found.
+//!
 //! Left out: TLS and auth flags are refused instead of ignored; contexts, completion, and etcdctl's other commands.
 
 use crate::client::{self, Client};
@@ -19,6 +21,7 @@ use std::time::Duration;
 pub mod bench;
 pub mod check;
 pub mod dev;
+pub mod doctor;
 pub mod exit;
 pub mod go_duration;
 pub mod healthcheck;
@@ -177,6 +180,8 @@ enum Command {
     Healthcheck(healthcheck::Args),
     /// Whether the cluster works, what is wrong, and what to do next.
     Status(status::Args),
+    /// Why nobody answers: which stage fails, from the name to the quorum, and what mends it.
+    Doctor(doctor::Args),
     /// Ask the endpoints themselves.
     Endpoint(member::EndpointArgs),
     /// The members of the cluster.
@@ -204,7 +209,7 @@ enum Command {
 }
 
 /// Commands that heed few of the client options or none: which, and what they are there.
-const HEEDED: [(&str, &[(&str, &str)]); 4] = [
+const HEEDED: [(&str, &[(&str, &str)]); 5] = [
     (
         "check",
         &[
@@ -213,6 +218,13 @@ const HEEDED: [(&str, &[(&str, &str)]); 4] = [
         ],
     ),
     ("sim", &[("write_out", "How the verdict is printed: as json, or for people")]),
+    (
+        "doctor",
+        &[
+            ("endpoints", "Where to look. Default: the running `quorate dev` lab, else 127.0.0.1:2379"),
+            ("write_out", "How the verdicts are printed: as json, or for people"),
+        ],
+    ),
     (
         "healthcheck",
         &[(
@@ -260,19 +272,22 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let global = cli.global;
+    // What talks to a cluster has the doctor at its end.
+    let finish = |result| exit::finish(doctor::explain(&global, result));
     match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Dev(args) => dev::run(&global, args),
         Command::Bench(args) => bench::run(&global, args),
         Command::Sim(args) => exit::finish(sim::run(&global, &args)),
         Command::Check(args) => exit::finish(check::run(&global, args)),
-        Command::Put(args) => exit::finish(kv::put(&global, args)),
-        Command::Get(args) => exit::finish(kv::get(&global, args)),
-        Command::Del(args) => exit::finish(kv::del(&global, args)),
-        Command::Txn(args) => exit::finish(txn::run(&global, &args)),
-        Command::Endpoint(args) => exit::finish(member::endpoint(&global, args)),
-        Command::Member(args) => exit::finish(member::member(&global, args)),
-        Command::Status(args) => exit::finish(status::run(&global, args)),
+        Command::Put(args) => finish(kv::put(&global, args)),
+        Command::Get(args) => finish(kv::get(&global, args)),
+        Command::Del(args) => finish(kv::del(&global, args)),
+        Command::Txn(args) => finish(txn::run(&global, &args)),
+        Command::Endpoint(args) => finish(member::endpoint(&global, args)),
+        Command::Member(args) => finish(member::member(&global, args)),
+        Command::Status(args) => finish(status::run(&global, args)),
+        Command::Doctor(args) => exit::finish(doctor::run(&global, args)),
         Command::Maelstrom(args) => maelstrom::run(&args),
         Command::Healthcheck(args) => exit::finish(healthcheck::run(&global, args)),
         Command::Version => exit::finish(output::version()),
@@ -311,7 +326,7 @@ mod tests {
     #[test]
     fn help_is_a_word_too_and_shows_how_a_command_is_used() {
         assert!(parse("quorate help").unwrap_err().contains("Usage: quorate"));
-        let names = "serve dev bench sim check put get del endpoint member status maelstrom healthcheck";
+        let names = "serve dev bench sim check put get del endpoint member status doctor maelstrom healthcheck";
         for name in names.split(' ') {
             let help = parse(&format!("quorate help {name}")).unwrap_err();
             assert!(help.contains(&format!("Examples:\n  quorate {name}")), "{help}");

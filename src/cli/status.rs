@@ -6,7 +6,7 @@
 //!
 //! It works on any etcd as well; what only Quorate tells (sync times, state digests) is left blank there.
 
-use super::exit::{BAD_CONNECTION, Failure, SERVER, UNHEALTHY};
+use super::exit::{BAD_CONNECTION, Doctor, Failure, SERVER, UNHEALTHY};
 use super::lab_file::{self, LabFile, LabState};
 use super::output::{Format, plural, print, size, write};
 use super::{Global, block_on, go_duration, member};
@@ -126,10 +126,11 @@ pub fn run(global: &Global, _args: Args) -> Result<(), Failure> {
             .map(|answer| format!("{}: {}", answer.endpoint, answer.status.as_ref().err().map_or("", String::as_str)))
             .collect();
         let failure = Failure::new(BAD_CONNECTION, format!("UNAVAILABLE: nobody answered ({})", tried.join(", ")));
-        return Err(failure.fix(match heard.lab {
+        let failure = failure.fix(match heard.lab {
             Some(_) => "see the lab's members: quorate dev ps",
             None => "start a local cluster: quorate dev\n       or say where one is: --endpoints HOST:PORT",
-        }));
+        });
+        return Err(failure.doctor(Doctor::Instead));
     }
     let report = judge(&heard);
     match global.write_out {

@@ -157,6 +157,7 @@ impl<'a> KeyRange<'a> {
 #[derive(Debug, Default)]
 pub struct Index {
     keys: BTreeMap<Box<[u8]>, History>,
+    live_keys: u64,
     live_bytes: u64,
     held_bytes: u64,
 }
@@ -185,6 +186,7 @@ impl Index {
         let size = version.size(key);
         self.held_bytes += size;
         if version.is_live() {
+            self.live_keys += 1;
             self.live_bytes += size;
         }
         match self.keys.get_mut(key) {
@@ -194,6 +196,7 @@ impl Index {
             Some(history) => {
                 if let Some(newest) = history.versions().last() {
                     assert!(newest.modified <= version.modified, "{version:?} does not follow {newest:?}");
+                    self.live_keys -= u64::from(newest.is_live());
                     self.live_bytes -= if newest.is_live() { newest.size(key) } else { 0 };
                 }
                 history.push(version);
@@ -247,6 +250,11 @@ impl Index {
             let from = versions.partition_point(|version| version.modified < modified);
             versions[from..].iter().take_while(|version| version.modified == modified).any(is_it)
         })
+    }
+
+    /// Keys that are there now.
+    pub fn live_keys(&self) -> u64 {
+        self.live_keys
     }
 
     /// Bytes of the keys and values that are there now, and [`VERSION_BYTES`] for each.

@@ -4,6 +4,7 @@
 //! revision, later ones share it, and a change without an effect takes none. Its own reads see its own effects; readers
 //! elsewhere see nothing of it until the machine publishes the revision.
 
+use super::counts::add;
 use super::index::KeyRange;
 use super::range::Reader;
 use super::record::{Effect, Put};
@@ -76,6 +77,9 @@ impl<'m> Change<'m> {
             value: value.clone(),
             lease,
         };
+        let counts = &self.machine.shared.counts;
+        add(&counts.puts, 1);
+        add(&counts.put_bytes, key.len() + value.len());
         self.machine.emit(&Effect::Put(put), Some(Event { deleted: false, kv }));
         self.effects += 1;
         Ok(pb::PutResponse { header: header(self.now()), prev_kv: previous.filter(|_| request.prev_kv) })
@@ -97,6 +101,7 @@ impl<'m> Change<'m> {
             reader.shared.walk(range, reader.now, |_, key, _| keys.push(Bytes::copy_from_slice(key)));
         }
         let deleted = keys.len() as i64;
+        add(&self.machine.shared.counts.deletes, 1);
         keys.into_iter().for_each(|key| self.delete(key));
         Ok(pb::DeleteRangeResponse { header: header(self.now()), deleted, prev_kvs })
     }

@@ -57,6 +57,7 @@ use std::sync::Arc;
 pub mod budget;
 pub mod check;
 mod compact;
+mod counts;
 mod hash;
 pub mod history;
 mod index;
@@ -484,6 +485,7 @@ impl Change<'_> {
             Request::RequestDeleteRange(delete) => self.delete_range(delete).map(OpResponse::ResponseDeleteRange),
             Request::RequestTxn(_) => unreachable!("txns are run by txn::run"),
         })?;
+        self.reader().count_txn(&response);
         response.header = header(self.now());
         Ok(response)
     }

@@ -8,6 +8,7 @@
 //! May not know: who asks. Left out: nothing of Range.
 
 use super::budget::Share;
+use super::counts::add;
 use super::index::{KeyRange, Version};
 use super::state::{Found, Shared, Values};
 use super::{Error, header};
@@ -50,6 +51,7 @@ impl Reader<'_> {
     /// # Errors
     /// The revision is compacted, perhaps while it was read, or in the future; the answer is too large for `share`; the disk.
     pub fn range(&self, request: &pb::RangeRequest, share: &mut Share) -> Result<pb::RangeResponse, Error> {
+        add(&self.shared.counts.ranges, 1);
         let at = self.readable(request.revision)?;
         self.unless_compacted(at, self.range_at(at, request, share))
     }

@@ -10,6 +10,7 @@
 //! the insert has returned, so a value that is not in the tail *under the lock* is in the engine.
 
 use super::compact::{Litter, Thing};
+use super::counts::Counts;
 use super::history::{Recent, Records};
 use super::index::{History, Index, KeyRange, Version};
 use super::lease::{Lease, LeaseTime};
@@ -34,6 +35,7 @@ pub struct Shared {
     state: RwLock<State>,
     revision: AtomicI64,
     dropped: AtomicU64,
+    pub(super) counts: Counts,
 }
 
 impl std::fmt::Debug for Shared {
@@ -230,7 +232,13 @@ impl Found {
 impl Shared {
     /// A state at `revision`.
     pub fn new(engine: Arc<dyn Engine>, state: State, revision: i64) -> Shared {
-        Shared { engine, state: RwLock::new(state), revision: AtomicI64::new(revision), dropped: AtomicU64::new(0) }
+        Shared {
+            engine,
+            state: RwLock::new(state),
+            revision: AtomicI64::new(revision),
+            dropped: AtomicU64::new(0),
+            counts: Counts::default(),
+        }
     }
 
     /// The state, to read. Not to be held across a read from the engine.

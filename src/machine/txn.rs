@@ -11,6 +11,7 @@
 //! shape has one meaning.
 
 use super::budget::Share;
+use super::counts::add;
 use super::index::{KeyRange, Version};
 use super::range::Reader;
 use super::state::{Found, Values};
@@ -136,6 +137,7 @@ pub fn read_only(reader: Reader<'_>, txn: &pb::TxnRequest, share: &mut Share) ->
         Request::RequestRange(range) => reader.range(range, share).map(Response::ResponseRange),
         other => unreachable!("a txn that only reads asks for {other:?}"),
     })?;
+    reader.count_txn(&response);
     response.header = header(reader.now);
     Ok(response)
 }
@@ -149,6 +151,11 @@ fn next(path: &mut std::slice::Iter<'_, bool>) -> bool {
 }
 
 impl Reader<'_> {
+    /// Counts a txn that did more than one thing.
+    pub fn count_txn(&self, response: &pb::TxnResponse) {
+        add(&self.shared.counts.txns, usize::from(response.responses.len() > 1));
+    }
+
     /// Whether a range inside a txn may ask for this revision. Unlike a range of its own, one that asks for a negative
     /// revision below the compacted one (-1 at first) is told that it is compacted: etcd does so.
     fn check_revision(&self, revision: i64) -> Result<(), Error> {
@@ -162,6 +169,7 @@ impl Reader<'_> {
     /// Whether every key that the compare speaks of satisfies it. No key at all is like one with zeroes everywhere and no
     /// value: a compare of values fails.
     fn holds(&self, compare: &pb::Compare) -> Result<bool, Error> {
+        add(&self.shared.counts.ranges, 1);
         let of_value = compare.target() == CompareTarget::Value;
         let keys = KeyRange::new(&compare.key, &compare.range_end);
         let given = match &compare.target_union {

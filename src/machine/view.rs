@@ -1,6 +1,7 @@
 //! Reading from any thread.
 
 use super::budget::Share;
+use super::counts::Counted;
 use super::range::Reader;
 use super::record::Raised;
 use super::space::{self, Holding};
@@ -171,6 +172,16 @@ impl View {
     /// Versions and deletions that compactions took away since the start.
     pub fn dropped_versions(&self) -> u64 {
         self.0.dropped()
+    }
+
+    /// Keys that are there now.
+    pub fn live_keys(&self) -> u64 {
+        self.0.read().index.live_keys()
+    }
+
+    /// What was asked of the machine since it was opened.
+    pub fn counted(&self) -> Counted {
+        self.0.counts.now()
     }
 
     /// Bytes that the keys that are there take, with their newest values and a fixed sum for each.

@@ -3,6 +3,7 @@
 //! A shell feeds [`Input`]s and executes [`Effect`]s; it decides nothing. Requests carry a [`Slot`] that the shell chose;
 //! the node answers each slot exactly once with a [`Reply`], whatever happens, so nobody waits for ever.
 
+use super::stages::Stages;
 use crate::ids::{Incarnation, MemberId, Term};
 use crate::machine;
 use crate::raft::{Entry, Envelope, LogRead, Persisted, Ready};
@@ -135,11 +136,15 @@ pub enum Reply {
         outcome: Result<machine::Response, machine::Error>,
         /// The term of the entry.
         term: Term,
+        /// When it passed which stage.
+        stages: Stages,
     },
     /// The local view is linearizable for this read now.
     Readable {
         /// The member's term.
         term: Term,
+        /// When it passed which stage.
+        stages: Stages,
     },
     /// How it is with the lease; `None`: there is none of this id.
     Lease(Option<TimeLeft>),

@@ -8,6 +8,7 @@
 //! - `open.rs` is birth: from two databases to a node, the only constructor, in production and simulation alike.
 //! - `proposals.rs` and `reads.rs` keep what clients wait for. Each slot is answered exactly once.
 //! - `lessor.rs` is the leader's clock over the leases; `leases.rs` keeps what callers want of it, and brings it there.
+//! - `stages.rs` knows when a request passed which stage, so that a slow one can be explained.
 //! - `events.rs` tells what a turn changed.
 //! - `space.rs` bounds what the store holds: a quota, and compactions, which `compactor.rs` times.
 //! - `elections.rs` remembers changes of leader, for people.
@@ -39,6 +40,7 @@ mod open;
 mod proposals;
 mod reads;
 mod space;
+mod stages;
 #[cfg(test)]
 mod tests;
 
@@ -49,6 +51,7 @@ pub use leases::LeaseCounts;
 pub use node::Node;
 pub use open::{Opened, Opening, open};
 pub use space::{SpaceConfig, SpaceStatus};
+pub use stages::Stages;
 
 /// What a member is told at birth. Times as etcd's flags name them.
 #[derive(Clone, Debug)]

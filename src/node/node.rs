@@ -14,6 +14,7 @@ use super::leases::{Leases, Wish};
 use super::proposals::{Command, Proposals};
 use super::reads::Reads;
 use super::space::Space;
+use super::stages::Marks;
 use super::{Config, Halt, Identity, PeerStatus, Status};
 use crate::ids::{Incarnation, Index, MemberId, Position, RequestId, Term};
 use crate::machine::{self, Machine, View};
@@ -45,6 +46,7 @@ pub struct Node {
     pub(super) proposals: Proposals,
     pub(super) reads: Reads,
     pub(super) leases: Leases,
+    marks: Marks,
     transfers: Vec<(Slot, MemberId, Time)>,
     elections: Elections,
     /// The leadership under which commands were last submitted.
@@ -91,6 +93,7 @@ impl Node {
             proposals: Proposals::new(identity.incarnation),
             reads: Reads::default(),
             leases: Leases::new(identity.incarnation),
+            marks: Marks::default(),
             transfers: Vec::new(),
             elections: Elections::default(),
             leadership: None,
@@ -107,7 +110,11 @@ impl Node {
     /// The node can't go on: see [`Halt`].
     pub fn handle(&mut self, now: Time, input: Input) -> Result<(), Halt> {
         match input {
-            Input::Peer(envelope) => self.raft.step(now, envelope),
+            Input::Peer(envelope) => {
+                let from = envelope.from;
+                self.raft.step(now, envelope);
+                self.note_progress(now, from);
+            }
             Input::PeerLost { peer, incarnation } => self.raft.peer_lost(now, peer, incarnation),
             Input::PeerUnreachable(peer) => self.raft.peer_unreachable(peer),
             Input::Unsent { sequence } => {
@@ -115,7 +122,10 @@ impl Node {
                     self.park(command);
                 }
             }
-            Input::Persisted(done) => self.raft.persisted(now, done),
+            Input::Persisted(done) => {
+                self.raft.persisted(now, done);
+                self.note_progress(now, self.identity.member);
+            }
             Input::Loaded { read, entries } => self.raft.loaded(read, entries),
             Input::StateWritten { id } => self.state_written(id),
             Input::StateSynced { id } => {
@@ -148,7 +158,7 @@ impl Node {
         }
         if self.raft.leader().is_some() {
             for command in self.proposals.unpark() {
-                self.submit(command);
+                self.submit(now, command);
             }
             self.publish(now)?;
             self.keep_space(now);
@@ -164,7 +174,7 @@ impl Node {
         self.apply(now, effects)?;
         for state in self.raft.take_reads() {
             if !self.lease_round_confirmed(state.context, state.index) {
-                self.reads.indexed(state);
+                self.reads.indexed(now, state);
             }
         }
         self.lease_answers(now);
@@ -265,7 +275,7 @@ impl Node {
                 self.replies.push((slot, Reply::Refused(Refused::Space)));
             }
             Request::Propose { command, grows } => {
-                self.submit(Command { slot: Some(slot), bytes: command, grows, since: now });
+                self.submit(now, Command { slot: Some(slot), bytes: command, grows, since: now });
             }
             Request::Read => {
                 let mark = self.reads.ask(slot, now);
@@ -291,7 +301,7 @@ impl Node {
     }
 
     /// Gives a command to the leader, wherever it is, or parks it. Returns the sequence under which it may have left.
-    fn submit(&mut self, command: Command) -> Option<u64> {
+    fn submit(&mut self, now: Time, command: Command) -> Option<u64> {
         let Some(leader) = self.raft.leader() else {
             self.park(command);
             return None;
@@ -308,14 +318,14 @@ impl Node {
             self.park(command);
             return None;
         }
-        self.proposals.submitted(sequence, command, self.raft.term(), leader);
+        self.proposals.submitted(sequence, command, now, (self.raft.term(), leader));
         Some(sequence)
     }
 
     /// Submits a command of the node's own.
     pub(super) fn submit_own(&mut self, now: Time, op: own::command::Op) -> Option<u64> {
         let bytes = own::Command { op: Some(op) }.encode_to_vec().into();
-        self.submit(Command { slot: None, bytes, grows: false, since: now })
+        self.submit(now, Command { slot: None, bytes, grows: false, since: now })
     }
 
     /// Whether nothing is known yet of the own command that was submitted under this sequence.
@@ -338,6 +348,12 @@ impl Node {
             Refusal::Busy => self.replies.push((slot, Reply::Refused(Refused::Busy))),
             Refusal::Space => self.replies.push((slot, Reply::Refused(Refused::Space))),
         }
+    }
+
+    /// Notes when the log's ends moved; `by` was heard last.
+    fn note_progress(&mut self, now: Time, by: MemberId) {
+        let raft = self.raft.status();
+        self.marks.note(now, raft.persisted, raft.commit, by);
     }
 
     /// Answers what was submitted under a leadership that is over.
@@ -469,6 +485,7 @@ impl Node {
                 self.apply_entry(entry)?;
                 self.note_lease_changes(now);
             }
+            self.marks.forget(self.machine.applied().index);
         }
         let mut ops = Vec::new();
         let run = self.machine.seal(&mut ops);
@@ -508,8 +525,9 @@ impl Node {
             return Err(Halt(format!("the state database failed while entry {} was applied: {fault}", entry.position)));
         }
         let ours = entry.id.origin == self.identity.member && entry.id.incarnation == self.identity.incarnation;
-        if ours && let Some(Command { slot: Some(slot), .. }) = self.proposals.take(entry.id.sequence) {
-            self.replies.push((slot, Reply::Applied { outcome, term: entry.position.term }));
+        if ours && let Some((slot, stages)) = self.proposals.applied(entry.id.sequence, self.identity.member) {
+            let stages = self.marks.of(entry.position.index, stages);
+            self.replies.push((slot, Reply::Applied { outcome, term: entry.position.term, stages }));
         }
         Ok(())
     }

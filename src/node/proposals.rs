@@ -7,6 +7,7 @@
 //! says so or because it could not even leave, comes back and is parked again, under a new id.
 
 use super::input::{Refused, Reply, Slot, Uncertain};
+use super::stages::Stages;
 use crate::ids::{Incarnation, MemberId, Term};
 use crate::time::Time;
 use bytes::Bytes;
@@ -26,9 +27,10 @@ pub(super) struct Command {
 #[derive(Debug)]
 struct Pending {
     command: Command,
-    /// Under which leadership it was submitted.
+    /// Under which leadership it was submitted, and when.
     term: Term,
     leader: MemberId,
+    at: Time,
 }
 
 /// All commands on their way. Ids count up, so the oldest stand first.
@@ -61,11 +63,18 @@ impl Proposals {
     }
 
     /// The command may have left, under `sequence`.
-    pub(super) fn submitted(&mut self, sequence: u64, command: Command, term: Term, leader: MemberId) {
-        self.pending.insert(sequence, Pending { command, term, leader });
+    pub(super) fn submitted(&mut self, sequence: u64, command: Command, at: Time, (term, leader): (Term, MemberId)) {
+        self.pending.insert(sequence, Pending { command, term, leader, at });
     }
 
-    /// The entry with this sequence is applied, or surely was not appended: its command.
+    /// The entry with this sequence is applied on the member `own`: who waits for it, and since when.
+    pub(super) fn applied(&mut self, sequence: u64, own: MemberId) -> Option<(Slot, Stages)> {
+        let Pending { command, leader, at, .. } = self.pending.remove(&sequence)?;
+        let stages = Stages { taken: command.since, submitted: at, forwarded: leader != own, ..Stages::default() };
+        Some((command.slot?, stages))
+    }
+
+    /// The entry with this sequence surely was not appended: its command.
     pub(super) fn take(&mut self, sequence: u64) -> Option<Command> {
         self.pending.remove(&sequence).map(|p| p.command)
     }

@@ -5,18 +5,19 @@
 //! nothing, so it is simply refused when it has waited too long, for either.
 
 use super::input::{Refused, Reply, Slot, Uncertain};
+use super::stages::Stages;
 use crate::ids::{Index, Term};
 use crate::raft::ReadState;
 use crate::time::Time;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// All reads on their way.
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     /// Not answered, by Raft's mark; the oldest stand first.
     asked: BTreeMap<u64, (Slot, Time)>,
-    /// Those that wait for an index to be applied, if they are not answered before.
-    indexed: BTreeSet<(Index, u64)>,
+    /// Those that wait for an index to be applied, if they are not answered before; since when.
+    indexed: BTreeMap<(Index, u64), Time>,
     marks: u64,
 }
 
@@ -35,20 +36,19 @@ impl Reads {
     }
 
     /// Raft gave an index.
-    pub(super) fn indexed(&mut self, state: ReadState) {
+    pub(super) fn indexed(&mut self, now: Time, state: ReadState) {
         if self.asked.contains_key(&state.context) {
-            self.indexed.insert((state.index, state.context));
+            self.indexed.insert((state.index, state.context), now);
         }
     }
 
     /// Everything up to `applied` is in the view.
     pub(super) fn release(&mut self, applied: Index, term: Term, replies: &mut Vec<(Slot, Reply)>) {
-        while let Some(&(index, mark)) = self.indexed.first()
-            && index <= applied
-        {
-            self.indexed.pop_first();
-            let slot = self.asked.remove(&mark).map(|(slot, _)| slot);
-            replies.extend(slot.map(|slot| (slot, Reply::Readable { term })));
+        while let Some(first) = self.indexed.first_entry().filter(|first| first.key().0 <= applied) {
+            let ((_, mark), at) = first.remove_entry();
+            let Some((slot, taken)) = self.asked.remove(&mark) else { continue };
+            let stages = Stages { taken, submitted: taken, persisted: taken, committed: at, ..Stages::default() };
+            replies.push((slot, Reply::Readable { term, stages }));
         }
     }
 

@@ -261,12 +261,15 @@ impl World {
     fn reply(&mut self, id: MemberId, slot: u64, reply: Reply) {
         self.answered += 1;
         match reply {
-            Reply::Applied { outcome, .. } => {
+            Reply::Applied { outcome, stages, .. } => {
+                self.passed(&stages);
+                assert!(stages.by.is_some());
                 outcome.unwrap();
                 let key = self.puts.remove(&slot).expect("answered once");
                 self.acknowledged.push(key);
             }
-            Reply::Readable { .. } => {
+            Reply::Readable { stages, .. } => {
+                self.passed(&stages);
                 let (at, key) = self.reads.remove(&slot).expect("answered once");
                 assert_eq!(at, id);
                 assert!(self.finds(id, &key), "a linearizable read at {id} misses {key}");
@@ -281,6 +284,13 @@ impl World {
             }
             Reply::Transferred | Reply::Lease(_) => panic!("nobody asked for it"),
         }
+    }
+
+    /// Stages follow each other, and are over.
+    fn passed(&self, stages: &Stages) {
+        let Stages { taken, submitted, persisted, committed, .. } = *stages;
+        assert!(taken <= submitted && submitted <= persisted.min(committed), "{stages:?}");
+        assert!(persisted.max(committed) <= self.now, "{stages:?} at {:?}", self.now);
     }
 
     fn finds(&self, id: MemberId, key: &str) -> bool {

@@ -133,6 +133,10 @@ pub struct Config {
     pub cors: Vec<String>,
     /// `--quota-backend-bytes`, `--auto-compaction-*` and `--nospace-alarm`.
     pub space: SpaceConfig,
+    /// `--warning-unary-request-duration`, which etcd 3.5 calls `--experimental-…`.
+    pub warning_request: Duration,
+    /// `--warning-apply-duration`, likewise.
+    pub warning_apply: Duration,
     /// `--log-*`.
     pub log: LogConfig,
     /// What the operator should know, though nothing is wrong.
@@ -226,6 +230,8 @@ impl Config {
             gateway: boolean(&source(settings, "enable-grpc-gateway"), &text(settings, "enable-grpc-gateway"))?,
             cors: text(settings, "cors").split(',').map(|origin| origin.trim().to_owned()).collect(),
             space: space(settings, &mut notices)?,
+            warning_request: formerly_experimental(settings, "warning-unary-request-duration")?,
+            warning_apply: formerly_experimental(settings, "warning-apply-duration")?,
             log: log_config(settings, called)?,
             notices,
             name,
@@ -420,6 +426,13 @@ fn auto_compaction(settings: &Settings) -> Result<AutoCompaction, ConfigError> {
     found.map_or_else(|| wrong(format!("{said} is {retention:?}: it takes {takes}; 0 turns it off")), Ok)
 }
 
+/// A time that etcd 3.5 calls `--experimental-NAME` and later versions `--NAME`.
+fn formerly_experimental(settings: &Settings, name: &'static str) -> Result<Duration, ConfigError> {
+    let former = format!("experimental-{name}");
+    let given = if settings.get(name).is_none() && settings.get(&former).is_some() { &former } else { name };
+    duration(settings, given)
+}
+
 /// Go's notation: `1h30m`, `20s`, `500ms`, `0`.
 fn duration(settings: &Settings, name: &str) -> Result<Duration, ConfigError> {
     let value = text(settings, name);
@@ -431,9 +444,8 @@ fn duration(settings: &Settings, name: &str) -> Result<Duration, ConfigError> {
 
 /// etcd 3.5 has the flag under an older name. As there, a shorter interval than the shortest is the shortest.
 fn watch_progress_interval(settings: &Settings) -> Result<Duration, ConfigError> {
-    let older = "experimental-watch-progress-notify-interval";
-    let name = if settings.get(older).is_some() { older } else { "watch-progress-notify-interval" };
-    Ok(duration(settings, name)?.max(SHORTEST_WATCH_PROGRESS_INTERVAL))
+    let given = formerly_experimental(settings, "watch-progress-notify-interval")?;
+    Ok(given.max(SHORTEST_WATCH_PROGRESS_INTERVAL))
 }
 
 fn parse_duration(text: &str) -> Option<Duration> {

@@ -12,6 +12,7 @@
 
 use super::driver::{Event, Mailbox};
 use super::exposition::{self, DISK_BOUNDS};
+use super::sync_probe::SyncProbe;
 use crate::clock::instant;
 use crate::node::{Input, StateWrite};
 use crate::raft::{LogRead, Ready};
@@ -48,7 +49,10 @@ pub struct DiskFacts {
     pub log_syncs: exposition::Histogram,
     /// How long the state's syncs took.
     pub state_syncs: exposition::Histogram,
+    /// What the disk showed at the start, if it could be measured.
+    pub probe: Option<SyncProbe>,
     log_bytes: AtomicU64,
+    log_written: AtomicU64,
     free_bytes: AtomicU64,
     /// When these facts were made; what follows counts from there.
     origin: std::time::Instant,
@@ -65,7 +69,9 @@ impl DiskFacts {
             syncs: Mutex::new(syncs),
             log_syncs: exposition::Histogram::new(DISK_BOUNDS),
             state_syncs: exposition::Histogram::new(DISK_BOUNDS),
+            probe: None,
             log_bytes: AtomicU64::new(log_bytes),
+            log_written: AtomicU64::new(0),
             free_bytes: AtomicU64::new(0),
             origin: instant(),
             log_turn_ms: AtomicU64::new(0),
@@ -82,6 +88,11 @@ impl DiskFacts {
     /// Bytes that the log takes on the disk, as of a moment ago.
     pub fn log_bytes(&self) -> u64 {
         self.log_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of entries that were written to the log.
+    pub fn log_written(&self) -> u64 {
+        self.log_written.load(Ordering::Relaxed)
     }
 
     /// Bytes that were free on the data directory's disk, as of a moment ago.
@@ -174,7 +185,8 @@ impl LogWorker {
         let begun = instant();
         let persisted = self.log.persist(writes)?;
         self.facts.record(begun.elapsed());
-        writes.clear();
+        let bytes: usize = writes.drain(..).flat_map(|ready| ready.entries).map(|entry| entry.size()).sum();
+        self.facts.log_written.fetch_add(bytes as u64, Ordering::Relaxed);
         if let Some(persisted) = persisted {
             self.mailbox.post(Event::Input(Input::Persisted(persisted)));
         }

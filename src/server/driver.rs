@@ -19,6 +19,7 @@
 //! Absent: any decision. What to do is the node's; this is how it gets done.
 
 use super::disk::LogWork;
+use super::slow::Slow;
 use super::transport::{self, Link};
 use super::watching::Watching;
 use crate::clock::Clock;
@@ -147,6 +148,8 @@ pub struct Driver {
     pub view: View,
     /// Who wants to know when that moves.
     pub watching: Watching,
+    /// Where turns that took long are counted.
+    pub slow: Arc<Slow>,
 }
 
 impl Driver {
@@ -202,7 +205,11 @@ impl Turns {
         let mut next = Next::Turn;
         loop {
             let now = self.driver.clock.now();
+            let applied = self.driver.node.applied();
             self.driver.node.advance(now, &mut effects)?;
+            if self.driver.node.applied() != applied {
+                self.driver.slow.applied(self.driver.clock.now().since(now));
+            }
             for effect in effects.drain(..) {
                 self.start(effect);
             }
@@ -283,8 +290,9 @@ impl Turns {
                 let to = envelope.to;
                 let forwarded =
                     if let Message::Forward { id, .. } = &envelope.message { Some(id.sequence) } else { None };
+                let beat = matches!(envelope.message, Message::Heartbeat { .. });
                 if !self.links.get(&to).is_some_and(|link| link.send(envelope)) {
-                    self.driver.transport.not_sent(to);
+                    self.driver.transport.not_sent(to, beat);
                     self.unreachable.insert(to);
                     self.unsent.extend(forwarded);
                 }
@@ -320,6 +328,7 @@ impl Turns {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::Stages;
 
     fn runtime() -> tokio::runtime::Runtime {
         tokio::runtime::Builder::new_current_thread().build().unwrap()
@@ -350,7 +359,8 @@ mod tests {
             while let Ok(event) = events.recv() {
                 let Event::Call(slot, _, caller) = event else { panic!("{event:?}") };
                 slots.push(slot);
-                caller.send(Reply::Readable { term: crate::ids::Term(3) }).unwrap();
+                let readable = Reply::Readable { term: crate::ids::Term(3), stages: Stages::default() };
+                caller.send(readable).unwrap();
             }
             slots
         });

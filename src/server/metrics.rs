@@ -7,7 +7,7 @@
 //! A scrape asks the node nothing and waits for nothing: it reads what the node published last, the workers' figures and
 //! counters, so it tells something also of a member that hangs. Counting costs the request path relaxed additions.
 //!
-//! Absent: what does not exist here yet (watches, snapshots), round trip times between members, and Go's
+//! Absent: snapshots, how long each command took to apply (the node has no clock; `slow.rs` times its turns), and Go's
 //! runtime.
 
 use super::api::{ETCD_CLUSTER_VERSION, ETCD_VERSION, Front};
@@ -135,6 +135,7 @@ pub fn page(front: &Front) -> String {
     leases(&mut page, &status.leases);
     peers(&mut page, front, &status);
     clients(&mut page, front);
+    front.slow.expose(&mut page);
     process::expose(&mut page);
     page.into_text()
 }
@@ -182,6 +183,12 @@ fn disk(page: &mut Page, front: &Front) {
     page.histogram("etcd_disk_wal_fsync_duration_seconds", help, &front.disk.log_syncs);
     let help = "How long syncs of the store took, in seconds.";
     page.histogram("etcd_disk_backend_commit_duration_seconds", help, &front.disk.state_syncs);
+    let help = "How long a sync took when the member started, in seconds: half of them at most (0.5), the slowest (1).";
+    let mut family = page.family(Kind::Gauge, "quorate_disk_start_sync_seconds", help);
+    if let Some(probe) = &front.disk.probe {
+        family.sample(&[("quantile", &"0.5")], probe.median.as_secs_f64());
+        family.sample(&[("quantile", &"1")], probe.slowest.as_secs_f64());
+    }
     let in_use = front.view.held_bytes();
     let size = front.state_bytes();
     page.gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes that the store takes on the disk.", size);
@@ -199,6 +206,16 @@ fn disk(page: &mut Page, front: &Front) {
     let help = "How long compactions took from first to last, in milliseconds.";
     let took = &front.metrics.compactions.took;
     page.histogram("etcd_debugging_mvcc_db_compaction_total_duration_milliseconds", help, took);
+    page.gauge("etcd_debugging_mvcc_keys_total", "Keys that are there.", front.view.live_keys());
+    let counted = front.view.counted();
+    page.counter("etcd_mvcc_put_total", "Puts that were applied since the start.", counted.puts);
+    page.counter("etcd_mvcc_delete_total", "Deletes that were applied since the start.", counted.deletes);
+    page.counter("etcd_mvcc_range_total", "Ranges that were read since the start, in txns too.", counted.ranges);
+    page.counter("etcd_mvcc_txn_total", "Txns of more than one operation since the start.", counted.txns);
+    let help = "Bytes of keys and values that were put since the start.";
+    page.gauge("etcd_debugging_mvcc_total_put_size_in_bytes", help, counted.put_bytes);
+    let help = "Bytes of entries that were written to the log since the start.";
+    page.gauge("etcd_disk_wal_write_bytes_total", help, front.disk.log_written());
     page.gauge("quorate_log_size_bytes", "Bytes that the log takes on the disk.", front.disk.log_bytes());
     page.gauge("quorate_disk_free_bytes", "Bytes free where the data directory is.", front.disk.free_bytes());
     let help = "Below so many free bytes, writes that grow the store are declined.";
@@ -236,6 +253,17 @@ fn peers(page: &mut Page, front: &Front, status: &Status) {
     let help = "Messages to a peer that were dropped: no connection, or its queue was full.";
     let mut family = page.family(Kind::Counter, "etcd_network_peer_sent_failures_total", help);
     peers.iter().for_each(|(id, peer)| family.sample(&[("To", id)], peer.sent_failures.load(Ordering::Relaxed)));
+    let help = "How often a peer was connected and then was not any more.";
+    let mut family = page.family(Kind::Counter, "etcd_network_disconnected_peers_total", help);
+    for (id, peer) in peers {
+        family.sample(&[("Local", &own), ("Remote", id)], peer.disconnects.load(Ordering::Relaxed));
+    }
+    let help = "How long round trips to a peer took, in seconds, on the connection that the messages take.";
+    let mut family = page.family(Kind::Histogram, "etcd_network_peer_round_trip_time_seconds", help);
+    peers.iter().for_each(|(id, peer)| family.histogram(&[("To", id)], &peer.round_trips.0));
+    let beats = peers.values().map(|peer| peer.heartbeat_failures.load(Ordering::Relaxed)).sum::<u64>();
+    let help = "Heartbeats of this member, as the leader, that could not be sent.";
+    page.counter("etcd_server_heartbeat_send_failures_total", help, beats);
     let help = "Entries of the leader's log that a follower has not acknowledged; the leader tells.";
     let mut family = page.family(Kind::Gauge, "quorate_follower_lag_entries", help);
     if status.role == RoleName::Leader {

@@ -7,8 +7,8 @@
 //! - the **hub's thread** (`watching.rs`) fills the watchers' queues;
 //! - the **tokio runtime** carries the connections: clients (`api/`, `http.rs`, `gateway.rs`) and peers (`transport.rs`).
 //!
-//! `flags.rs` and `config.rs` say what the operator wants; `logging.rs`, `notify.rs` (systemd) and `metrics.rs` (Prometheus,
-//! with `exposition.rs`, `calls.rs` and `process.rs`) tell what happens. [`run`] is the story
+//! `flags.rs` and `config.rs` say what the operator wants; `logging.rs`, `notify.rs` (systemd), `metrics.rs` (Prometheus,
+//! with `exposition.rs`, `calls.rs` and `process.rs`) and `slow.rs` tell what happens. [`run`] is the story
 //! of one life, from the first bound port to the last sync.
 //!
 //! # Invariants
@@ -39,11 +39,13 @@ use disk::DiskFacts;
 use driver::{Driver, Event};
 use metrics::Metrics;
 use notify::Notifier;
+use slow::Slow;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use sync_probe::SyncProbe;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt as _;
@@ -65,6 +67,8 @@ pub mod logging;
 pub mod metrics;
 pub mod notify;
 pub mod process;
+pub mod slow;
+pub mod sync_probe;
 pub mod transport;
 pub mod watching;
 
@@ -112,11 +116,13 @@ fn live(config: &Config, notifier: &Arc<Notifier>) -> Result<(), String> {
     notifier.status(&format!("opening {}", config.data_dir.display()));
     let member = Member::open(config, expected.as_ref())?;
     announce(config, &member);
+    let probe = look_at_disk(config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|e| format!("can't start threads: {e}"))?;
-    let outcome = runtime.block_on(serve(config, member, notifier, peer_ports, client_ports));
+    let outcome =
+        runtime.block_on(serve(config, member, notifier, Ports { peer: peer_ports, client: client_ports }, probe));
     // Streams to peers have no end of their own.
     runtime.shutdown_background();
     outcome
@@ -245,6 +251,12 @@ impl Stop {
     }
 }
 
+/// Bound, and not listened to yet.
+struct Ports {
+    peer: Vec<TcpListener>,
+    client: Vec<TcpListener>,
+}
+
 /// What happened first.
 enum End {
     Signal(&'static str),
@@ -255,19 +267,20 @@ async fn serve(
     config: &Config,
     member: Member,
     notifier: &Arc<Notifier>,
-    peer_ports: Vec<TcpListener>,
-    client_ports: Vec<TcpListener>,
+    ports: Ports,
+    probe: Option<SyncProbe>,
 ) -> Result<(), String> {
     let mut stop = Stop::new().map_err(|error| format!("can't listen to signals: {error}"))?;
     let (fatal, mut fatalities) = mpsc::unbounded_channel();
     let others = member.peers.clone();
-    let (front, threads, directory) = start(config, member, fatal).map_err(|error| format!("can't start: {error}"))?;
+    let (front, threads, directory) =
+        start(config, member, fatal, probe).map_err(|error| format!("can't start: {error}"))?;
     let (closing, closed) = watch::channel(false);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", tonic_health::ServingStatus::Serving).await;
 
     let peers = peer_routes(config, &front);
-    for listener in peer_ports {
+    for listener in ports.peer {
         let server = Server::builder()
             .accept_http1(true)
             .initial_stream_window_size(PEER_WINDOW_BYTES)
@@ -281,7 +294,7 @@ async fn serve(
     let dialers: Vec<_> = others.into_iter().map(dial).collect();
     let clients = client_routes(config, &front, Routes::new(health_service), &closed)?;
     let mut drained = Vec::new();
-    for listener in client_ports {
+    for listener in ports.client {
         let server = Server::builder()
             .accept_http1(true)
             .max_concurrent_streams(config.max_concurrent_streams)
@@ -377,11 +390,14 @@ fn start(
     config: &Config,
     member: Member,
     fatal: mpsc::UnboundedSender<String>,
+    probe: Option<SyncProbe>,
 ) -> std::io::Result<(Arc<Front>, Threads, Directory)> {
     let Member { opened, identity, peers, state, guard, clock, directory } = member;
     let (mailbox, events) = driver::mailbox();
     let view = opened.node.view();
-    let disk = Arc::new(DiskFacts::new(opened.log.size_on_disk()));
+    let mut disk = DiskFacts::new(opened.log.size_on_disk());
+    disk.probe = probe;
+    let disk = Arc::new(disk);
     let (log, log_thread) = disk::start_log_worker(opened.log, guard, Arc::clone(&disk), mailbox.clone())?;
     let (writes, state_thread) = disk::start_state_worker(Arc::clone(&state), Arc::clone(&disk), mailbox.clone())?;
     let (status, published) = watch::channel(Arc::new(Status::default()));
@@ -404,6 +420,7 @@ fn start(
         ..Limits::default()
     };
     let (watching, watch_thread) = watching::start(view.clone(), limits, entropy(), clock, fatal.clone())?;
+    let slow = Arc::new(Slow::new(config.warning_request, config.warning_apply));
     let driver = Driver {
         node: opened.node,
         clock,
@@ -415,6 +432,7 @@ fn start(
         transport: Arc::clone(&transport),
         view: view.clone(),
         watching: watching.clone(),
+        slow: Arc::clone(&slow),
     };
     let node_thread = driver.start()?;
     let front = Arc::new(Front {
@@ -435,6 +453,7 @@ fn start(
         fatal,
         watching,
         metrics: Metrics::default(),
+        slow,
         stopping: AtomicBool::new(false),
     });
     Ok((front, Threads { watch: watch_thread, node: node_thread, log: log_thread, state: state_thread }, directory))
@@ -564,6 +583,22 @@ async fn feed_watchdog(front: Arc<Front>, notifier: Arc<Notifier>) {
         match front.alive().await {
             Ok(()) => notifier.alive(),
             Err(why) => tracing::warn!("systemd's watchdog is not fed: {why}"),
+        }
+    }
+}
+
+/// Measures the disk, and says so if it is too slow for the timers.
+fn look_at_disk(config: &Config) -> Option<SyncProbe> {
+    match SyncProbe::measure(&config.data_dir) {
+        Ok(probe) => {
+            let SyncProbe { syncs, median, slowest } = probe;
+            tracing::info!(syncs, median = ?slow::round(median), slowest = ?slow::round(slowest), "how fast the disk syncs");
+            probe.complaint(config.election_timeout).iter().for_each(|complaint| tracing::warn!("{complaint}"));
+            Some(probe)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "how fast the disk syncs can't be measured");
+            None
         }
     }
 }

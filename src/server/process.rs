@@ -32,10 +32,13 @@ pub fn expose(page: &mut Page) {
     }
     if let Ok(open) = fs::read_dir("/proc/self/fd") {
         // Without the one that reads the directory.
-        page.gauge("process_open_fds", "Open file descriptors.", open.count().saturating_sub(1));
+        let open = open.count().saturating_sub(1);
+        page.gauge("process_open_fds", "Open file descriptors.", open);
+        page.gauge("os_fd_used", "Open file descriptors, as etcd names them too.", open);
     }
     if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
         page.gauge("process_max_fds", "File descriptors that may be open.", limit);
+        page.gauge("os_fd_limit", "File descriptors that may be open, as etcd names them too.", limit);
     }
 }
 

@@ -21,6 +21,7 @@
 //! Absent: encryption, snapshots, and any promise that a message arrives.
 
 use super::driver::{Event, Mailbox};
+use super::exposition::{Histogram, ROUND_TRIP_BOUNDS};
 use crate::clock::instant;
 use crate::ids::{Incarnation, MemberId};
 use crate::machine::View;
@@ -43,7 +44,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
 /// The wire version that a Hello speaks of.
@@ -61,6 +62,8 @@ const SHORTEST_BACKOFF: Duration = Duration::from_millis(10);
 const LONGEST_BACKOFF: Duration = Duration::from_millis(500);
 /// The same complaint about a peer is made at most this often.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
+/// How often a round trip to a peer is measured.
+const ROUND_TRIP_INTERVAL: Duration = Duration::from_secs(4);
 /// For a Hello, and for a Welcome.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -159,16 +162,32 @@ impl Stream for Frames {
 pub struct PeerFacts {
     /// Whether messages can be sent.
     pub connected: AtomicBool,
-    /// How long the last handshake took, in microseconds; 0 before the first one.
+    /// How long the last round trip took, in microseconds; 0 before the first one.
     pub rtt_us: AtomicU64,
+    /// All round trips.
+    pub round_trips: RoundTrips,
     /// Bytes of frames that were sent to it.
     pub sent_bytes: Arc<AtomicU64>,
     /// Bytes of frames that came from it.
     pub received_bytes: AtomicU64,
     /// Messages to it that were dropped: no connection, or its queue was full.
     pub sent_failures: AtomicU64,
+    /// Of these, a leader's heartbeats.
+    pub heartbeat_failures: AtomicU64,
+    /// How often it was connected and is not any more.
+    pub disconnects: AtomicU64,
     /// Rung when the peer shows that it lives.
     alive: Notify,
+}
+
+/// How long round trips to a peer took.
+#[derive(Debug)]
+pub struct RoundTrips(pub Histogram);
+
+impl Default for RoundTrips {
+    fn default() -> RoundTrips {
+        RoundTrips(Histogram::new(ROUND_TRIP_BOUNDS))
+    }
 }
 
 /// What both ends of all streams share.
@@ -215,10 +234,11 @@ impl Shared {
         }
     }
 
-    /// Notes a message to `peer` that was dropped.
-    pub fn not_sent(&self, peer: MemberId) {
+    /// Notes a message to `peer` that was dropped; whether it was a heartbeat.
+    pub fn not_sent(&self, peer: MemberId, heartbeat: bool) {
         if let Some(facts) = self.peers.get(&peer) {
             facts.sent_failures.fetch_add(1, Ordering::Relaxed);
+            facts.heartbeat_failures.fetch_add(u64::from(heartbeat), Ordering::Relaxed);
         }
     }
 
@@ -272,6 +292,7 @@ impl Dialer {
         for url in self.peer.peer_urls.clone().iter().cycle() {
             let trouble = self.connection(url, facts).await;
             if facts.connected.swap(false, Ordering::Relaxed) {
+                facts.disconnects.fetch_add(1, Ordering::Relaxed);
                 self.shared.mailbox.post(Event::Input(Input::PeerUnreachable(self.peer.id)));
                 backoff = SHORTEST_BACKOFF;
             }
@@ -317,15 +338,17 @@ impl Dialer {
         if let Err(refusal) = self.check(&welcome) {
             return refusal;
         }
-        let rtt = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        facts.rtt_us.store(rtt.max(1), Ordering::Relaxed);
+        facts.rtt_us.store(micros(begun.elapsed()), Ordering::Relaxed);
         facts.connected.store(true, Ordering::Relaxed);
         self.shared.mailbox.post(Event::Linked(self.peer.id, link));
         tracing::info!(peer = %self.peer.id, name = self.peer.name, url, "connected to a peer");
         self.complaint = Complaint::default();
-        match answers.message().await {
-            Ok(_) => "it closed the connection".to_string(),
-            Err(status) => format!("the connection broke: {}", status.message()),
+        tokio::select! {
+            end = answers.message() => match end {
+                Ok(_) => "it closed the connection".to_string(),
+                Err(status) => format!("the connection broke: {}", status.message()),
+            },
+            never = measure(client, facts) => match never {},
         }
     }
 
@@ -362,6 +385,26 @@ impl Dialer {
             Err(_) => Err(format!("it refuses this member for a reason of a newer version: {}", welcome.reason)),
         }
     }
+}
+
+/// Measures round trips on the connection that the messages take, for ever.
+async fn measure(mut client: pb::peer_client::PeerClient<Channel>, facts: &PeerFacts) -> std::convert::Infallible {
+    let mut ticks = tokio::time::interval(ROUND_TRIP_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let begun = instant();
+        // A failure is the connection's, and is told by its stream.
+        if client.ping(pb::PingRequest {}).await.is_ok() {
+            facts.rtt_us.store(micros(begun.elapsed()), Ordering::Relaxed);
+            facts.round_trips.0.record(begun.elapsed());
+        }
+    }
+}
+
+/// At least one: 0 means that nothing is known.
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).max(1)
 }
 
 /// An error with its causes, which tonic's own text leaves out.
@@ -558,6 +601,10 @@ impl pb::peer_server::Peer for Acceptor {
             }
         }
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn ping(&self, _: Request<pb::PingRequest>) -> Result<Response<pb::PingResponse>, Status> {
+        Ok(Response::new(pb::PingResponse {}))
     }
 }
 

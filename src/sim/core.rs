@@ -9,7 +9,7 @@ use crate::check::history::{Call, Reply as Answer};
 use crate::ids::{Incarnation, Index, MemberId, Position, RequestId, Term};
 use crate::machine;
 use crate::node::events::Glance;
-use crate::node::{Effect, Halt, Input, Refused, Reply, Request, Slot, StateWrite, Uncertain};
+use crate::node::{Effect, Halt, Input, Refused, Reply, Request, Slot, Stages, StateWrite, Uncertain};
 use crate::raft::log::Log;
 use crate::raft::quorum::Configuration;
 use crate::raft::{Config, Entry, HardState, LogRead, Persisted, Raft, Ready, TransferError};
@@ -132,7 +132,7 @@ impl Alive {
             let ours = entry.id.origin == own.origin && entry.id.incarnation == own.incarnation;
             if ours && let Some((slot, ..)) = self.pending.remove(&entry.id.sequence) {
                 let (outcome, term) = (Ok(machine::Response::Done), entry.position.term);
-                self.replies.push((slot, Reply::Applied { outcome, term }));
+                self.replies.push((slot, Reply::Applied { outcome, term, stages: Stages::default() }));
             }
         }
         self.indexed.extend(self.raft.take_reads().into_iter().map(|state| (state.index, state.context)));
@@ -141,7 +141,7 @@ impl Alive {
         self.indexed.retain(|(index, mark)| {
             let ready = *index <= applied;
             if ready && let Some((slot, _)) = reads.remove(mark) {
-                replies.push((slot, Reply::Readable { term }));
+                replies.push((slot, Reply::Readable { term, stages: Stages::default() }));
             }
             !ready
         });

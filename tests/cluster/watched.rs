@@ -53,6 +53,13 @@ async fn a_scrape_counts_what_happens() {
     ] {
         assert!(grown(name, &[]) > 0.0, "{name} did not grow");
     }
+    assert_eq!(after.values("etcd_network_peer_round_trip_time_seconds_bucket", "To").len(), 2);
+    let followers = cluster.nodes()[follower].client.clone();
+    until("round trips to both peers were measured", async || {
+        Scrape::of(&followers).await.sum("etcd_network_peer_round_trip_time_seconds_count", &[]) >= 2.0
+    })
+    .await;
+    assert!(grown("etcd_disk_wal_write_bytes_total", &[]) > 0.0);
     assert_eq!(after.sum("etcd_server_has_leader", &[]), 1.0);
     assert_eq!(after.sum("etcd_server_is_leader", &[]), 0.0);
     assert_eq!(after.sum("etcd_network_active_peers", &[]), 2.0);
@@ -69,7 +76,8 @@ async fn a_scrape_counts_what_happens() {
         let now = Scrape::of(&survivors[0]).await;
         let counted = |phase| now.sum("quorate_failover_gap_seconds_count", &[("phase", phase)]);
         let active = now.sum("etcd_network_active_peers", &[]);
-        counted("elect") == 1.0 && counted("recover") == 1.0 && changes(&now) > changes(&after) && active == 1.0
+        let lost = now.sum("etcd_network_disconnected_peers_total", &[]) >= 1.0;
+        counted("elect") == 1.0 && counted("recover") == 1.0 && changes(&now) > changes(&after) && active == 1.0 && lost
     })
     .await;
     until("somebody could not send to the dead one", async || {
@@ -80,6 +88,59 @@ async fn a_scrape_counts_what_happens() {
         failures > 0.0
     })
     .await;
+}
+
+/// With a threshold of nothing, everything is slow.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_request_is_logged_with_its_stages_and_a_cause() {
+    let cluster = Cluster::new(Server::Quorate, 3, &["--warning-unary-request-duration=0"]).await;
+    let leader = cluster.leader().await;
+    let follower = (leader + 1) % 3;
+    // One line a second is written: asked until it is this one's turn.
+    let line_of = async |place: usize, method: &str, ask: &dyn Fn(quorate::client::Client) -> Asked| {
+        let needle = format!(" method={method} key=k ");
+        until("the request is in the log", async || {
+            ask(cluster.client_of(place)).await;
+            cluster.log(place).contains(&needle)
+        })
+        .await;
+        cluster.log(place).lines().find(|line| line.contains(&needle)).unwrap().to_owned()
+    };
+    let puts: &dyn Fn(quorate::client::Client) -> Asked =
+        &|client| Box::pin(async move { drop(client.put(put()).await) });
+    let gets: &dyn Fn(quorate::client::Client) -> Asked = &|client| {
+        let get = pb::RangeRequest { key: "k".into(), ..Default::default() };
+        Box::pin(async move { drop(client.range(get).await) })
+    };
+    for (place, method, ask) in [(leader, "put", puts), (follower, "put", puts), (follower, "range", gets)] {
+        let line = line_of(place, method, ask).await;
+        for part in ["WARN", "a request took too long", "request_bytes=", "response_bytes=", "suppressed="] {
+            assert!(line.contains(part), "no {part} in {line}");
+        }
+        for stage in [" took=", " queue=", " sync=", " quorum=", " apply=", " cause="] {
+            assert!(line.contains(stage), "no {stage} in {line}");
+        }
+        println!("{line}");
+    }
+    let scrape = Scrape::of(&cluster.nodes()[leader].client).await;
+    assert!(scrape.sum("quorate_slow_requests_total", &[]) > 0.0);
+    for stage in ["queue", "sync", "quorum", "apply"] {
+        assert!(scrape.sum("quorate_request_stage_seconds_count", &[("stage", stage)]) > 0.0, "{stage}");
+    }
+}
+
+type Asked = std::pin::Pin<Box<dyn Future<Output = ()>>>;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_knows_at_its_start_how_fast_its_disk_is() {
+    let cluster = Cluster::quorate(1).await;
+    assert!(cluster.log(0).contains("how fast the disk syncs"));
+    let node = &cluster.nodes()[0];
+    let told = cluster.client().inspect(&node.client).await.unwrap();
+    assert!((1..=told.start_sync_slowest_us).contains(&told.start_sync_median_us), "{told:?}");
+    let scrape = Scrape::of(&node.client).await;
+    assert!(scrape.sum("quorate_disk_start_sync_seconds", &[("quantile", "1")]) > 0.0);
+    assert!(!node.data_dir.join("sync-probe").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ use crate::machine::budget::Share;
 use crate::machine::{RangeStream, Response as Applied, Step, check};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::quorate::{Compact, command::Op};
+use crate::server::slow::What;
 use pb::range_request::{SortOrder, SortTarget};
 use pb::request_op::Request as Operation;
 use std::sync::Arc;
@@ -74,12 +75,13 @@ impl pb::kv_server::Kv for Kv {
         front.check_leader(request.metadata())?;
         let range = request.into_inner();
         check::range(&range).map_err(|error| front.fail(&error))?;
-        let term = if range.serializable { front.term() } else { front.readable().await? };
+        let (term, timed) = if range.serializable { (front.term(), None) } else { front.vouched().await? };
         let mut share = Share::of(&front.ranges);
         let mut read = || front.view.range_within(&range, &mut share);
         let response = if range.range_end.is_empty() { read() } else { scan(read) };
         let mut response = response.map_err(|error| front.fail(&error))?;
         response.header = front.complete(response.header, term);
+        timed.iter().for_each(|timed| front.ended(timed, || Some(What::range(&range, &response))));
         Ok(answer(response, share))
     }
 
@@ -125,8 +127,11 @@ impl pb::kv_server::Kv for Kv {
         check::txn(&txn, front.max_txn_ops).map_err(|error| front.fail(&error))?;
         let mut share = Share::of(&front.ranges);
         let (mut response, term) = if check::is_read_only(&txn) {
-            let term = if check::is_serializable(&txn) { front.term() } else { front.readable().await? };
-            (scan(|| front.view.txn_within(&txn, &mut share)).map_err(|error| front.fail(&error))?, term)
+            let (term, timed) =
+                if check::is_serializable(&txn) { (front.term(), None) } else { front.vouched().await? };
+            let response = scan(|| front.view.txn_within(&txn, &mut share)).map_err(|error| front.fail(&error))?;
+            timed.iter().for_each(|timed| front.ended(timed, || Some(What::reading_txn(&txn, &response))));
+            (response, term)
         } else {
             if scans(&txn) {
                 scan(|| front.view.charge_txn(&txn, &mut share)).map_err(|error| front.fail(&error))?;

@@ -10,6 +10,7 @@
 use super::disk::DiskFacts;
 use super::driver::Mailbox;
 use super::metrics::{Attempt, Metrics};
+use super::slow::{self, End, Slow, Timed, What};
 use super::transport;
 use super::watching::Watching;
 use crate::clock::Clock;
@@ -20,7 +21,7 @@ use crate::node::{Identity, Refused, Reply, Request, Status as NodeStatus};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::quorate::{Command, command};
 use crate::storage::Engine;
-use crate::time::Duration;
+use crate::time::{Duration, Time};
 use bytes::Bytes;
 use prost::Message as _;
 use std::sync::Arc;
@@ -90,6 +91,8 @@ pub struct Front {
     pub watching: Watching,
     /// What is counted.
     pub metrics: Metrics,
+    /// How long requests take, and which are too slow.
+    pub slow: Arc<Slow>,
     /// Whether the member is on its way out.
     pub stopping: AtomicBool,
 }
@@ -196,14 +199,24 @@ impl Front {
         if command.encoded_len() > self.max_request_bytes {
             return Err(status::too_large());
         }
-        let command = Bytes::from(command.encode_to_vec());
+        let bytes = Bytes::from(command.encode_to_vec());
         let attempt = Attempt::new(&self.metrics.proposals_failed);
-        let reply = self.mailbox.ask(Request::Propose { command, grows }).await;
+        let asked = self.clock.now();
+        let reply = self.mailbox.ask(Request::Propose { command: bytes, grows }).await;
+        if let Some(timed) = self.timed(asked, &reply) {
+            self.ended(&timed, || {
+                let response = match &reply {
+                    Reply::Applied { outcome: Ok(response), .. } => Some(response),
+                    _ => None,
+                };
+                command.op.as_ref().map(|op| What::command(op, response))
+            });
+        }
         if matches!(reply, Reply::Applied { .. }) {
             attempt.succeeded();
         }
         match reply {
-            Reply::Applied { outcome: Ok(response), term } => Ok((response, term)),
+            Reply::Applied { outcome: Ok(response), term, .. } => Ok((response, term)),
             Reply::Applied { outcome: Err(error), .. } => Err(self.fail(&error)),
             Reply::Refused(reason) => Err(status::of_refused(reason)),
             Reply::Uncertain(reason) => Err(status::of_uncertain(reason)),
@@ -216,17 +229,67 @@ impl Front {
     /// # Errors
     /// No leader confirmed it in time.
     pub async fn readable(&self) -> Result<Term, Status> {
+        self.vouched().await.map(|(term, _)| term)
+    }
+
+    /// As [`Front::readable`], with how long that took: for a read that reports to [`Front::ended`] when it is done.
+    ///
+    /// # Errors
+    /// No leader confirmed it in time.
+    pub async fn vouched(&self) -> Result<(Term, Option<Timed>), Status> {
         let attempt = Attempt::new(&self.metrics.read_indexes_failed);
+        let asked = self.clock.now();
         let reply = self.mailbox.ask(Request::Read).await;
+        let timed = self.timed(asked, &reply);
+        timed.iter().for_each(|timed| self.slow.read_index(timed));
         if matches!(reply, Reply::Readable { .. }) {
             attempt.succeeded();
         }
         match reply {
-            Reply::Readable { term } => Ok(term),
+            Reply::Readable { term, .. } => Ok((term, timed)),
             Reply::Refused(reason) => Err(status::of_refused(reason)),
             Reply::Uncertain(reason) => Err(status::of_uncertain(reason)),
             reply @ (Reply::Applied { .. } | Reply::Lease(_) | Reply::Transferred) => Err(astray(&reply)),
         }
+    }
+
+    /// How a request went that was `asked` then; `None` for one that has no stages.
+    fn timed(&self, asked: Time, reply: &Reply) -> Option<Timed> {
+        let end = match reply {
+            Reply::Applied { stages, .. } | Reply::Readable { stages, .. } => End::Done(*stages),
+            Reply::Refused(reason) => End::Refused(*reason),
+            Reply::Uncertain(reason) => End::Uncertain(*reason),
+            Reply::Transferred | Reply::Lease(_) => return None,
+        };
+        Some(Timed { asked, answered: self.clock.now(), end })
+    }
+
+    /// A request's last work is done: says so in the log if it was slow, and why.
+    pub fn ended(&self, timed: &Timed, what: impl FnOnce() -> Option<What>) {
+        let Some((took, suppressed)) = self.slow.ended(timed, self.clock.now()) else { return };
+        let Some(what) = what() else { return };
+        let members = self.view.members();
+        let name = |id| {
+            let known = members.iter().find(|member| member.id == id && !member.name.is_empty());
+            known.map_or_else(|| id.to_string(), |member| member.name.clone())
+        };
+        let usual = Duration::from_micros(self.disk.sync_micros().0);
+        let [total, queue, sync, quorum, apply] =
+            [took.total, took.queue, took.sync, took.quorum, took.apply + took.scan].map(slow::round);
+        tracing::warn!(
+            method = what.method,
+            key = what.key,
+            request_bytes = what.request_bytes,
+            response_bytes = what.response_bytes,
+            took = ?total,
+            queue = ?queue,
+            sync = ?sync,
+            quorum = ?quorum,
+            apply = ?apply,
+            cause = timed.cause(&took, self.identity.member, usual, name),
+            suppressed,
+            "a request took too long"
+        );
     }
 }
 

@@ -26,6 +26,9 @@ impl pb::node_server::Node for NodeService {
         let front = &self.0;
         let told = front.mailbox.status().await.ok_or_else(|| status::of_refused(Refused::Stopping))?;
         let (sync_p50_us, sync_p99_us) = front.disk.sync_micros();
+        let micros = |sync: crate::time::Duration| u64::try_from(sync.as_micros()).unwrap_or(u64::MAX);
+        let (start_sync_median_us, start_sync_slowest_us) =
+            front.disk.probe.map_or((0, 0), |probe| (micros(probe.median), micros(probe.slowest)));
         let now = front.clock.now();
         let leader_since_ms = told.leader.map_or(0, |_| millis(now.since(told.leader_since)));
         let epoch = Epoch { now, unix_micros: unix_micros() };
@@ -47,6 +50,8 @@ impl pb::node_server::Node for NodeService {
             leader_since_ms,
             sync_p50_us,
             sync_p99_us,
+            start_sync_median_us,
+            start_sync_slowest_us,
             db_bytes: front.state.0.size_on_disk(),
             log_bytes: front.disk.log_bytes(),
             incarnation: front.identity.incarnation.0,

@@ -38,6 +38,18 @@ fn no_flags_make_one_node_on_this_host() {
 }
 
 #[test]
+fn thresholds_have_both_of_etcds_names() {
+    let thresholds = |line: &str| config(line).map(|config| (config.warning_request, config.warning_apply));
+    let ms = Duration::from_millis;
+    assert_eq!(thresholds(""), Ok((ms(300), ms(100))));
+    assert_eq!(thresholds("--warning-unary-request-duration=1s --warning-apply-duration=0"), Ok((ms(1000), ms(0))));
+    let former = "--experimental-warning-unary-request-duration=2s --experimental-warning-apply-duration=5ms";
+    assert_eq!(thresholds(former), Ok((ms(2000), ms(5))));
+    assert_eq!(thresholds(&format!("{former} --warning-apply-duration=7ms")), Ok((ms(2000), ms(7))));
+    assert!(refusal("--experimental-warning-apply-duration=5").contains("--experimental-warning-apply-duration is"));
+}
+
+#[test]
 fn called_etcd_other_defaults_hold() {
     let config = Config::new(&settings("--name n1"), CalledAs::Etcd).unwrap();
     assert_eq!(config.data_dir, PathBuf::from("n1.etcd"));
