@@ -112,7 +112,8 @@ impl Owner {
         while !stop.load(Ordering::Relaxed) {
             let ttl = [2, 3, 12][self.rng.below(3) as usize];
             let asked = clock::instant();
-            let Ok(granted) = LeaseClient::new(self.any()).lease_grant(pb::LeaseGrantRequest { ttl, id: 0 }).await else {
+            let Ok(granted) = LeaseClient::new(self.any()).lease_grant(pb::LeaseGrantRequest { ttl, id: 0 }).await
+            else {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
@@ -181,7 +182,8 @@ async fn watch(channels: Vec<Channel>, book: Arc<Mutex<Book>>, stop: Arc<AtomicB
         let known: Vec<i64> =
             book.lock().unwrap().held.iter().filter(|(_, held)| held.put).map(|(id, _)| *id).collect();
         let end = "lease0";
-        let range = pb::RangeRequest { key: PREFIX.into(), range_end: end.into(), keys_only: true, ..Default::default() };
+        let range =
+            pb::RangeRequest { key: PREFIX.into(), range_end: end.into(), keys_only: true, ..Default::default() };
         let Ok(found) = KvClient::new(channels[place].clone()).range(range).await else { continue };
         let now = clock::instant();
         let found: BTreeSet<i64> = found.into_inner().kvs.into_iter().map(|kv| kv.lease).collect();
@@ -197,7 +199,8 @@ async fn no_lease_ends_early_and_each_ends_at_last() {
     println!("seed {:#x}", seed.0);
     let mut rng = Rng::new(seed);
     let mut cluster = Cluster::quorate(3).await;
-    let (book, stop, blind) = (Arc::<Mutex<Book>>::default(), Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+    let (book, stop, blind) =
+        (Arc::<Mutex<Book>>::default(), Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
     let owner = |number: usize| {
         let owner = Owner { channels: channels(&cluster), book: Arc::clone(&book), rng: Rng::new(Seed(number as u64)) };
         tokio::spawn(owner.run(Arc::clone(&stop)))
