@@ -341,3 +341,36 @@ async fn thousands_of_leases_are_renewed_on_one_stream_without_an_entry() {
     }
     assert_eq!(client.inspect(leader).await.unwrap().last_index, last, "a renewal is no entry");
 }
+
+/// Who wants a member with a leader is told when there is none for long, on a stream that is at rest; who does not is told when
+/// it asks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keepalive_stream_without_a_leader_ends_with_the_reason() {
+    let mut cluster = Cluster::quorate(3).await;
+    let alone = 0;
+    let grant = pb::LeaseGrantRequest { ttl: 3600, id: 7 };
+    LeaseClient::new(channels(&cluster)[alone].clone()).lease_grant(grant).await.unwrap();
+    let channel = Endpoint::from_shared(format!("http://{}", cluster.endpoints()[alone])).unwrap().connect_lazy();
+    let mut streams = Vec::new();
+    for needs_leader in [true, false] {
+        let (asks, receiver) = tokio::sync::mpsc::channel(1);
+        let mut request = Request::new(tokio_stream::wrappers::ReceiverStream::new(receiver));
+        if needs_leader {
+            request.metadata_mut().insert("hasleader", "true".parse().unwrap());
+        }
+        asks.send(pb::LeaseKeepAliveRequest { id: 7 }).await.unwrap();
+        let answers = LeaseClient::new(channel.clone()).lease_keep_alive(request).await.unwrap();
+        let mut answers = answers.into_inner();
+        assert_eq!(answers.message().await.unwrap().unwrap().ttl, 3600);
+        streams.push((asks, answers));
+    }
+    (1..3).for_each(|place| cluster.kill(place));
+    let [(_at_rest, resting), (asks, asking)] = &mut streams[..] else { unreachable!() };
+    let no_leader = |status: Status| (status.code(), status.message().to_owned());
+    let expected = (tonic::Code::Unavailable, "etcdserver: no leader".to_owned());
+    let ended = tokio::time::timeout(PATIENCE, resting.message()).await.unwrap().unwrap_err();
+    assert_eq!(no_leader(ended), expected);
+    asks.send(pb::LeaseKeepAliveRequest { id: 7 }).await.unwrap();
+    let refused = tokio::time::timeout(PATIENCE, asking.message()).await.unwrap().unwrap_err();
+    assert_eq!(no_leader(refused), expected);
+}
