@@ -21,6 +21,8 @@ mod healthcheck;
 mod kills;
 #[path = "cluster/lab.rs"]
 mod lab;
+#[path = "cluster/leases.rs"]
+mod leases;
 #[path = "cluster/load.rs"]
 mod load;
 #[path = "cluster/ranges.rs"]

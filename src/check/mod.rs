@@ -16,8 +16,8 @@
 //!
 //! Both use [`model`] for what one operation does.
 //!
-//! Left out: watches and leases, until the store has them; limits, sort orders and filters of ranges; clocks that differ
-//! between clients.
+//! Left out: watches; leases (to a judge the end of one is a delete that somebody may have asked for); limits, sort orders and
+//! filters of ranges; clocks that differ between clients.
 
 pub mod history;
 pub mod linear;

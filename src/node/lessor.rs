@@ -288,3 +288,115 @@ impl Lessor {
 fn written(time: LeaseTime) -> Duration {
     seconds(if time.remaining == 0 { time.ttl } else { time.remaining })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Index;
+
+    fn time(ttl: i64, remaining: i64) -> LeaseTime {
+        LeaseTime { ttl, remaining, granted: Index(1) }
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time(0) + Duration::from_secs(seconds)
+    }
+
+    fn lessor(leases: &[(i64, LeaseTime)]) -> Lessor {
+        Lessor::new(at(0), leases.iter().copied())
+    }
+
+    /// What is written of a lease that nobody renews: when, in whole seconds, and how much. Each is applied at once.
+    fn writes(ttl: i64, remaining: i64) -> Vec<(u64, i64)> {
+        let mut lessor = lessor(&[(7, time(ttl, remaining))]);
+        let mut written = Vec::new();
+        loop {
+            let now = lessor.deadline();
+            let Work { revokes, writes } = lessor.work(now);
+            for (id, left) in writes {
+                written.push((now.0 / 1_000_000_000, left));
+                lessor.changed(now, LeaseChange::Written(id, time(ttl, left)));
+            }
+            if revokes == [7] {
+                written.push((now.0 / 1_000_000_000, 0));
+                return written;
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_written_when_it_is_half_and_five_seconds_less() {
+        assert_eq!(writes(5, 0), [(5, 0)]);
+        assert_eq!(writes(8, 0), [(5, 3), (8, 0)]);
+        assert_eq!(writes(100, 0), [(50, 50), (75, 25), (87, 13), (93, 7), (98, 2), (100, 0)]);
+        assert_eq!(writes(100, 12), [(6, 6), (11, 1), (12, 0)]);
+        assert_eq!(writes(9_000_000_000, 3), [(3, 0)]);
+        assert_eq!(writes(9_000_000_000, 0).len(), 32);
+    }
+
+    #[test]
+    fn a_lease_that_is_renewed_in_time_is_never_written() {
+        let mut lessor = lessor(&[(7, time(30, 0))]);
+        for second in (0..3000).step_by(10) {
+            assert_eq!(lessor.work(at(second)), Work::default(), "at {second} s");
+            assert!(matches!(lessor.renew(at(second), 7), Renewal::Renewed(_)));
+            assert_eq!(lessor.due.len(), 1);
+        }
+        assert!(lessor.deadline() <= at(3010), "it is looked at before something is to be done for it");
+    }
+
+    #[test]
+    fn no_more_than_so_many_revokes_are_on_their_way_and_resets_pass_them() {
+        let many = REVOKES_MAX as i64 + 10;
+        let leases: Vec<_> = (1..=many).map(|id| (id, time(2, 0))).chain([(0, time(100, 10))]).collect();
+        let mut lessor = lessor(&leases);
+        assert_eq!(lessor.renew(at(3), 0), Renewal::Waits);
+        assert_eq!(lessor.deadline(), Time(0));
+        let Work { revokes, writes } = lessor.work(at(3));
+        assert_eq!((revokes.len(), writes), (REVOKES_MAX, vec![(0, 0)]));
+        assert_eq!((lessor.work(at(3)), lessor.deadline()), (Work::default(), Time::NEVER));
+        assert!(lessor.changed(at(3), LeaseChange::Gone(1)), "its time was over");
+        assert!(!lessor.changed(at(3), LeaseChange::Gone(many)), "somebody gave it back");
+        assert_eq!(lessor.work(at(3)).revokes, [REVOKES_MAX as i64 + 1]);
+    }
+
+    #[test]
+    fn a_renewal_waits_for_a_write_on_its_way_and_then_for_the_reset() {
+        let mut lessor = lessor(&[(7, time(100, 0))]);
+        assert_eq!(lessor.work(at(50)).writes, [(7, 50)]);
+        assert_eq!(lessor.renew(at(51), 7), Renewal::Waits);
+        assert_eq!(lessor.work(at(51)), Work::default());
+        lessor.changed(at(52), LeaseChange::Written(7, time(100, 50)));
+        assert_eq!(lessor.renew(at(52), 7), Renewal::Waits);
+        assert_eq!(lessor.work(at(52)).writes, [(7, 0)]);
+        assert_eq!(lessor.renew(at(53), 7), Renewal::Waits);
+        lessor.changed(at(54), LeaseChange::Written(7, time(100, 0)));
+        let left = Duration::from_secs(100);
+        assert_eq!(lessor.renew(at(54), 7), Renewal::Renewed(TimeLeft { granted: 100, left }));
+        assert_eq!(lessor.work(at(100)), Work::default());
+        assert_eq!(lessor.work(at(104)).writes, [(7, 50)]);
+    }
+
+    #[test]
+    fn what_was_refused_is_due_again_when_it_is_said_to_be() {
+        let mut lessor = lessor(&[(7, time(2, 0)), (8, time(100, 10))]);
+        assert_eq!(lessor.renew(at(3), 8), Renewal::Waits);
+        let work = lessor.work(at(3));
+        assert_eq!(work, Work { revokes: vec![7], writes: vec![(8, 0)] });
+        [7, 8].into_iter().for_each(|id| lessor.not_proposed(id, at(4)));
+        assert_eq!((lessor.work(at(3)), lessor.deadline()), (Work::default(), at(4)));
+        assert_eq!(lessor.work(at(4)), work);
+        assert_eq!(lessor.revoking, 1);
+    }
+
+    #[test]
+    fn a_lease_that_is_granted_again_begins_anew() {
+        let mut lessor = lessor(&[(7, time(2, 0))]);
+        assert_eq!(lessor.work(at(2)).revokes, [7]);
+        lessor.changed(at(2), LeaseChange::Gone(7));
+        lessor.changed(at(2), LeaseChange::Granted(7, time(60, 0)));
+        assert_eq!(lessor.revoking, 0);
+        assert_eq!(lessor.time_left(at(3), 7).map(|time| time.left), Some(Duration::from_secs(59)));
+        assert_eq!(lessor.work(at(20)), Work::default());
+    }
+}

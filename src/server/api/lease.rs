@@ -27,8 +27,8 @@ use tonic::{Request, Response, Status, Streaming};
 /// etcd's longest time to live, in seconds.
 const TTL_MAX: i64 = 9_000_000_000;
 
-/// Keepalives of one stream that may be on their way at once.
-const KEEP_ALIVES_MAX: usize = 256;
+/// Keepalives of one stream that may be on their way at once: many streams share what the node takes.
+const KEEP_ALIVES_MAX: usize = 64;
 
 /// The service.
 #[derive(Clone, Debug)]
