@@ -30,3 +30,5 @@ mod strangers;
 mod support;
 #[path = "cluster/watched.rs"]
 mod watched;
+#[path = "cluster/watches.rs"]
+mod watches;

@@ -2,7 +2,8 @@
 //!
 //! Three ways to ask: raw requests whose decoded answers are compared field by field (`script.rs`); an unmodified etcdctl
 //! whose output is compared (`etcdctl.rs`); and the `etcd-client` crate, in a package of its own because it needs protoc.
-//! `metrics.rs` compares what both tell a scrape, `gateway.rs` what both answer to curl.
+//! `watch.rs` holds the same watch conversations with both; `metrics.rs` compares what both tell a scrape, `gateway.rs`
+//! what both answer to curl.
 //! `ETCD_BIN_DIR` says where etcd and etcdctl 3.5 are.
 
 #[path = "etcd_compat/etcdctl.rs"]
@@ -14,6 +15,8 @@ mod metrics;
 #[path = "etcd_compat/script.rs"]
 mod script;
 mod support;
+#[path = "etcd_compat/watch.rs"]
+mod watch;
 
 use pb::cluster_client::ClusterClient;
 use pb::kv_client::KvClient;

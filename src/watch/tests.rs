@@ -278,6 +278,7 @@ impl Client {
                 for (id, watched) in &mut self.watched {
                     if of_all || *id == watch_id {
                         assert_eq!(watched.expected(truth, revision), [], "progress overtakes events of {watched:?}");
+                        assert!(watched.request.start_revision <= revision, "progress before the start of {watched:?}");
                         assert!(watched.next <= Some(revision + 1), "progress goes back: {watched:?}, {revision}");
                         assert!(watched.pieces.is_empty());
                         watched.next = Some(revision + 1);

@@ -8,7 +8,12 @@ use quorate::proto::etcdserverpb as pb;
 const UNSEEN: [(&str, &str); 1] = [("etcd_network_peer_sent_failures_total", "counter")];
 
 /// What etcd's own dashboard and alerts ask for, of what exists here.
-const ASKED_FOR: [&str; 25] = [
+const ASKED_FOR: [&str; 30] = [
+    "etcd_debugging_mvcc_events_total",
+    "etcd_debugging_mvcc_pending_events_total",
+    "etcd_debugging_mvcc_slow_watcher_total",
+    "etcd_debugging_mvcc_watch_stream_total",
+    "etcd_debugging_mvcc_watcher_total",
     "etcd_disk_backend_commit_duration_seconds",
     "etcd_disk_wal_fsync_duration_seconds",
     "etcd_mvcc_db_total_size_in_bytes",

@@ -10,14 +10,12 @@
 //!
 //! A streamed range (`RangeStream`, etcd 3.7) holds two pieces at most, one being read and one being sent, of about
 //! `--max-request-bytes` each.
-//!
-//! Absent: compaction.
 
 use super::{Front, astray, status};
 use crate::machine::budget::Share;
 use crate::machine::{RangeStream, Response as Applied, Step, check};
 use crate::proto::etcdserverpb as pb;
-use crate::proto::quorate::command::Op;
+use crate::proto::quorate::{Compact, command::Op};
 use pb::range_request::{SortOrder, SortTarget};
 use pb::request_op::Request as Operation;
 use std::sync::Arc;
@@ -142,8 +140,20 @@ impl pb::kv_server::Kv for Kv {
         Ok(answer(response, share))
     }
 
-    async fn compact(&self, _: Request<pb::CompactionRequest>) -> Result<Response<pb::CompactionResponse>, Status> {
-        Err(status::not_served("compaction"))
+    async fn compact(
+        &self,
+        request: Request<pb::CompactionRequest>,
+    ) -> Result<Response<pb::CompactionResponse>, Status> {
+        let front = &self.0;
+        front.check_leader(request.metadata())?;
+        let compact = Compact { revision: request.into_inner().revision };
+        match front.propose(Op::Compact(compact), false).await? {
+            (Applied::Compact(mut response), term) => {
+                response.header = front.complete(response.header, term);
+                Ok(Response::new(response))
+            }
+            (other, _) => Err(astray(&other)),
+        }
     }
 
     type RangeStreamStream = ReceiverStream<Result<pb::RangeStreamResponse, Status>>;
