@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio_stream::StreamExt as _;
+use tonic::transport::Endpoint;
 
 const WRITERS: usize = 12;
 const WATCHERS: usize = 18;
@@ -38,6 +39,20 @@ struct Book {
     /// By key: the revision.
     acknowledged: BTreeMap<String, i64>,
     uncertain: BTreeSet<String>,
+}
+
+impl Book {
+    fn note(&mut self, keys: Vec<String>, outcome: Result<Option<pb::ResponseHeader>, Error>) {
+        match outcome {
+            Ok(header) => {
+                let revision = header.unwrap().revision;
+                self.acknowledged.extend(keys.into_iter().map(|key| (key, revision)));
+            }
+            Err(Error::Uncertain(_)) => self.uncertain.extend(keys),
+            Err(Error::Refused(_)) => {}
+            Err(error) => panic!("a lawful write is rejected: {error:?}"),
+        }
+    }
 }
 
 /// What one watcher heard.
@@ -71,17 +86,7 @@ async fn write(number: usize, members: Vec<String>, book: Arc<Mutex<Book>>, stop
                 client.txn(pb::TxnRequest { success, ..Default::default() }).await.map(|answer| answer.header)
             }
         };
-        let mut book = book.lock().unwrap();
-        match outcome {
-            Ok(header) => {
-                let revision = header.unwrap().revision;
-                book.acknowledged.extend(keys.into_iter().map(|key| (key, revision)));
-            }
-            Err(Error::Uncertain(_)) => book.uncertain.extend(keys),
-            Err(Error::Refused(_)) => {}
-            Err(error) => panic!("a lawful write is rejected: {error:?}"),
-        }
-        drop(book);
+        book.lock().unwrap().note(keys, outcome);
         tokio::time::sleep(PACE).await;
     }
 }
@@ -109,7 +114,8 @@ async fn follow(number: usize, members: Vec<String>, mut rng: Rng) -> Heard {
 /// One stream; true if the last key was heard of, `None` if the stream could not be opened or broke.
 async fn listen(member: &str, next: &mut i64, heard: &mut Heard, rng: &mut Rng, slow: bool) -> Option<bool> {
     let within = |what| tokio::time::timeout(SILENCE, what);
-    let mut client = within(WatchClient::connect(format!("http://{member}"))).await.ok()?.ok()?;
+    let endpoint = Endpoint::from_shared(format!("http://{member}")).unwrap();
+    let mut client = WatchClient::new(within(endpoint.connect()).await.ok()?.ok()?);
     let create = pb::WatchCreateRequest {
         key: PREFIX.into(),
         range_end: "watched0".into(),
@@ -229,7 +235,8 @@ async fn compact(cluster: &Cluster, rng: &mut Rng) {
     let now = client.range(pb::RangeRequest { key: "x".into(), ..Default::default() }).await.unwrap();
     let revision = now.header.unwrap().revision - rng.below(60) as i64;
     let member = cluster.nodes()[0].client.clone();
-    let mut kv = pb::kv_client::KvClient::connect(format!("http://{member}")).await.unwrap();
+    let channel = Endpoint::from_shared(format!("http://{member}")).unwrap().connect().await.unwrap();
+    let mut kv = pb::kv_client::KvClient::new(channel);
     // It may have been done by a request whose answer was lost; then there is nothing to do.
     let _ = kv.compact(pb::CompactionRequest { revision, physical: false }).await;
 }
