@@ -16,7 +16,9 @@
 //!
 //! Both use [`model`] for what one operation does.
 //!
-//! Left out: watches and leases, until the store has them; limits, sort orders and filters of ranges; clocks that differ
+//! [`watch`] judges what watchers were told.
+//!
+//! Left out: leases; limits, sort orders and filters of ranges; clocks that differ
 //! between clients.
 
 pub mod history;
@@ -27,6 +29,7 @@ mod quiet;
 pub mod sequence;
 #[cfg(test)]
 mod tests;
+pub mod watch;
 
 use history::{Call, Operation, Outcome, Reply};
 use std::fmt;

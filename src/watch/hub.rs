@@ -303,6 +303,11 @@ impl Hub {
         }
     }
 
+    /// The store's revision, here.
+    pub fn revision(&self) -> Revision {
+        self.view.revision()
+    }
+
     /// What is counted.
     pub fn figures(&self) -> Arc<Figures> {
         Arc::clone(&self.figures)

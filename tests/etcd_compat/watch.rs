@@ -12,6 +12,9 @@ use pb::watch_client::WatchClient;
 use pb::watch_create_request::FilterType;
 use pb::watch_request::RequestUnion;
 use quorate::proto::etcdserverpb as pb;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -167,7 +170,7 @@ struct Side {
     kv: KvClient<Channel>,
     requests: mpsc::UnboundedSender<pb::WatchRequest>,
     answers: mpsc::UnboundedReceiver<pb::WatchResponse>,
-    _cluster: Cluster,
+    cluster: Cluster,
 }
 
 /// Longer than any answer takes: a line that is answered too rarely must fail.
@@ -190,7 +193,7 @@ impl Side {
                 let _ = heard.send(answer);
             }
         });
-        Side { kv: KvClient::new(channel), requests, answers, _cluster: cluster }
+        Side { kv: KvClient::new(channel), requests, answers, cluster }
     }
 
     fn say(&self, union: RequestUnion) {
@@ -305,4 +308,60 @@ async fn progress_is_notified_as_etcd_does() {
         heard.push(answers);
     }
     assert_eq!(heard[0], heard[1], "{}", difference(&heard[0], &heard[1]));
+}
+
+/// What an unmodified etcdctl prints of a server's past and present, up to the last key.
+async fn etcdctl_prints(etcd: &Path, server: Server, format: &str) -> Vec<String> {
+    const LAST: [&str; 2] = ["a/last", "YS9sYXN0"];
+    let mut side = Side::new(Cluster::new(server, 1, &[]).await).await;
+    for line in [put("a/1", "x"), put("a/1", "y"), put("b", "z"), Line::Delete("a/1", "")] {
+        side.answer(line, 0).await;
+    }
+    let mut etcdctl = Command::new(etcd.join("etcdctl"))
+        .args(["--endpoints", &side.cluster.endpoints()[0], "watch", "--prefix", "a/", "--rev", "1", "--prev-kv"])
+        .args(["-w", format])
+        .env_clear()
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("etcdctl runs");
+    let mut lines = BufReader::new(etcdctl.stdout.take().expect("it is piped")).lines();
+    let mut printed = Vec::new();
+    let mut is_past = true;
+    loop {
+        let line = tokio::task::block_in_place(|| lines.next()).expect("etcdctl goes on").expect("it prints text");
+        let is_last = LAST.iter().any(|last| line.contains(last));
+        let header = ["ClusterID", "MemberID", "RaftTerm", "Revision"].iter().any(|name| line.contains(name));
+        printed.push(mask_json(&line));
+        if std::mem::take(&mut is_past) {
+            // The past is being told: what happens now comes after it.
+            side.answer(put("a/last", "1"), 0).await;
+        }
+        if header {
+            printed.pop();
+        }
+        if is_last {
+            break;
+        }
+    }
+    etcdctl.kill().expect("a child can be killed");
+    etcdctl.wait().expect("a child can be waited for");
+    printed
+}
+
+/// A line without whose header it is.
+fn mask_json(line: &str) -> String {
+    let Ok(mut value) = serde_json::from_str::<serde_json::Value>(line) else { return line.to_owned() };
+    value.as_object_mut().map(|object| object.remove("Header"));
+    value.to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcdctl_prints_what_it_watches_alike() {
+    let Some(etcd) = etcd_bin_dir("etcdctl_prints_what_it_watches_alike") else { return };
+    for format in ["simple", "json", "fields"] {
+        let theirs = etcdctl_prints(&etcd, Server::Etcd(etcd.clone()), format).await;
+        let ours = etcdctl_prints(&etcd, Server::Quorate, format).await;
+        assert!(theirs.len() >= 2, "{theirs:?}");
+        assert_eq!(theirs, ours, "{format}");
+    }
 }

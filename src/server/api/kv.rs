@@ -11,7 +11,7 @@
 //! A streamed range (`RangeStream`, etcd 3.7) holds two pieces at most, one being read and one being sent, of about
 //! `--max-request-bytes` each.
 
-use super::{Front, astray, status};
+use super::{Front, astray};
 use crate::machine::budget::Share;
 use crate::machine::{RangeStream, Response as Applied, Step, check};
 use crate::proto::etcdserverpb as pb;
