@@ -142,6 +142,7 @@ impl Watchers {
         self.streams += 1;
         let (stream, queue) = (self.streams, Arc::new(Queue::new(hub.figures())));
         hub.open(stream, format!("watcher {number}"), Arc::clone(&queue));
+        let fragment = self.watchers[number].fragments();
         let Watcher { told, next, open, .. } = &mut self.watchers[number];
         *open = Some(Open { node, stream, queue });
         let create = pb::WatchCreateRequest {
@@ -152,7 +153,7 @@ impl Watchers {
             filters: if told.deletes { Vec::new() } else { vec![1] },
             prev_kv: true,
             watch_id: 0,
-            fragment: number.is_multiple_of(2),
+            fragment,
         };
         self.request(number, now, RequestUnion::CreateRequest(create));
     }
@@ -225,6 +226,11 @@ impl Watchers {
 }
 
 impl Watcher {
+    /// Whether it bears revisions in pieces.
+    fn fragments(&self) -> bool {
+        self.told.number.is_multiple_of(2)
+    }
+
     /// Notes an answer.
     fn hear(&mut self, answer: Answer) -> Result<(), String> {
         let revision = answer.revision.0;
@@ -241,6 +247,9 @@ impl Watcher {
             }
         };
         self.pieces.extend(events);
+        if fragment && !self.fragments() {
+            return Err("is told a revision in pieces, for which it did not ask".to_string());
+        }
         if fragment {
             return Ok(());
         }

@@ -462,6 +462,20 @@ fn who_keeps_up_is_not_cancelled_by_a_compaction_of_what_it_has_not_been_told_ye
 }
 
 #[test]
+fn who_catches_up_is_not_told_what_the_followers_are_told_next() {
+    let (mut world, client) = small(3);
+    world.create(client, watch_all());
+    world.create(client, pb::WatchCreateRequest { start_revision: 2, ..watch_all() });
+    // More than a slice: the followers need several turns.
+    for _ in 0..20 {
+        world.truth.txn(&BTreeMap::from([(1, Some(80))]));
+    }
+    world.settle();
+    let next = |id: i64| world.clients[client].watched[&id].next;
+    assert_eq!([next(0), next(1)], [Some(world.truth.revision + 1); 2]);
+}
+
+#[test]
 fn a_slow_client_keeps_nothing_in_memory_and_nobody_back() {
     let (mut world, slow) = small(1);
     let quick = world.open(0);
