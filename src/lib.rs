@@ -27,6 +27,7 @@
 //!    cli ──────────────► everything below
 //!    server   maelstrom       client
 //!       ├──────────┴──► wire     │       wire ► raft, proto
+//!       ├───────► watch          │       watch ► machine, proto
 //!     node                       │
 //!    ┌──┴────┬────────┐          │
 //!  raft   storage  machine       │       storage ► raft (Entry, Ready, Persisted)
@@ -39,6 +40,7 @@
 //! - [`storage`] is bytes that survive: what a disk promises, the log on it, the data directory.
 //! - [`machine`] is the deterministic machine: etcd's model of keys and revisions as a function of the log.
 //! - [`node`] is one member, as a value: it ties the three together and answers each request exactly once.
+//! - [`watch`] tells many watchers what happened: cursors over the machine's history, and the queues of their streams.
 //! - [`wire`] is Raft's messages as bytes, the same for every shell that has a network.
 //! - [`server`] is the shell that serves: threads, gRPC, flags, signals.
 //! - [`maelstrom`] is the shell that Jepsen's bench judges: the same node, with lines of JSON for a network.

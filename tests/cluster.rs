@@ -36,3 +36,5 @@ mod strangers;
 mod support;
 #[path = "cluster/watched.rs"]
 mod watched;
+#[path = "cluster/watches.rs"]
+mod watches;

@@ -36,8 +36,8 @@ use std::process::Command;
 use std::sync::Mutex;
 
 /// What is copied: the rooms that decide, and the scripts.
-const ROOMS: [&str; 11] =
-    ["check", "checksum", "ids", "machine", "node", "proto", "raft", "rng", "sim", "storage", "time"];
+const ROOMS: [&str; 12] =
+    ["check", "checksum", "ids", "machine", "node", "proto", "raft", "rng", "sim", "storage", "time", "watch"];
 /// Tests that play with chance: the simulator's part.
 const CHANCE: [&str; 3] = ["under_chance", "sim::", "check::"];
 /// The simulator starts from so many different seeds.

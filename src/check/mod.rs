@@ -16,7 +16,9 @@
 //!
 //! Both use [`model`] for what one operation does.
 //!
-//! Left out: watches; leases (to a judge the end of one is a delete that somebody may have asked for); limits, sort orders and
+//! [`watch`] judges what watchers were told.
+//!
+//! Left out: leases (to a judge the end of one is a delete that somebody may have asked for); limits, sort orders and
 //! filters of ranges; clocks that differ between clients.
 
 pub mod history;
@@ -27,6 +29,7 @@ mod quiet;
 pub mod sequence;
 #[cfg(test)]
 mod tests;
+pub mod watch;
 
 use history::{Call, Operation, Outcome, Reply};
 use std::fmt;

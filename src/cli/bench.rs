@@ -1,13 +1,14 @@
 //! `quorate bench`: measures any server that speaks etcd's v3 API, with the same program and the same load for each.
 //!
 //! `put`, `get` and `mixed` run a load (`load.rs`) and report percentiles (`record.rs`, `report.rs`); `failover` kills
-//! leaders of the local lab under load and measures how long writes stop (`failover.rs`).
+//! leaders of the local lab under load and measures how long writes stop (`failover.rs`). `watch` measures how events reach
+//! many watchers (`watch.rs`).
 //!
 //! What keeps the figures honest: a warm-up that isn't counted; percentiles from merged histograms; failed operations
 //! counted by kind and kept out of the latencies; with `--rate`, latencies that count from the moment an operation was due
 //! (`pace.rs`); reads of keys that exist (the key space is filled first); and the whole setting in the report.
 //!
-//! Left out: comparing with an earlier run, transactions, watches, leases, TLS.
+//! Left out: comparing with an earlier run, transactions, leases, TLS.
 
 mod failover;
 mod keys;
@@ -15,6 +16,7 @@ mod load;
 mod pace;
 mod record;
 mod report;
+mod watch;
 
 use super::exit::{self, Failure};
 use super::go_duration;
@@ -79,6 +81,8 @@ enum What {
     },
     /// Kill the lab's leader again and again under load: how long do writes stop, is an acknowledged one lost?
     Failover(failover::Args),
+    /// One writer, many watchers: events per second, and how long each is on its way.
+    Watch(watch::Args),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -144,6 +148,10 @@ pub fn run(global: &Global, args: Args) -> ExitCode {
         What::Get { load, consistency } => ("get", load, 1.0, consistency),
         What::Mixed { load, consistency, read_ratio } => ("mixed", load, read_ratio, consistency),
         What::Failover(args) => return exit::finish(failover::run(global, &args)),
+        What::Watch(args) => {
+            let json = global.write_out == Format::Json;
+            return exit::finish(watch::run(&global.endpoints(), &args, json));
+        }
     };
     let endpoints = global.endpoints();
     let work = Work { name, load, read_ratio, serializable: consistency == Consistency::S };

@@ -17,6 +17,7 @@ use super::process;
 use crate::ids::Term;
 use crate::node::{Election, LeaseCounts, RoleName, SpaceStatus, Status};
 use crate::storage::space;
+use crate::time::{Duration, Time};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -136,6 +137,7 @@ pub fn page(front: &Front) -> String {
     peers(&mut page, front, &status);
     clients(&mut page, front);
     front.slow.expose(&mut page);
+    watchers(&mut page, front);
     process::expose(&mut page);
     page.into_text()
 }
@@ -271,6 +273,25 @@ fn peers(page: &mut Page, front: &Front, status: &Status) {
             family.sample(&[("To", &peer.id)], status.last.0.saturating_sub(peer.matched.0));
         }
     }
+}
+
+fn watchers(page: &mut Page, front: &Front) {
+    let figures = front.watching.figures();
+    let number = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+    page.gauge("etcd_debugging_mvcc_watch_stream_total", "Open watch streams.", number(&figures.streams));
+    page.gauge("etcd_debugging_mvcc_watcher_total", "Watchers.", number(&figures.watchers));
+    let help = "Watchers that are behind: they catch up, or their client takes nothing.";
+    page.gauge("etcd_debugging_mvcc_slow_watcher_total", help, number(&figures.slow));
+    let help = "Events that were told to watchers, or wait for their clients.";
+    page.counter("etcd_debugging_mvcc_events_total", help, number(&figures.events));
+    let help = "Events that wait for watchers' clients.";
+    page.gauge("etcd_debugging_mvcc_pending_events_total", help, number(&figures.pending_events));
+    let behind = match number(&figures.behind_since) {
+        0 => Duration::ZERO,
+        since => front.clock.now().since(Time(since)),
+    };
+    let help = "For how long the watcher that is behind longest has been, in seconds.";
+    page.gauge("quorate_watcher_lag_seconds", help, behind.as_secs_f64());
 }
 
 fn clients(page: &mut Page, front: &Front) {

@@ -350,6 +350,10 @@ impl Host for Core {
         (0, 0)
     }
 
+    fn view(&self) -> Option<machine::View> {
+        None
+    }
+
     fn look(&self, _: &Call) -> Result<(i64, Answer), machine::Error> {
         Ok((0, Answer::Put))
     }

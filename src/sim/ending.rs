@@ -23,7 +23,9 @@ impl<H: Host> World<H> {
         self.serve()?;
         self.end_leases()?;
         self.rest()?;
-        self.read_all()
+        self.read_all()?;
+        let nodes = self.core_nodes();
+        self.watchers.finish(&nodes, self.now, &self.laws)
     }
 
     fn heal(&mut self) -> Result<(), Violation> {

@@ -164,6 +164,9 @@ pub trait Host {
     /// How many leases there are in what it has applied, and how many keys whose lease is gone.
     fn leases(&self) -> (usize, usize);
 
+    /// A reader of what it has applied, if requests have contents and it runs.
+    fn view(&self) -> Option<machine::View>;
+
     /// A read of what it has applied.
     ///
     /// # Errors

@@ -68,6 +68,8 @@ pub enum Law {
     LeaseKept,
     /// A healed majority ends every lease that nobody keeps alive, and its keys with it.
     LeaseEnds,
+    /// Watchers that go on where they can are told everything once, in order, whole revisions at a time.
+    Watched,
     /// The judge accepts what clients saw.
     Linearizable,
     /// The program's own assertions hold.
@@ -78,7 +80,7 @@ pub enum Law {
 
 impl Law {
     /// All of them.
-    pub const ALL: [Law; 27] = [
+    pub const ALL: [Law; 28] = [
         Law::ElectionSafety,
         Law::LogMatching,
         Law::LeaderCompleteness,
@@ -103,6 +105,7 @@ impl Law {
         Law::Quiet,
         Law::LeaseKept,
         Law::LeaseEnds,
+        Law::Watched,
         Law::Linearizable,
         Law::Assertion,
         Law::Deterministic,
@@ -135,6 +138,7 @@ impl Law {
             Law::Quiet => "quiet",
             Law::LeaseKept => "lease-kept",
             Law::LeaseEnds => "lease-ends",
+            Law::Watched => "watched",
             Law::Linearizable => "linearizable",
             Law::Assertion => "assertion",
             Law::Deterministic => "deterministic",

@@ -255,6 +255,10 @@ impl Host for Member {
         (view.leases().len(), keys.iter().filter(orphan).count())
     }
 
+    fn view(&self) -> Option<machine::View> {
+        self.node().map(Node::view)
+    }
+
     fn look(&self, call: &Call) -> Result<(i64, Reply), machine::Error> {
         self.node().map_or(Ok((0, Reply::Put)), |node| workload::look(&node.view(), call))
     }

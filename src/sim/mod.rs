@@ -5,7 +5,7 @@
 //! laws are checked; at the end a majority is healed and must work, and the judge reads what the clients saw.
 //!
 //! - `plan.rs`: what is going to happen, drawn from a seed, written as text.
-//! - `world.rs`: the heap of events; `place.rs`, `network.rs`, `clients.rs`, `workload.rs`, `owners.rs`: what is in it; `faults.rs`: what is
+//! - `world.rs`: the heap of events; `place.rs`, `network.rs`, `clients.rs`, `workload.rs`, `owners.rs`, `watchers.rs`: what is in it; `faults.rs`: what is
 //!   done to it; `ending.rs`: the liveness phase.
 //! - `host.rs`: what the world drives, in two forms: `member.rs` (everything, as in production) and `core.rs` (Raft alone).
 //! - `laws.rs`: what must hold. `trace.rs`: what happened, for people, and the fingerprint.
@@ -21,8 +21,7 @@
 //!
 //! # Where the rest plugs in
 //!
-//! Snapshots and membership: more [`plan::Fault`]s and a configuration in [`laws`]; watches: more calls in `workload.rs`, more
-//! of the judge.
+//! Snapshots and membership: more [`plan::Fault`]s and a configuration in [`laws`].
 
 use crate::check;
 use crate::check::history::Operation;
@@ -48,6 +47,7 @@ mod place;
 pub mod plan;
 pub mod shrink;
 mod trace;
+mod watchers;
 mod workload;
 mod world;
 
@@ -129,6 +129,11 @@ fn drive<H: host::Host>(plan: &Plan, options: &Options) -> Report {
         if !verdict.is_kept() {
             violation = world.laws.broken(Law::Linearizable, || verdict.to_string()).err();
         }
+    }
+    if violation.is_none()
+        && let Err(found) = world.watchers.judged(&history)
+    {
+        violation = world.laws.broken(Law::Watched, || found.to_string()).err();
     }
     Report {
         violation,

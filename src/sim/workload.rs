@@ -2,7 +2,7 @@
 //!
 //! Few keys, so that operations meet; values that are written once in a run, so that who sees one knows who wrote it. One
 //! operation in some is a transaction over two keys or a read of all of them, which tie the keys' histories together.
-//! Watches will be more kinds of [`Call`] here and more laws in the judge. Leases are in `owners.rs`.
+//! Leases are in `owners.rs`, watches in `watchers.rs`.
 
 use crate::check::history::{Call, Compare, Pair, Relation, Reply, Target};
 use crate::machine::{self, View, check};

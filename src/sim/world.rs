@@ -24,6 +24,7 @@ use super::owners::Owners;
 use super::place::{Clock, LogQueue, Place};
 use super::plan::Plan;
 use super::trace::Trace;
+use super::watchers::Watchers;
 use crate::ids::{Incarnation, Index, MemberId};
 use crate::node::{Effect, Halt, Input, Reply, Request, Slot, StateWrite};
 use crate::raft::{Envelope, Message};
@@ -57,6 +58,8 @@ pub(super) enum Event {
     Client(usize),
     /// So does the owner of a lease.
     Owner(usize),
+    /// So does a watcher.
+    Watcher(usize),
 }
 
 impl Event {
@@ -70,7 +73,7 @@ impl Event {
             | Event::StateDone(node)
             | Event::Lost(node, ..)
             | Event::SpaceBack(node) => Some(*node),
-            Event::Up(_) | Event::Fault(_) | Event::Client(_) | Event::Owner(_) => None,
+            Event::Up(_) | Event::Fault(_) | Event::Client(_) | Event::Owner(_) | Event::Watcher(_) => None,
         }
     }
 }
@@ -114,6 +117,7 @@ pub(super) struct World<H> {
     pub network: Network,
     pub clients: Clients,
     pub owners: Owners,
+    pub watchers: Watchers,
     pub laws: Laws,
     pub trace: Trace,
     /// Separate streams, so that one more fault does not change all the rest.
@@ -147,6 +151,7 @@ impl<H: Host> World<H> {
             network: Network::new(plan.nodes, &plan.noise, stream(2)),
             clients: Clients::new(&plan, stream(3)),
             owners: Owners::new(&plan, stream(5)),
+            watchers: Watchers::new(&plan, H::HAS_CONTENTS, stream(6)),
             laws: Laws::new(plan.nodes, off),
             trace: Trace::new(lines),
             disk_dice: Rng::new(stream(4)),
@@ -166,6 +171,9 @@ impl<H: Host> World<H> {
         }
         for owner in 0..world.plan.owners {
             world.schedule(Owners::first(owner), Event::Owner(owner));
+        }
+        for (watcher, at) in world.watchers.firsts().into_iter().enumerate() {
+            world.schedule(at, Event::Watcher(watcher));
         }
         for (index, planned) in world.plan.faults.iter().enumerate() {
             let (at, order) = (planned.at, world.order);
@@ -250,6 +258,7 @@ impl<H: Host> World<H> {
             Event::SpaceBack(node) => self.input(node, Input::Space { low: false }),
             Event::Client(client) => self.client(client),
             Event::Owner(owner) => self.owner(owner),
+            Event::Watcher(watcher) => self.watcher(watcher),
         }
     }
 
@@ -282,6 +291,7 @@ impl<H: Host> World<H> {
                 place.life += 1;
                 place.incarnation = born.life;
                 place.glance = place.host.glance();
+                self.watchers.born(node, place.host.view());
                 (place.turn_at, place.wake_at, place.failing) = (None, Time::NEVER, false);
                 (place.log, place.state, place.state_busy) = (LogQueue::default(), VecDeque::new(), false);
                 place.knows_from = None;
@@ -327,6 +337,7 @@ impl<H: Host> World<H> {
         self.tell(Some(node), || "dies".to_string());
         self.clients.orphan::<H>(node, self.now);
         self.owners.forget(node);
+        self.watchers.died(node);
         if told {
             for other in (0..self.places.len()).filter(|other| *other != node) {
                 if self.network.passes(self.now, node, other) {
@@ -400,6 +411,9 @@ impl<H: Host> World<H> {
             }
         }
         self.laws.turned(node, now)?;
+        if before.applied != now.applied {
+            self.watchers.turned(node, self.now);
+        }
         if before.applied != now.applied && !self.places[node].wiped {
             self.owners.look(node, &self.places[node].host, self.now, &self.laws)?;
         }
@@ -634,6 +648,13 @@ impl<H: Host> World<H> {
             self.input(node, Input::Cancel(slot))?;
         }
         act.asks.map_or(Ok(()), |(node, slot, request)| self.ask(node, slot, request))
+    }
+
+    fn watcher(&mut self, watcher: usize) -> Result<(), Violation> {
+        let up: Vec<bool> = (0..self.places.len()).map(|node| self.hears(node) && !self.places[node].wiped).collect();
+        let again = self.watchers.act(watcher, self.now, &up, &self.laws)?;
+        self.schedule(again, Event::Watcher(watcher));
+        Ok(())
     }
 
     fn owner(&mut self, owner: usize) -> Result<(), Violation> {

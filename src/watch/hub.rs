@@ -145,6 +145,8 @@ pub(super) struct Watcher {
     /// By number, in [`Interests`].
     pub interest: u64,
     pub place: Place,
+    /// The revision that it asked for; 0: from now on.
+    start: i64,
     /// Since when it lags.
     pub since: Time,
     /// It asked for progress answers.
@@ -152,6 +154,14 @@ pub(super) struct Watcher {
     /// It was told something since the last tick.
     pub told: bool,
     pub delivered: u64,
+}
+
+impl Watcher {
+    /// Whether everything below `next` is something that it asked for, and was told. A watcher that asked for `next` itself
+    /// would be told of progress in what it did not want to hear of.
+    fn progresses(&self, next: i64) -> bool {
+        self.place == Place::Following && self.start < next
+    }
 }
 
 #[derive(Debug)]
@@ -293,6 +303,11 @@ impl Hub {
         }
     }
 
+    /// The store's revision, here.
+    pub fn revision(&self) -> Revision {
+        self.view.revision()
+    }
+
     /// What is counted.
     pub fn figures(&self) -> Arc<Figures> {
         Arc::clone(&self.figures)
@@ -348,9 +363,9 @@ impl Hub {
             }
             Some(RequestUnion::ProgressRequest(_)) => {
                 self.follow_to_now(now)?;
-                let follows = |watcher: &Watcher| watcher.place == Place::Following;
+                let next = self.next;
                 let stream = self.streams.get(&id);
-                if stream.is_some_and(|s| !s.watchers.is_empty() && s.watchers.values().all(follows)) {
+                if stream.is_some_and(|s| !s.watchers.is_empty() && s.watchers.values().all(|w| w.progresses(next))) {
                     self.say(id, NO_WATCHER, self.next - 1, What::Progress);
                 }
                 Ok(())
@@ -383,6 +398,7 @@ impl Hub {
         let watcher = Watcher {
             interest: self.interests.enter(interest),
             place: Place::Following,
+            start: request.start_revision,
             since: now,
             progress: request.progress_notify,
             told: true,
@@ -469,7 +485,7 @@ impl Hub {
             for (watch_id, watcher) in stream.watchers.iter_mut().filter(|(_, watcher)| watcher.progress) {
                 wanted = true;
                 let told = std::mem::take(&mut watcher.told);
-                if !told && has_room && watcher.place == Place::Following {
+                if !told && has_room && watcher.progresses(self.next) {
                     quiet.push(*watch_id);
                 }
             }
@@ -523,7 +539,7 @@ fn interest(request: &pb::WatchCreateRequest) -> Result<Interest, &'static str> 
         end => End::Before(Bytes::copy_from_slice(end)),
     };
     if request.start_revision < 0 {
-        return Err("mvcc: required revision has been compacted");
+        return Err("etcdserver: mvcc: required revision has been compacted");
     }
     let drops = |filter: FilterType| request.filters.contains(&filter.into());
     Ok(Interest {

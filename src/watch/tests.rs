@@ -278,6 +278,7 @@ impl Client {
                 for (id, watched) in &mut self.watched {
                     if of_all || *id == watch_id {
                         assert_eq!(watched.expected(truth, revision), [], "progress overtakes events of {watched:?}");
+                        assert!(watched.request.start_revision <= revision, "progress before the start of {watched:?}");
                         assert!(watched.next <= Some(revision + 1), "progress goes back: {watched:?}, {revision}");
                         assert!(watched.pieces.is_empty());
                         watched.next = Some(revision + 1);
@@ -458,6 +459,20 @@ fn who_keeps_up_is_not_cancelled_by_a_compaction_of_what_it_has_not_been_told_ye
     world.truth.compact(0);
     world.settle();
     assert_eq!(world.clients[client].watched[&0].next, Some(world.truth.revision + 1));
+}
+
+#[test]
+fn who_catches_up_is_not_told_what_the_followers_are_told_next() {
+    let (mut world, client) = small(3);
+    world.create(client, watch_all());
+    world.create(client, pb::WatchCreateRequest { start_revision: 2, ..watch_all() });
+    // More than a slice: the followers need several turns.
+    for _ in 0..20 {
+        world.truth.txn(&BTreeMap::from([(1, Some(80))]));
+    }
+    world.settle();
+    let next = |id: i64| world.clients[client].watched[&id].next;
+    assert_eq!([next(0), next(1)], [Some(world.truth.revision + 1); 2]);
 }
 
 #[test]

@@ -13,11 +13,16 @@ const UNSEEN: [(&str, &str); 3] = [
 ];
 
 /// What etcd's own dashboard and alerts ask for, of what exists here.
-const ASKED_FOR: [&str; 43] = [
+const ASKED_FOR: [&str; 48] = [
     "etcd_debugging_mvcc_compact_revision",
     "etcd_debugging_mvcc_current_revision",
     "etcd_debugging_mvcc_keys_total",
     "etcd_debugging_mvcc_total_put_size_in_bytes",
+    "etcd_debugging_mvcc_events_total",
+    "etcd_debugging_mvcc_pending_events_total",
+    "etcd_debugging_mvcc_slow_watcher_total",
+    "etcd_debugging_mvcc_watch_stream_total",
+    "etcd_debugging_mvcc_watcher_total",
     "etcd_disk_backend_commit_duration_seconds",
     "etcd_disk_wal_fsync_duration_seconds",
     "etcd_disk_wal_write_bytes_total",

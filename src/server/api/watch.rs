@@ -162,9 +162,16 @@ impl Stream for Answers {
         if let Err(status) = self.pass_requests(context) {
             return Poll::Ready(Some(Err(status)));
         }
+        // If requests must wait, the turn may come before anybody is there to be woken.
+        let waits = !self.watched.may_pass();
         match self.watched.poll(context) {
             Poll::Ready(answer) => Poll::Ready(Some(Ok(self.encoded(answer)))),
-            Poll::Pending => self.end.as_mut().poll(context).map(|status| Some(Err(status))),
+            Poll::Pending => {
+                if waits && self.watched.may_pass() {
+                    context.waker().wake_by_ref();
+                }
+                self.end.as_mut().poll(context).map(|status| Some(Err(status)))
+            }
         }
     }
 }
