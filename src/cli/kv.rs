@@ -6,6 +6,7 @@
 //! Left out: `del` without `--range` warns in etcdctl 3.5; here both delete the range.
 
 use super::exit::{BAD_ARGS, Failure, SERVER};
+use super::lease::lease_id;
 use super::output::{Format, Printer};
 use super::{Global, block_on};
 use crate::client::prefix_range;
@@ -102,11 +103,6 @@ pub struct DelArgs {
     /// Print what was deleted.
     #[arg(long)]
     prev_kv: bool,
-}
-
-/// Reads a lease id as etcd's tools write it.
-fn lease_id(text: &str) -> Result<i64, String> {
-    i64::from_str_radix(text, 16).map_err(|e| format!("{e}; a lease id is hexadecimal, e.g. 32695410dcc0ca06"))
 }
 
 fn bad_args(text: &str) -> Failure {

@@ -18,20 +18,29 @@ use std::time::Duration;
 
 pub mod bench;
 pub mod check;
+pub mod completion;
 pub mod dev;
 pub mod exit;
 pub mod go_duration;
 pub mod healthcheck;
+pub mod history;
 pub mod json;
 pub mod kv;
 pub mod lab_file;
+pub mod lease;
+pub mod lock;
+pub mod ls;
 pub mod maelstrom;
 pub mod member;
+pub mod mirror;
 pub mod output;
 pub mod serve;
 pub mod sim;
 pub mod status;
+pub mod transfer;
 pub mod txn;
+pub mod upkeep;
+pub mod watch;
 
 const FIRST_STEPS: &str = "First steps:
   quorate dev                    three members on this machine, until Ctrl-C
@@ -189,6 +198,34 @@ enum Command {
     Del(kv::DelArgs),
     /// Compare, then act, in one step; read from stdin.
     Txn(txn::Args),
+    /// See what happens to keys, as it happens.
+    Watch(watch::WatchArgs),
+    /// Leases: keys that go when nobody renews them.
+    Lease(lease::LeaseArgs),
+    /// Hold a lock, alone or while a command runs.
+    Lock(lock::LockArgs),
+    /// Lead, or see who does.
+    Elect(lock::ElectArgs),
+    /// What a key was before, as far as it can still be read.
+    History(history::Args),
+    /// The keys below a prefix, as if they were files.
+    Ls(ls::Args),
+    /// Write keys and values as lines of JSON.
+    Export(transfer::ExportArgs),
+    /// Read what `export` wrote.
+    Import(transfer::ImportArgs),
+    /// Keep the keys of this cluster equal in another.
+    #[command(visible_alias = "make-mirror")]
+    Mirror(mirror::Args),
+    /// Forget old revisions.
+    #[command(visible_alias = "compaction")]
+    Compact(upkeep::CompactArgs),
+    /// Give unused space back to the disk.
+    Defrag(upkeep::DefragArgs),
+    /// The alarms of the cluster.
+    Alarm(upkeep::AlarmArgs),
+    /// Let another member lead.
+    MoveLeader(upkeep::MoveLeaderArgs),
     /// A local cluster of real processes: start it, break it, watch it recover.
     Dev(dev::Args),
     /// Measure any etcd v3 server.
@@ -199,6 +236,8 @@ enum Command {
     Sim(sim::Args),
     /// One node of a Maelstrom test (Jepsen's bench), on stdin and stdout.
     Maelstrom(maelstrom::Args),
+    /// Let a shell complete what you type.
+    Completion(completion::Args),
     /// The versions of this program and of the API it speaks.
     Version,
 }
@@ -270,6 +309,20 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Get(args) => exit::finish(kv::get(&global, args)),
         Command::Del(args) => exit::finish(kv::del(&global, args)),
         Command::Txn(args) => exit::finish(txn::run(&global, &args)),
+        Command::Watch(args) => exit::finish(watch::run(&global, args)),
+        Command::Lease(args) => exit::finish(lease::run(&global, &args)),
+        Command::Lock(args) => exit::finish(lock::lock(&global, args)),
+        Command::Elect(args) => exit::finish(lock::elect(&global, args)),
+        Command::History(args) => exit::finish(history::run(&global, args)),
+        Command::Ls(args) => exit::finish(ls::run(&global, args)),
+        Command::Export(args) => exit::finish(transfer::export(&global, args)),
+        Command::Import(args) => exit::finish(transfer::import(&global, &args)),
+        Command::Mirror(args) => exit::finish(mirror::run(&global, args)),
+        Command::Completion(args) => exit::finish(completion::run(&args, command())),
+        Command::Compact(args) => exit::finish(upkeep::compact(&global, &args)),
+        Command::Defrag(args) => exit::finish(upkeep::defrag(&global, &args)),
+        Command::Alarm(args) => exit::finish(upkeep::alarm(&global, &args)),
+        Command::MoveLeader(args) => exit::finish(upkeep::move_leader(&global, &args)),
         Command::Endpoint(args) => exit::finish(member::endpoint(&global, args)),
         Command::Member(args) => exit::finish(member::member(&global, args)),
         Command::Status(args) => exit::finish(status::run(&global, args)),

@@ -4,9 +4,12 @@
 //! What one revision changed at the source changes in one transaction at the destination, unless that is more than a
 //! transaction may hold. The copy writes and never deletes: the destination may hold keys of its own.
 //!
-//! Each write says what a key is from now on, so one that may be done is simply done again.
+//! Each write says what a key is from now on, so one that may be done is simply done again; a destination that is away
+//! for a while is waited for.
 //!
-//! What is not mirrored: leases (they mean something in their own cluster only), revisions and versions.
+//! What is not mirrored: leases (they mean something in their own cluster only), revisions and versions. What is not
+//! guarded against: a write that was given up and done again, and that the destination still does much later, behind
+//! newer ones.
 
 use super::pages::{Pages, prefix_range};
 use super::resume::End;
@@ -93,11 +96,12 @@ impl Mirror {
     }
 
     /// Waits for the next changes and repeats them; says how many, and the revision of the source that the destination
-    /// now has.
+    /// now has. For as long as the destination is away it tries again, and `trouble` hears of each time. Not to be
+    /// dropped half-way: what was heard and not yet repeated would be lost.
     ///
     /// # Errors
     /// The error of either side; the inner result is the watch's end.
-    pub async fn follow(&mut self) -> Result<Result<(usize, i64), End>, Error> {
+    pub async fn follow(&mut self, trouble: impl Fn(&Error)) -> Result<Result<(usize, i64), End>, Error> {
         let watch = self.watch.get_or_insert_with(|| {
             let (key, range_end) = prefix_range(&self.rename.from);
             let start_revision = self.pages.revision() + 1;
@@ -111,7 +115,15 @@ impl Mirror {
             };
             let (count, revision) = (news.events.len(), watch.position() - 1);
             for events in revisions(news.events) {
-                self.write(events.into_iter().filter_map(|event| self.rename.event(event)).collect()).await?;
+                let ops: Vec<_> = events.into_iter().filter_map(|event| self.rename.event(event)).collect();
+                while let Err(error) = self.write(ops.clone()).await {
+                    if let Error::Rejected(_) = error {
+                        return Err(error);
+                    }
+                    trouble(&error);
+                    // What could not even be sent failed at once.
+                    tokio::time::sleep(self.destination.options.dial_timeout).await;
+                }
             }
             return Ok(Ok((count, revision)));
         }

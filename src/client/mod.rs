@@ -54,7 +54,7 @@ use tonic::Status;
 pub use lease::Lost;
 pub use mirror::{Mirror, Rename, transactions};
 pub use pages::{Pages, prefix_range};
-pub use queue::Place;
+pub use queue::{Observe, Place};
 pub use resume::End;
 pub use retry::{OUTCOME, REFUSED};
 pub use watch::{Told, Watch};

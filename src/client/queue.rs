@@ -9,18 +9,23 @@
 //! the place is the key: it outlives every member that is asked, and lasts as long as the lease. Standing in line twice is
 //! as good as once (the key is only created if it is not there), so it is tried like a read.
 //!
+//! Whoever is done revokes the lease, and not only the key: a try that was given up and comes late can't stand in line
+//! with a lease that is no more.
+//!
 //! Who waits watches one key, that of the one before him: a lock that is freed wakes one waiter, not all.
 
 use super::resume::End;
 use super::retry::Kind;
-use super::watch::Told;
+use super::watch::{Told, Watch};
 use super::{Client, Error};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::mvccpb;
 use bytes::Bytes;
+use mvccpb::event::EventType;
 use pb::compare::{CompareResult, CompareTarget, TargetUnion};
 use pb::range_request::{SortOrder, SortTarget};
 use pb::request_op::Request;
+use std::collections::VecDeque;
 use tonic::Status;
 
 /// A place in a line.
@@ -40,7 +45,7 @@ impl Client {
     /// # Errors
     /// See [`Error`]; never `Uncertain`.
     pub async fn stand_in_line(&self, name: &[u8], lease: i64, value: Bytes) -> Result<Place, Error> {
-        let line: Bytes = [name, b"/"].concat().into();
+        let line = line(name);
         let key: Bytes = [&line[..], format!("{lease:x}").as_bytes()].concat().into();
         let txn = pb::TxnRequest {
             compare: vec![created_at(&key, 0)],
@@ -96,7 +101,7 @@ impl Client {
         &self,
         name: &[u8],
     ) -> Result<(pb::ResponseHeader, Option<mvccpb::KeyValue>), Error> {
-        let line: Bytes = [name, b"/"].concat().into();
+        let line = line(name);
         let request = pb::RangeRequest {
             range_end: range_end(&line),
             key: line,
@@ -107,6 +112,11 @@ impl Client {
         };
         let answer = self.range(request).await?;
         Ok((answer.header.unwrap_or_default(), answer.kvs.into_iter().next()))
+    }
+
+    /// Who is first in the line under `name`, and every change. Nothing is sent before [`Observe::next`].
+    pub fn observe(&self, name: &[u8]) -> Observe {
+        Observe { client: self.clone(), name: Bytes::copy_from_slice(name), watch: None, seen: VecDeque::new() }
     }
 
     /// That `place` still stands.
@@ -120,18 +130,84 @@ impl Client {
 
     /// Waits until a key that was there before revision `from` is deleted.
     async fn wait_for_end(&self, key: &Bytes, from: i64) -> Result<(), Error> {
-        let request = pb::WatchCreateRequest { key: key.clone(), start_revision: from, ..Default::default() };
+        let key = key.clone();
+        let request = pb::WatchCreateRequest { key, start_revision: from, ..Default::default() };
+        self.wait_for(request, EventType::Delete).await
+    }
+
+    /// Waits until somebody stands in the line that was empty before revision `from`.
+    async fn wait_for_somebody(&self, name: &[u8], from: i64) -> Result<(), Error> {
+        let key = line(name);
+        let range_end = range_end(&key);
+        let request = pb::WatchCreateRequest { key, range_end, start_revision: from, ..Default::default() };
+        self.wait_for(request, EventType::Put).await
+    }
+
+    async fn wait_for(&self, request: pb::WatchCreateRequest, what: EventType) -> Result<(), Error> {
         let mut watch = self.watch(request);
         loop {
             match watch.next().await? {
                 Told::Open | Told::Lost(_) => {}
                 Told::News(news) => {
-                    if news.events.iter().any(|event| event.r#type() == mvccpb::event::EventType::Delete) {
+                    if news.events.iter().any(|event| event.r#type() == what) {
                         return Ok(());
                     }
                 }
                 // What happened meanwhile is compacted: whoever waits looks again.
                 Told::End(_, End::Compacted(_)) => return Ok(()),
+                Told::End(_, End::Canceled(why)) => return Err(Error::Rejected(Status::unknown(why))),
+            }
+        }
+    }
+}
+
+/// The first of a line, one after the other, and the values each of them sets.
+#[derive(Debug)]
+pub struct Observe {
+    client: Client,
+    name: Bytes,
+    /// Of the first one's key.
+    watch: Option<Watch>,
+    seen: VecDeque<(pb::ResponseHeader, mvccpb::KeyValue)>,
+}
+
+impl Observe {
+    /// The next first, or the next value of the one who is; waits for it.
+    ///
+    /// # Errors
+    /// See [`Error`]; never `Uncertain`.
+    pub async fn next(&mut self) -> Result<(pb::ResponseHeader, mvccpb::KeyValue), Error> {
+        loop {
+            if let Some(seen) = self.seen.pop_front() {
+                return Ok(seen);
+            }
+            let Some(watch) = &mut self.watch else {
+                let (header, first) = self.client.first_in_line(&self.name).await?;
+                let from = header.revision.saturating_add(1);
+                match first {
+                    Some(kv) => {
+                        let key = kv.key.clone();
+                        let request = pb::WatchCreateRequest { key, start_revision: from, ..Default::default() };
+                        self.watch = Some(self.client.watch(request));
+                        return Ok((header, kv));
+                    }
+                    None => self.client.wait_for_somebody(&self.name, from).await?,
+                }
+                continue;
+            };
+            match watch.next().await? {
+                Told::Open | Told::Lost(_) => {}
+                Told::News(news) => {
+                    for event in news.events {
+                        if event.r#type() == EventType::Delete {
+                            self.watch = None;
+                            break;
+                        }
+                        let header = news.header.clone().unwrap_or_default();
+                        self.seen.extend(event.kv.map(|kv| (header, kv)));
+                    }
+                }
+                Told::End(_, End::Compacted(_)) => self.watch = None,
                 Told::End(_, End::Canceled(why)) => return Err(Error::Rejected(Status::unknown(why))),
             }
         }
@@ -149,6 +225,11 @@ fn before(place: &Place) -> pb::RangeRequest {
         max_create_revision: place.revision.saturating_sub(1),
         ..Default::default()
     }
+}
+
+/// What all keys of a line begin with.
+fn line(name: &[u8]) -> Bytes {
+    [name, b"/"].concat().into()
 }
 
 /// Behind all keys of a line, whose name ends in `/`: `0` comes after it.
