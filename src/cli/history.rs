@@ -93,7 +93,9 @@ async fn read(client: &Client, key: &Bytes, patience: Duration) -> Result<(Vec<S
                 let start_revision = revision + 1;
                 watch = client.watch(pb::WatchCreateRequest { key: key.clone(), start_revision, ..Default::default() });
             }
-            Told::End(_, End::Canceled(why)) => return Err(Failure::new(ERROR, format!("the server ended the watch: {why}"))),
+            Told::End(_, End::Canceled(why)) => {
+                return Err(Failure::new(ERROR, format!("the server ended the watch: {why}")));
+            }
         }
     }
     Ok((states, oldest))

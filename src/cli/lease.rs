@@ -79,7 +79,11 @@ pub fn run(global: &Global, args: &LeaseArgs) -> Result<(), Failure> {
 /// What to do about a lease that there is not.
 fn unknown(failure: Failure, id: i64) -> Failure {
     let gone = failure.to_string().contains("lease not found");
-    if gone { Failure::new(ERROR, format!("lease {id:x}: {failure}")).fix("see which there are: quorate lease list") } else { failure }
+    if gone {
+        Failure::new(ERROR, format!("lease {id:x}: {failure}")).fix("see which there are: quorate lease list")
+    } else {
+        failure
+    }
 }
 
 async fn keep_alive(printer: Printer, client: &Client, id: i64, once: bool) -> Result<(), Failure> {

@@ -30,10 +30,12 @@ const ENDED_BY_SIGNAL: u8 = 255;
 
 /// `quorate lock`.
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = "Examples:\n  quorate lock backup -- tar czf backup.tgz /srv      one at a time; its exit code is tar's\n  \
+#[command(
+    after_help = "Examples:\n  quorate lock backup -- tar czf backup.tgz /srv      one at a time; its exit code is tar's\n  \
     quorate lock maintenance                            held until Ctrl-C\n\n\
 The command has ETCD_LOCK_KEY and ETCD_LOCK_REV in its environment. The revision grows from holder to holder: what is \
-protected can refuse whoever comes with an older one. If the lock is lost, the command is ended.")]
+protected can refuse whoever comes with an older one. If the lock is lost, the command is ended."
+)]
 pub struct LockArgs {
     /// The lock.
     name: OsString,
@@ -47,8 +49,10 @@ pub struct LockArgs {
 
 /// `quorate elect`.
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = "Examples:\n  quorate elect scheduler host-17      lead until Ctrl-C, as soon as nobody else does\n  \
-    quorate elect scheduler --listen     see who leads, and every change")]
+#[command(
+    after_help = "Examples:\n  quorate elect scheduler host-17      lead until Ctrl-C, as soon as nobody else does\n  \
+    quorate elect scheduler --listen     see who leads, and every change"
+)]
 pub struct ElectArgs {
     /// The election.
     name: OsString,
@@ -169,7 +173,11 @@ async fn hold_while(
     if let Err(e) = client.lease_revoke(lease.id).await
         && e.status().code() != tonic::Code::NotFound
     {
-        anstream::eprintln!("not let go of ({}): it is free when the lease has run out, after {} s", e.cause(), lease.ttl);
+        anstream::eprintln!(
+            "not let go of ({}): it is free when the lease has run out, after {} s",
+            e.cause(),
+            lease.ttl
+        );
     }
     result
 }

@@ -13,8 +13,10 @@ use std::os::unix::ffi::OsStringExt;
 
 /// `quorate ls`.
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = "Examples:\n  quorate ls                    the first parts of all names\n  quorate ls app/\n  \
-    quorate ls app/ --tree --depth 2")]
+#[command(
+    after_help = "Examples:\n  quorate ls                    the first parts of all names\n  quorate ls app/\n  \
+    quorate ls app/ --tree --depth 2"
+)]
 pub struct Args {
     /// What the keys start with.
     #[arg(default_value = "", hide_default_value = true)]
@@ -71,7 +73,8 @@ fn shown(name: &[u8]) -> String {
 /// Runs `quorate ls`.
 pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
     if global.write_out != Format::Simple {
-        return Err(Failure::new(BAD_ARGS, "ls prints for people").fix("for programs: quorate get --prefix PREFIX --keys-only -w json"));
+        return Err(Failure::new(BAD_ARGS, "ls prints for people")
+            .fix("for programs: quorate get --prefix PREFIX --keys-only -w json"));
     }
     let client = global.client()?;
     let prefix = args.prefix.into_vec();

@@ -150,7 +150,8 @@ fn print_answers<R>(
     if all {
         return Ok(());
     }
-    Err(Failure::new(ERROR, "an endpoint did not answer what was asked").fix("see what the cluster lacks: quorate status"))
+    Err(Failure::new(ERROR, "an endpoint did not answer what was asked")
+        .fix("see what the cluster lacks: quorate status"))
 }
 
 async fn health(global: &Global, client: &Client, hosts: Hosts) -> Result<(), Failure> {

@@ -73,7 +73,8 @@ async fn follow(mut mirror: Mirror) -> Result<(), Failure> {
                     "revisions that were not mirrored yet are compacted at the source (the oldest is {oldest}): what was \
                      deleted meanwhile is not known"
                 );
-                return Err(Failure::new(ERROR, text).fix("delete the mirrored keys at the destination, and start the mirror again"));
+                return Err(Failure::new(ERROR, text)
+                    .fix("delete the mirrored keys at the destination, and start the mirror again"));
             }
             Err(End::Canceled(why)) => return Err(Failure::new(ERROR, format!("the source ended the watch: {why}"))),
         };

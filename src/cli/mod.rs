@@ -20,6 +20,7 @@ pub mod bench;
 pub mod check;
 pub mod completion;
 pub mod dev;
+pub mod etcdctl;
 pub mod exit;
 pub mod go_duration;
 pub mod healthcheck;
@@ -279,6 +280,7 @@ fn command() -> clap::Command {
 
 fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let mut command = command();
+    let args = etcdctl::go_booleans(args.into_iter().collect(), &command);
     let matches = command.try_get_matches_from_mut(args)?;
     Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command))
 }
@@ -289,6 +291,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if serve::is_etcd(&args) {
         return serve::run_as_etcd(args);
     }
+    if etcdctl::is_etcdctl(&args) {
+        return etcdctl::run(args);
+    }
     let bad_args = if args.get(1).is_some_and(|arg| arg == "serve") { serve::BAD_ARGS } else { exit::BAD_ARGS };
     let cli = match try_parse(serve::two_dashes(args)) {
         Ok(cli) => cli,
@@ -298,8 +303,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if e.use_stderr() { ExitCode::from(bad_args) } else { ExitCode::SUCCESS };
         }
     };
-    let global = cli.global;
-    match cli.command {
+    dispatch(cli.global, cli.command)
+}
+
+/// Runs one command.
+fn dispatch(global: Global, command: Command) -> ExitCode {
+    match command {
         Command::Serve(args) => serve::run(args),
         Command::Dev(args) => dev::run(&global, args),
         Command::Bench(args) => bench::run(&global, args),
@@ -318,7 +327,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Export(args) => exit::finish(transfer::export(&global, args)),
         Command::Import(args) => exit::finish(transfer::import(&global, &args)),
         Command::Mirror(args) => exit::finish(mirror::run(&global, args)),
-        Command::Completion(args) => exit::finish(completion::run(&args, command())),
+        Command::Completion(args) => exit::finish(completion::run(&args, self::command())),
         Command::Compact(args) => exit::finish(upkeep::compact(&global, &args)),
         Command::Defrag(args) => exit::finish(upkeep::defrag(&global, &args)),
         Command::Alarm(args) => exit::finish(upkeep::alarm(&global, &args)),

@@ -93,7 +93,8 @@ impl Line {
     }
 
     fn pair(text: &str) -> Result<(Bytes, Bytes), String> {
-        let line: Line = serde_json::from_str(text).map_err(|e| e.to_string().replace(" at line 1 column ", " at column "))?;
+        let line: Line =
+            serde_json::from_str(text).map_err(|e| e.to_string().replace(" at line 1 column ", " at column "))?;
         let key = read_bytes("key", line.key, line.key_base64)?;
         if key.is_empty() {
             return Err("a key is not empty".to_owned());

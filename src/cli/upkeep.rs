@@ -11,9 +11,11 @@ use tonic::Code;
 
 /// `quorate compact`.
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = "Examples:\n  quorate compact 4000              keep what is needed to read as of revision 4000 and later\n  \
+#[command(
+    after_help = "Examples:\n  quorate compact 4000              keep what is needed to read as of revision 4000 and later\n  \
     quorate compact 4000 --physical   and wait until the rest is gone from the disk\n\n\
-The current revision: quorate get any -w json")]
+The current revision: quorate get any -w json"
+)]
 pub struct CompactArgs {
     /// The oldest revision that can still be read afterwards.
     revision: String,
@@ -57,7 +59,8 @@ pub struct MoveLeaderArgs {
 }
 
 fn member_id(text: &str) -> Result<u64, String> {
-    u64::from_str_radix(text, 16).map_err(|e| format!("{e}; a member's id is hexadecimal, as `quorate member list` prints it"))
+    u64::from_str_radix(text, 16)
+        .map_err(|e| format!("{e}; a member's id is hexadecimal, as `quorate member list` prints it"))
 }
 
 /// Runs `quorate compact`.
@@ -133,7 +136,8 @@ pub fn move_leader(global: &Global, args: &MoveLeaderArgs) -> Result<(), Failure
         let given: Vec<String> = client.endpoints().map(str::to_owned).collect();
         let Some((leader, endpoint)) = leader(&client, &given).await? else {
             let text = format!("no leader answers at {}", given.join(", "));
-            return Err(Failure::new(BAD_ARGS, text).fix("see who leads: quorate status\n       and name it too: --endpoints HOST:PORT,HOST:PORT"));
+            return Err(Failure::new(BAD_ARGS, text)
+                .fix("see who leads: quorate status\n       and name it too: --endpoints HOST:PORT,HOST:PORT"));
         };
         let moved = client.move_leader(&endpoint, args.member).await;
         moved.map_err(|e| advise(e, "name a member that votes: quorate member list"))?;

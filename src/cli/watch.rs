@@ -69,7 +69,8 @@ struct Line {
 impl One {
     fn request(self) -> Result<(pb::WatchCreateRequest, Vec<OsString>), Failure> {
         let Some(key) = self.key else {
-            return Err(Failure::new(BAD_ARGS, "no key to watch").fix("name one: quorate watch KEY\n       or all of them: quorate watch --prefix \"\""));
+            return Err(Failure::new(BAD_ARGS, "no key to watch")
+                .fix("name one: quorate watch KEY\n       or all of them: quorate watch --prefix \"\""));
         };
         if self.prefix && self.range_end.is_some() {
             return Err(Failure::new(BAD_ARGS, "--prefix says where the range ends: leave RANGE_END out"));
@@ -208,7 +209,8 @@ impl Watches {
             None => return invalid("watch and progress supported"),
         }
         let parsed = Line::try_parse_from(&words[1..]);
-        let parsed = parsed.map_err(|e| Failure::new(BAD_ARGS, format!("{}: {}", line.trim(), super::txn::in_a_line(&e))))?;
+        let parsed =
+            parsed.map_err(|e| Failure::new(BAD_ARGS, format!("{}: {}", line.trim(), super::txn::in_a_line(&e))))?;
         if parsed.watch.key.is_none() {
             return invalid("command type or key is not provided");
         }

@@ -202,7 +202,8 @@ mod tests {
 
     #[test]
     fn what_one_revision_did_stays_together() {
-        let events = [1, 1, 2, 3, 3].map(|revision| mvccpb::Event { kv: Some(kv("a", 0, revision)), ..Default::default() });
+        let events =
+            [1, 1, 2, 3, 3].map(|revision| mvccpb::Event { kv: Some(kv("a", 0, revision)), ..Default::default() });
         let sizes: Vec<usize> = revisions(events.to_vec()).iter().map(Vec::len).collect();
         assert_eq!(sizes, [2, 1, 2]);
     }

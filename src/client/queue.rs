@@ -59,7 +59,9 @@ impl Client {
         };
         let answer = call!(self, Kind::Read, kv_client::KvClient.txn, txn)?;
         let revision = match answer.responses.first().and_then(|op| op.response.as_ref()) {
-            Some(pb::response_op::Response::ResponseRange(found)) => found.kvs.first().map_or(0, |kv| kv.create_revision),
+            Some(pb::response_op::Response::ResponseRange(found)) => {
+                found.kvs.first().map_or(0, |kv| kv.create_revision)
+            }
             _ => answer.header.map_or(0, |header| header.revision),
         };
         Ok(Place { key, revision, line })
@@ -97,10 +99,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`Error`]; never `Uncertain`.
-    pub async fn first_in_line(
-        &self,
-        name: &[u8],
-    ) -> Result<(pb::ResponseHeader, Option<mvccpb::KeyValue>), Error> {
+    pub async fn first_in_line(&self, name: &[u8]) -> Result<(pb::ResponseHeader, Option<mvccpb::KeyValue>), Error> {
         let line = line(name);
         let request = pb::RangeRequest {
             range_end: range_end(&line),
@@ -124,7 +123,9 @@ impl Client {
         let answer = self.range(pb::RangeRequest { key: place.key.clone(), ..Default::default() }).await?;
         match answer.kvs.first() {
             Some(kv) if kv.create_revision == place.revision => Ok(answer.header.unwrap_or_default()),
-            _ => Err(Error::Rejected(Status::unknown("the place in the line was lost: its lease ran out or was revoked"))),
+            _ => Err(Error::Rejected(Status::unknown(
+                "the place in the line was lost: its lease ran out or was revoked",
+            ))),
         }
     }
 

@@ -25,11 +25,8 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn alarm_disarm(&self, alarm: pb::AlarmMember) -> Result<pb::AlarmResponse, Error> {
-        let request = pb::AlarmRequest {
-            action: AlarmAction::Deactivate.into(),
-            member_id: alarm.member_id,
-            alarm: alarm.alarm,
-        };
+        let request =
+            pb::AlarmRequest { action: AlarmAction::Deactivate.into(), member_id: alarm.member_id, alarm: alarm.alarm };
         // Clearing what is clear changes nothing.
         call!(self, Kind::Read, maintenance_client::MaintenanceClient.alarm, request)
     }

@@ -65,9 +65,7 @@ impl Printer {
                 lines([head].into_iter().chain(ids.map(|id| format!("{id:016x}"))))
             }
             Format::Json => lines([json::text(&json::lease_list(response))]),
-            Format::Fields => {
-                header_fields(response.header.as_ref()) + &lines(ids.map(|id| format!("\"ID\" : {id}")))
-            }
+            Format::Fields => header_fields(response.header.as_ref()) + &lines(ids.map(|id| format!("\"ID\" : {id}"))),
         };
         write(text.as_bytes())
     }
