@@ -134,7 +134,7 @@ async fn a_lock_is_held_by_one_and_freed_at_every_end() {
     assert!(free());
 
     // Three in line: the first is told to stop while its command runs, the second while it waits.
-    let mut first = Beside::start(&cluster, &["lock", "l", "--", "sh", "-c", "echo $ETCD_LOCK_REV; sleep 60"]);
+    let mut first = Beside::start(&cluster, &["lock", "l", "--", "sh", "-c", "echo $ETCD_LOCK_REV; exec sleep 60"]);
     let first_revision: i64 = first.line().parse().unwrap();
     let second = Beside::start(&cluster, &["lock", "l", "--", "echo", "never"]);
     waiting(&cluster, 2).await;
