@@ -16,6 +16,15 @@ use support::{Cluster, etcd_bin_dir};
 /// How long anything here may take that is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A cluster of ours and, if it is there, one of etcd's.
+async fn clusters(test: &str, size: usize) -> Vec<Cluster> {
+    let mut clusters = vec![Cluster::quorate(size).await];
+    if let Some(dir) = etcd_bin_dir(test) {
+        clusters.push(Cluster::etcd(&dir, size).await);
+    }
+    clusters
+}
+
 fn quorate(cluster: &Cluster, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
     command.args(["--endpoints", &cluster.endpoints().join(",")]).args(args);
@@ -78,43 +87,44 @@ impl Beside {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_outlives_the_member_that_it_asked() {
-    let Some(dir) = etcd_bin_dir("a_watch_outlives_the_member_that_it_asked") else { return };
-    let mut cluster = Cluster::etcd(&dir, 3).await;
-    let client = cluster.client();
-    let mut watch = client.watch(pb::WatchCreateRequest { key: "k".into(), ..Default::default() });
-    assert!(matches!(watch.next().await.unwrap(), Told::Open));
-    let writer = cluster.client_of(2);
-    let put = |value: i64| pb::PutRequest { key: "k".into(), value: value.to_string().into(), ..Default::default() };
-    let (mut written, mut seen, mut lost, mut opened) = (0, Vec::new(), 0, 1);
-    writer.put(put(written)).await.unwrap();
-    while seen.len() < 6 {
-        match tokio::time::timeout(PATIENCE, watch.next()).await.unwrap().unwrap() {
-            Told::Open => opened += 1,
-            Told::Lost(_) => {
-                lost += 1;
-                // Nobody watches while this happens.
-                for _ in 0..4 {
-                    written += 1;
-                    while writer.put(put(written)).await.is_err() {}
+    for mut cluster in clusters("a_watch_outlives_the_member_that_it_asked", 3).await {
+        let client = cluster.client();
+        let mut watch = client.watch(pb::WatchCreateRequest { key: "k".into(), ..Default::default() });
+        assert!(matches!(watch.next().await.unwrap(), Told::Open));
+        let writer = cluster.client_of(2);
+        let put =
+            |value: i64| pb::PutRequest { key: "k".into(), value: value.to_string().into(), ..Default::default() };
+        let (mut written, mut seen, mut lost, mut opened) = (0, Vec::new(), 0, 1);
+        writer.put(put(written)).await.unwrap();
+        while seen.len() < 6 {
+            match tokio::time::timeout(PATIENCE, watch.next()).await.unwrap().unwrap() {
+                Told::Open => opened += 1,
+                Told::Lost(_) => {
+                    lost += 1;
+                    // Nobody watches while this happens.
+                    for _ in 0..4 {
+                        written += 1;
+                        while writer.put(put(written)).await.is_err() {}
+                    }
                 }
-            }
-            Told::News(news) => {
-                seen.extend(news.events.iter().map(|event| event.kv.as_ref().unwrap().value.clone()));
-                if lost == 0 {
-                    cluster.kill(0);
-                } else if seen.len() == 5 {
-                    written += 1;
-                    while writer.put(put(written)).await.is_err() {}
+                Told::News(news) => {
+                    seen.extend(news.events.iter().map(|event| event.kv.as_ref().unwrap().value.clone()));
+                    if lost == 0 {
+                        cluster.kill(0);
+                    } else if seen.len() == 5 {
+                        written += 1;
+                        while writer.put(put(written)).await.is_err() {}
+                    }
                 }
+                Told::End(answer, end) => panic!("{end:?}: {answer:?}"),
             }
-            Told::End(answer, end) => panic!("{end:?}: {answer:?}"),
         }
+        // A put that was not answered may be done and is done again: then its value is there twice, at two revisions.
+        seen.dedup();
+        let expected: Vec<String> = (0..=written).map(|value| value.to_string()).collect();
+        assert!(expected.len() <= seen.len() + 1 && expected.starts_with(&texts(&seen)), "{seen:?}");
+        assert!(lost >= 1 && opened >= 2, "lost {lost} times, opened {opened} times");
     }
-    // A put that was not answered may be done and is done again: then its value is there twice, at two revisions.
-    seen.dedup();
-    let expected: Vec<String> = (0..=written).map(|value| value.to_string()).collect();
-    assert!(expected.len() <= seen.len() + 1 && expected.starts_with(&texts(&seen)), "{seen:?}");
-    assert!(lost >= 1 && opened >= 2, "lost {lost} times, opened {opened} times");
 }
 
 fn texts(values: &[bytes::Bytes]) -> Vec<String> {
@@ -123,34 +133,34 @@ fn texts(values: &[bytes::Bytes]) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_is_held_by_one_and_freed_at_every_end() {
-    let Some(dir) = etcd_bin_dir("a_lock_is_held_by_one_and_freed_at_every_end") else { return };
-    let cluster = Cluster::etcd(&dir, 1).await;
-    let free = || ok(&cluster, &["get", "l/", "--prefix", "--keys-only"]).is_empty();
+    for cluster in clusters("a_lock_is_held_by_one_and_freed_at_every_end", 1).await {
+        let free = || ok(&cluster, &["get", "l/", "--prefix", "--keys-only"]).is_empty();
 
-    let output = run(&cluster, &["lock", "l", "--", "sh", "-c", "exit 7"]);
-    assert_eq!(output.status.code(), Some(7), "{}", stderr(&output));
-    assert!(free());
-    assert_eq!(run(&cluster, &["lock", "l", "--", "sh", "-c", "kill -9 $$"]).status.code(), Some(255));
-    assert!(free());
+        let output = run(&cluster, &["lock", "l", "--", "sh", "-c", "exit 7"]);
+        assert_eq!(output.status.code(), Some(7), "{}", stderr(&output));
+        assert!(free());
+        assert_eq!(run(&cluster, &["lock", "l", "--", "sh", "-c", "kill -9 $$"]).status.code(), Some(255));
+        assert!(free());
 
-    // Three in line: the first is told to stop while its command runs, the second while it waits.
-    let mut first = Beside::start(&cluster, &["lock", "l", "--", "sh", "-c", "echo $ETCD_LOCK_REV; exec sleep 60"]);
-    let first_revision: i64 = first.line().parse().unwrap();
-    let second = Beside::start(&cluster, &["lock", "l", "--", "echo", "never"]);
-    waiting(&cluster, 2).await;
-    let mut third = Beside::start(&cluster, &["lock", "l", "--", "sh", "-c", "echo $ETCD_LOCK_REV; cat"]);
-    waiting(&cluster, 3).await;
-    second.signal(Signal::INT);
-    let (code, text) = second.ends();
-    assert_eq!((code, text.contains("interrupted")), (Some(1), true), "{text}");
-    waiting(&cluster, 2).await;
-    first.signal(Signal::TERM);
-    assert_eq!(first.ends().0, Some(255), "its command was ended by the signal");
-    let third_revision: i64 = third.line().parse().unwrap();
-    assert!(first_revision < third_revision);
-    drop(third.child.stdin.take());
-    assert_eq!(third.ends().0, Some(0));
-    assert!(free());
+        // Three in line: the first is told to stop while its command runs, the second while it waits.
+        let mut first = Beside::start(&cluster, &["lock", "l", "--", "sh", "-c", "echo $ETCD_LOCK_REV; exec sleep 60"]);
+        let first_revision: i64 = first.line().parse().unwrap();
+        let second = Beside::start(&cluster, &["lock", "l", "--", "echo", "never"]);
+        waiting(&cluster, 2).await;
+        let mut third = Beside::start(&cluster, &["lock", "l", "--", "sh", "-c", "echo $ETCD_LOCK_REV; cat"]);
+        waiting(&cluster, 3).await;
+        second.signal(Signal::INT);
+        let (code, text) = second.ends();
+        assert_eq!((code, text.contains("interrupted")), (Some(1), true), "{text}");
+        waiting(&cluster, 2).await;
+        first.signal(Signal::TERM);
+        assert_eq!(first.ends().0, Some(255), "its command was ended by the signal");
+        let third_revision: i64 = third.line().parse().unwrap();
+        assert!(first_revision < third_revision);
+        drop(third.child.stdin.take());
+        assert_eq!(third.ends().0, Some(0));
+        assert!(free());
+    }
 }
 
 /// Waits until so many stand in the line `l`.
@@ -167,35 +177,35 @@ async fn waiting(cluster: &Cluster, count: i64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_loses_the_lock_is_stopped() {
-    let Some(dir) = etcd_bin_dir("whoever_loses_the_lock_is_stopped") else { return };
-    let cluster = Cluster::etcd(&dir, 1).await;
-    let command = ["lock", "l", "--ttl", "3", "--", "sh", "-c", "echo $ETCD_LOCK_KEY; exec sleep 1000"];
-    let mut holder = Beside::start(&cluster, &command);
-    let key = holder.line();
-    ok(&cluster, &["lease", "revoke", key.trim_start_matches("l/")]);
-    let (code, text) = holder.ends();
-    assert_eq!(code, Some(1));
-    assert!(text.contains("session expired: the lease ran out or was revoked"), "{text}");
+    for cluster in clusters("whoever_loses_the_lock_is_stopped", 1).await {
+        let command = ["lock", "l", "--ttl", "3", "--", "sh", "-c", "echo $ETCD_LOCK_KEY; exec sleep 1000"];
+        let mut holder = Beside::start(&cluster, &command);
+        let key = holder.line();
+        ok(&cluster, &["lease", "revoke", key.trim_start_matches("l/")]);
+        let (code, text) = holder.ends();
+        assert_eq!(code, Some(1));
+        assert!(text.contains("session expired: the lease ran out or was revoked"), "{text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_leads_when_the_leader_goes_and_others_see_it() {
-    let Some(dir) = etcd_bin_dir("the_next_leads_when_the_leader_goes_and_others_see_it") else { return };
-    let cluster = Cluster::etcd(&dir, 1).await;
-    let mut listener = Beside::start(&cluster, &["elect", "l", "--listen"]);
-    let mut first = Beside::start(&cluster, &["elect", "l", "one"]);
-    assert_eq!([first.line(), first.line()][1], "one");
-    assert_eq!([listener.line(), listener.line()][1], "one");
-    let mut second = Beside::start(&cluster, &["elect", "l", "two"]);
-    waiting(&cluster, 2).await;
-    first.signal(Signal::INT);
-    assert_eq!(first.ends().0, Some(0));
-    assert_eq!([second.line(), second.line()][1], "two");
-    assert_eq!([listener.line(), listener.line()][1], "two");
-    listener.signal(Signal::TERM);
-    assert_eq!(listener.ends().0, Some(0));
-    second.signal(Signal::TERM);
-    assert_eq!(second.ends().0, Some(0));
+    for cluster in clusters("the_next_leads_when_the_leader_goes_and_others_see_it", 1).await {
+        let mut listener = Beside::start(&cluster, &["elect", "l", "--listen"]);
+        let mut first = Beside::start(&cluster, &["elect", "l", "one"]);
+        assert_eq!([first.line(), first.line()][1], "one");
+        assert_eq!([listener.line(), listener.line()][1], "one");
+        let mut second = Beside::start(&cluster, &["elect", "l", "two"]);
+        waiting(&cluster, 2).await;
+        first.signal(Signal::INT);
+        assert_eq!(first.ends().0, Some(0));
+        assert_eq!([second.line(), second.line()][1], "two");
+        assert_eq!([listener.line(), listener.line()][1], "two");
+        listener.signal(Signal::TERM);
+        assert_eq!(listener.ends().0, Some(0));
+        second.signal(Signal::TERM);
+        assert_eq!(second.ends().0, Some(0));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -263,48 +273,48 @@ async fn histories_go_back_to_the_last_compaction() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_writes_what_is_different_and_nothing_of_a_bad_input() {
-    let Some(dir) = etcd_bin_dir("an_import_writes_what_is_different_and_nothing_of_a_bad_input") else { return };
-    let cluster = Cluster::etcd(&dir, 1).await;
-    let revision = || ok(&cluster, &["get", "any", "-w", "fields"]).lines().nth(2).unwrap().to_owned();
-    let said = |output: Output| String::from_utf8(output.stdout).unwrap();
-    let input = "{\"key\":\"a/b\",\"value\":\"1\"}\n{\"key_base64\":\"/w==\",\"value_base64\":\"AP8=\"}\n";
-    let dry = feed(&cluster, &["import", "-", "--dry-run"], input);
-    assert_eq!(said(dry), "would import 2 keys: 2 new, 0 changed, 0 the same already\n");
-    assert_eq!(
-        said(feed(&cluster, &["import", "-"], input)),
-        "imported 2 keys: 2 new, 0 changed, 0 the same already\n"
-    );
-    assert_eq!(ok(&cluster, &["export"]), input);
-    let before = revision();
-    assert_eq!(
-        said(feed(&cluster, &["import", "-"], input)),
-        "imported 2 keys: 0 new, 0 changed, 2 the same already\n"
-    );
-    let bad =
-        feed(&cluster, &["import", "-"], &format!("{{\"key\":\"c\",\"value\":\"1\"}}\n{{\"key\":\"d\"}}\n{input}"));
-    assert_eq!(bad.status.code(), Some(3));
-    assert!(stderr(&bad).contains("line 2: neither value nor value_base64"), "{}", stderr(&bad));
-    assert_eq!(revision(), before);
-    let changed = feed(&cluster, &["import", "-"], &input.replace("\"1\"", "\"2\""));
-    assert_eq!(said(changed), "imported 2 keys: 0 new, 1 changed, 1 the same already\n");
-    assert_eq!(ok(&cluster, &["ls", "a", "--tree"]), "a  1 key\n└── /  1 key\n    └── b\n");
+    for cluster in clusters("an_import_writes_what_is_different_and_nothing_of_a_bad_input", 1).await {
+        let revision = || ok(&cluster, &["get", "any", "-w", "fields"]).lines().nth(2).unwrap().to_owned();
+        let said = |output: Output| String::from_utf8(output.stdout).unwrap();
+        let input = "{\"key\":\"a/b\",\"value\":\"1\"}\n{\"key_base64\":\"/w==\",\"value_base64\":\"AP8=\"}\n";
+        let dry = feed(&cluster, &["import", "-", "--dry-run"], input);
+        assert_eq!(said(dry), "would import 2 keys: 2 new, 0 changed, 0 the same already\n");
+        assert_eq!(
+            said(feed(&cluster, &["import", "-"], input)),
+            "imported 2 keys: 2 new, 0 changed, 0 the same already\n"
+        );
+        assert_eq!(ok(&cluster, &["export"]), input);
+        let before = revision();
+        assert_eq!(
+            said(feed(&cluster, &["import", "-"], input)),
+            "imported 2 keys: 0 new, 0 changed, 2 the same already\n"
+        );
+        let bad =
+            feed(&cluster, &["import", "-"], &format!("{{\"key\":\"c\",\"value\":\"1\"}}\n{{\"key\":\"d\"}}\n{input}"));
+        assert_eq!(bad.status.code(), Some(3));
+        assert!(stderr(&bad).contains("line 2: neither value nor value_base64"), "{}", stderr(&bad));
+        assert_eq!(revision(), before);
+        let changed = feed(&cluster, &["import", "-"], &input.replace("\"1\"", "\"2\""));
+        assert_eq!(said(changed), "imported 2 keys: 0 new, 1 changed, 1 the same already\n");
+        assert_eq!(ok(&cluster, &["ls", "a", "--tree"]), "a  1 key\n└── /  1 key\n    └── b\n");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_leader_hands_over() {
-    let Some(dir) = etcd_bin_dir("the_leader_hands_over") else { return };
-    let cluster = Cluster::etcd(&dir, 3).await;
-    let leader = cluster.leader().await;
-    let next = (leader + 1) % 3;
-    let client = cluster.client();
-    let id = |place: usize| {
-        let (client, endpoint) = (client.clone(), cluster.nodes()[place].client.clone());
-        async move { client.status(&endpoint).await.unwrap().header.unwrap().member_id }
-    };
-    let (from, to) = (id(leader).await, id(next).await);
-    // Asked at a follower only: where the leader is is found out.
-    let endpoint = cluster.nodes()[next].client.clone();
-    let moved = ok(&cluster, &["--endpoints", &endpoint, "move-leader", &format!("{to:x}")]);
-    assert_eq!(moved, format!("Leadership transferred from {from:x} to {to:x}\n"));
-    assert_eq!(cluster.leader().await, next);
+    for cluster in clusters("the_leader_hands_over", 3).await {
+        let leader = cluster.leader().await;
+        let next = (leader + 1) % 3;
+        let client = cluster.client();
+        let id = |place: usize| {
+            let (client, endpoint) = (client.clone(), cluster.nodes()[place].client.clone());
+            async move { client.status(&endpoint).await.unwrap().header.unwrap().member_id }
+        };
+        let (from, to) = (id(leader).await, id(next).await);
+        // Asked at a follower only: where the leader is is found out.
+        let endpoint = cluster.nodes()[next].client.clone();
+        let moved = ok(&cluster, &["--endpoints", &endpoint, "move-leader", &format!("{to:x}")]);
+        assert_eq!(moved, format!("Leadership transferred from {from:x} to {to:x}\n"));
+        assert_eq!(cluster.leader().await, next);
+    }
 }

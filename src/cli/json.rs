@@ -36,7 +36,8 @@ impl Object {
     }
 }
 
-fn base64(bytes: &[u8]) -> String {
+/// Bytes, as the JSON of etcd's tools has them.
+pub fn base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 

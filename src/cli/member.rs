@@ -95,7 +95,7 @@ pub(super) async fn hosts(client: &Client, cluster: bool) -> Result<Hosts, Failu
 pub(super) type Hosts = Vec<Vec<String>>;
 
 /// Asks all endpoints of all members, and keeps of each member what answered, or if nothing did all of it.
-async fn ask_hosts<T, F, Fut>(client: &Client, hosts: Hosts, ask: F, answered: impl Fn(&T) -> bool) -> Vec<T>
+pub(super) async fn ask_hosts<T, F, Fut>(client: &Client, hosts: Hosts, ask: F, answered: impl Fn(&T) -> bool) -> Vec<T>
 where
     T: Send + 'static,
     F: Fn(Client, String) -> Fut,

@@ -7,7 +7,9 @@
 //! Where a flag is etcdctl's it has etcdctl's name, default, variable and meaning, and prints what etcdctl prints, byte for
 //! byte: scripts written for one run with the other. What is ours (`status`, `dev`, `bench`, `check`) prints for people first.
 //!
-//! Left out: TLS and auth flags are refused instead of ignored; contexts, completion, and etcdctl's other commands.
+//! Called `etcdctl`, it is etcdctl (`etcdctl.rs`, which also lists what differs).
+//!
+//! Left out: TLS and auth flags are refused instead of ignored; contexts, and etcdctl's other commands.
 
 use crate::client::{self, Client};
 use clap::{Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -42,6 +44,7 @@ pub mod transfer;
 pub mod txn;
 pub mod upkeep;
 pub mod watch;
+pub mod watchers;
 
 const FIRST_STEPS: &str = "First steps:
   quorate dev                    three members on this machine, until Ctrl-C
@@ -357,6 +360,13 @@ mod tests {
             "get k --prefix -w json --key x",
             "--hex del k --command-timeout 1s",
             "txn -i",
+            "watch a b --rev 3 --prev-kv -- echo x",
+            "watch --ls",
+            "lease keep-alive --once 7",
+            "lock l -- sh -c false",
+            "compaction 7 --physical",
+            "make-mirror a:1,b:1 --prefix x",
+            "get k --prefix=true --keys-only=false",
             "endpoint status --cluster",
             "endpoint --cluster health -w table",
             "member list --insecure-transport=true",
@@ -373,7 +383,8 @@ mod tests {
     #[test]
     fn help_is_a_word_too_and_shows_how_a_command_is_used() {
         assert!(parse("quorate help").unwrap_err().contains("Usage: quorate"));
-        let names = "serve dev bench sim check put get del endpoint member status maelstrom healthcheck";
+        let names = "serve dev bench sim check put get del watch lease lock elect history ls export import mirror compact \
+            defrag alarm move-leader completion endpoint member status maelstrom healthcheck";
         for name in names.split(' ') {
             let help = parse(&format!("quorate help {name}")).unwrap_err();
             assert!(help.contains(&format!("Examples:\n  quorate {name}")), "{help}");

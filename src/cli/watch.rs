@@ -22,7 +22,8 @@ const CANCELED: u8 = UNHEALTHY;
 /// `quorate watch`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:\n  quorate watch --prefix app/\n  quorate watch hello --rev 7 --prev-kv\n  \
-    quorate watch hello -- sh -c 'echo $ETCD_WATCH_EVENT_TYPE $ETCD_WATCH_VALUE'\n\n\
+    quorate watch hello -- sh -c 'echo $ETCD_WATCH_EVENT_TYPE $ETCD_WATCH_VALUE'\n  \
+    quorate watch --ls\n\n\
 The command runs once for each event, with ETCD_WATCH_EVENT_TYPE, ETCD_WATCH_KEY and ETCD_WATCH_VALUE (in double \
 quotes, as Go writes text) and ETCD_WATCH_REVISION in its environment. If it fails, the watch ends.")]
 pub struct WatchArgs {
@@ -31,6 +32,9 @@ pub struct WatchArgs {
     /// Read watches from stdin, one a line (`watch KEY ...`); `progress` asks up to which revision all is told.
     #[arg(short, long)]
     interactive: bool,
+    /// See who watches what on which member, and how far behind (Quorate only).
+    #[arg(long, conflicts_with_all = ["key", "interactive", "command"])]
+    ls: bool,
 }
 
 /// One watch: a command line, or a line of `watch -i`.
@@ -95,6 +99,9 @@ impl One {
 
 /// Runs `quorate watch`.
 pub fn run(global: &Global, args: WatchArgs) -> Result<(), Failure> {
+    if args.ls {
+        return super::watchers::run(global);
+    }
     let printer = Printer::without_table(global)?;
     let client = global.client()?;
     let first = match args.interactive && args.watch.key.is_none() {

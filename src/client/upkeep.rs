@@ -7,6 +7,7 @@ use super::endpoints::Endpoint;
 use super::retry::Kind;
 use super::{Client, Error};
 use crate::proto::etcdserverpb as pb;
+use crate::proto::quorate as own;
 use pb::alarm_request::AlarmAction;
 use pb::maintenance_client::MaintenanceClient;
 
@@ -63,6 +64,18 @@ impl Client {
         self.once(endpoint, |endpoint: &Endpoint| {
             let mut stub = MaintenanceClient::new(endpoint.channel());
             async move { stub.move_leader(pb::MoveLeaderRequest { target_id: target }).await }
+        })
+        .await
+    }
+
+    /// Who watches what on one member; no failover. `Rejected` with code Unimplemented from a server that is no Quorate.
+    ///
+    /// # Errors
+    /// See [`Error`]; never `Uncertain`.
+    pub async fn watchers(&self, endpoint: &str) -> Result<own::WatchersResponse, Error> {
+        self.once(endpoint, |endpoint: &Endpoint| {
+            let mut stub = own::node_client::NodeClient::new(endpoint.channel());
+            async move { stub.watchers(own::WatchersRequest {}).await }
         })
         .await
     }
