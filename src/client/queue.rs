@@ -204,7 +204,7 @@ impl Observe {
                             self.watch = None;
                             break;
                         }
-                        let header = news.header.clone().unwrap_or_default();
+                        let header = news.header.unwrap_or_default();
                         self.seen.extend(event.kv.map(|kv| (header, kv)));
                     }
                 }
