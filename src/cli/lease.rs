@@ -4,6 +4,7 @@ use super::exit::{BAD_CONNECTION, ERROR, Failure};
 use super::output::Printer;
 use super::{Global, block_on};
 use crate::client::{Client, Lost};
+use crate::clock;
 use clap::Subcommand;
 use tonic::Code;
 
@@ -87,6 +88,7 @@ fn unknown(failure: Failure, id: i64) -> Failure {
 }
 
 async fn keep_alive(printer: Printer, client: &Client, id: i64, once: bool) -> Result<(), Failure> {
+    let asked = clock::instant();
     let first = client.lease_renew(id).await?;
     if once && first.ttl <= 0 {
         // etcdctl's code for it.
@@ -101,7 +103,7 @@ async fn keep_alive(printer: Printer, client: &Client, id: i64, once: bool) -> R
         return Ok(());
     }
     let mut printed = Ok(());
-    let lost = client.keep_alive(id, first.ttl, |answer| {
+    let lost = client.keep_alive(id, first.ttl, asked, |answer| {
         if printed.is_ok() {
             printed = printer.lease_renewed(answer);
         }

@@ -11,6 +11,7 @@ use super::exit::{BAD_ARGS, ERROR, Failure};
 use super::output::Printer;
 use super::{Global, block_on};
 use crate::client::{Client, Lost, Place};
+use crate::clock;
 use crate::proto::etcdserverpb as pb;
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::{OsStr, OsString};
@@ -86,8 +87,10 @@ pub fn elect(global: &Global, args: ElectArgs) -> Result<(), Failure> {
     let proposal = match (&args.proposal, args.listen) {
         (Some(_), true) => return Err(Failure::new(BAD_ARGS, "--listen only looks on: leave PROPOSAL out")),
         (None, false) => {
-            return Err(Failure::new(BAD_ARGS, "no proposal, and --listen is not set")
-                .fix("say what others shall read: quorate elect NAME PROPOSAL\n       or only look on: quorate elect NAME --listen"));
+            return Err(Failure::new(BAD_ARGS, "no proposal, and --listen is not set").fix(
+                "say what others shall read: quorate elect NAME PROPOSAL\n       \
+                      or only look on: quorate elect NAME --listen",
+            ));
         }
         (proposal, _) => proposal.clone(),
     };
@@ -149,9 +152,10 @@ async fn hold_while(
     until: &mut Until,
     hold: Hold,
 ) -> Result<(), Failure> {
+    let asked = clock::instant();
     let lease = client.lease_grant(if ttl > 0 { ttl } else { SESSION_TTL }, 0).await?;
     let result = {
-        let lost = client.keep_alive(lease.id, lease.ttl, |_| {});
+        let lost = client.keep_alive(lease.id, lease.ttl, asked, |_| {});
         tokio::pin!(lost);
         let turn = async {
             let value = value.to_owned().into_vec().into();

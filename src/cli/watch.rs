@@ -255,7 +255,10 @@ fn ended(end: End) -> Failure {
     match end {
         End::Compacted(oldest) => Failure::new(
             CANCELED,
-            format!("watch was canceled (etcdserver: mvcc: required revision has been compacted): the oldest revision to watch from is {oldest}"),
+            format!(
+                "watch was canceled (etcdserver: mvcc: required revision has been compacted): the oldest revision to \
+                 watch from is {oldest}"
+            ),
         )
         .fix(format!("read the keys as they are now, then watch from there: --rev {oldest} or later, or none")),
         End::Canceled(why) => Failure::new(CANCELED, format!("watch was canceled ({why})")),

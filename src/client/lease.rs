@@ -17,6 +17,7 @@ use super::{Client, Error};
 use crate::clock;
 use crate::proto::etcdserverpb as pb;
 use crate::time::{Duration, Time};
+use std::time::Instant;
 use tonic::Status;
 
 /// Why a lease is not kept alive any more.
@@ -43,14 +44,17 @@ impl std::fmt::Display for Lost {
 /// When to renew, and when to give up. Times are of one clock, whichever.
 #[derive(Clone, Copy, Debug)]
 struct Pulse {
-    /// When the last renewal that was answered was sent.
+    /// When the last renewal that was answered was sent, or a later moment.
     sent: Time,
+    /// What is left of its time to live from then on.
     ttl: Duration,
 }
 
 impl Pulse {
-    fn new(sent: Time, ttl_seconds: i64) -> Pulse {
-        Pulse { sent, ttl: Duration::from_secs(u64::try_from(ttl_seconds).unwrap_or(0)) }
+    /// `ago`: how long before `now` the grant or renewal of `ttl_seconds` was sent.
+    fn new(now: Time, ago: Duration, ttl_seconds: i64) -> Pulse {
+        let ttl = Duration::from_secs(u64::try_from(ttl_seconds).unwrap_or(0));
+        Pulse { sent: now, ttl: ttl.saturating_sub(ago) }
     }
 
     /// Two renewals may fail before the lease is lost.
@@ -114,12 +118,18 @@ impl Client {
         .await
     }
 
-    /// Renews a lease, that was just granted or renewed for `ttl` seconds, again and again; ends when it is lost. Each
-    /// renewal is shown to `renewed`.
-    pub async fn keep_alive(&self, id: i64, ttl: i64, mut renewed: impl FnMut(&pb::LeaseKeepAliveResponse)) -> Lost {
+    /// Renews a lease, whose grant (or renewal) for `ttl` seconds was asked for at `asked`, again and again; ends when it is
+    /// lost. Each renewal is shown to `renewed`.
+    pub async fn keep_alive(
+        &self,
+        id: i64,
+        ttl: i64,
+        asked: Instant,
+        mut renewed: impl FnMut(&pb::LeaseKeepAliveResponse),
+    ) -> Lost {
         let patient = Client { fail_fast: false, ..self.clone() };
         let clock = clock::Clock::new();
-        let mut pulse = Pulse::new(clock.now(), ttl);
+        let mut pulse = Pulse::new(clock.now(), asked.elapsed(), ttl);
         let mut last = Error::Refused(Status::deadline_exceeded("no answer"));
         loop {
             tokio::time::sleep(pulse.due().since(clock.now())).await;
@@ -127,7 +137,7 @@ impl Client {
             match tokio::time::timeout(pulse.lost().since(sent), patient.lease_renew(id)).await {
                 Ok(Ok(answer)) if answer.ttl <= 0 => return Lost::Gone,
                 Ok(Ok(answer)) => {
-                    pulse = Pulse::new(sent, answer.ttl);
+                    pulse = Pulse::new(sent, Duration::ZERO, answer.ttl);
                     renewed(&answer);
                 }
                 Ok(Err(rejected @ Error::Rejected(_))) => return Lost::Refused(rejected),
@@ -145,9 +155,12 @@ mod tests {
 
     #[test]
     fn a_lease_is_renewed_thrice_in_its_life_and_lost_at_its_end_counted_from_the_sending() {
-        let pulse = Pulse::new(Time::from_millis(1000), 9);
+        let pulse = Pulse::new(Time::from_millis(1000), Duration::ZERO, 9);
         assert_eq!(pulse.due(), Time::from_millis(4000));
         assert_eq!(pulse.lost(), Time::from_millis(10_000));
-        assert_eq!(Pulse::new(Time::from_millis(5), -1).lost(), Time::from_millis(5));
+        // The answer took three of the nine seconds.
+        let pulse = Pulse::new(Time::from_millis(4000), Duration::from_secs(3), 9);
+        assert_eq!((pulse.due(), pulse.lost()), (Time::from_millis(6000), Time::from_millis(10_000)));
+        assert_eq!(Pulse::new(Time::from_millis(5), Duration::ZERO, -1).lost(), Time::from_millis(5));
     }
 }

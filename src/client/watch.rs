@@ -46,12 +46,14 @@ pub struct Watch {
     client: Client,
     place: Resume,
     stream: Option<Stream>,
+    /// Whether a stream ever stood: from then on the watch is worth any wait.
+    opened: bool,
 }
 
 impl Client {
     /// A watch; nothing is sent before [`Watch::next`].
     pub fn watch(&self, request: pb::WatchCreateRequest) -> Watch {
-        Watch { client: self.clone(), place: Resume::new(request), stream: None }
+        Watch { client: self.clone(), place: Resume::new(request), stream: None, opened: false }
     }
 }
 
@@ -84,7 +86,7 @@ impl Watch {
             match step {
                 Step::Known => {}
                 Step::Open => {
-                    // From here on the watch is worth any wait.
+                    self.opened = true;
                     self.client.fail_fast = false;
                     return Ok(Told::Open);
                 }
@@ -123,7 +125,7 @@ impl Watch {
                     return Ok(());
                 }
                 Err(rejected @ Error::Rejected(_)) => return Err(rejected),
-                Err(passing) if self.client.fail_fast || self.place.next() == 0 => return Err(passing),
+                Err(passing) if !self.opened => return Err(passing),
                 Err(_) => {}
             }
         }
