@@ -36,7 +36,8 @@ impl Object {
     }
 }
 
-fn base64(bytes: &[u8]) -> String {
+/// Bytes, as the JSON of etcd's tools has them.
+pub fn base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
@@ -51,7 +52,8 @@ fn header(header: Option<&pb::ResponseHeader>) -> Option<Value> {
     })
 }
 
-fn key_value(kv: &mvccpb::KeyValue) -> Value {
+/// A pair.
+pub fn key_value(kv: &mvccpb::KeyValue) -> Value {
     Object::default()
         .field("key", base64(&kv.key))
         .field("create_revision", kv.create_revision)
@@ -148,6 +150,88 @@ pub fn status(endpoint: &str, response: &pb::StatusResponse) -> Value {
         .field("dbSizeInUse", response.db_size_in_use)
         .field("isLearner", response.is_learner);
     Object::default().field("Endpoint", endpoint).field("Status", status.value()).value()
+}
+
+/// The fields of a header, without an object of their own; then what `more` says, empty or not.
+fn with_header<const N: usize>(from: Option<&pb::ResponseHeader>, more: [(&str, Value); N]) -> Value {
+    let mut fields = match header(from) {
+        Some(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    };
+    fields.extend(more.map(|(name, value)| (name.to_owned(), value)));
+    Value::Object(fields)
+}
+
+/// The grant of a lease.
+pub fn lease_grant(response: &pb::LeaseGrantResponse) -> Value {
+    let fields = [("ID", response.id.into()), ("TTL", response.ttl.into()), ("Error", response.error.as_str().into())];
+    with_header(response.header.as_ref(), fields)
+}
+
+/// A lease's end.
+pub fn lease_revoke(response: &pb::LeaseRevokeResponse) -> Value {
+    Object::default().field("header", header(response.header.as_ref())).value()
+}
+
+/// What a lease has left.
+pub fn lease_time_to_live(response: &pb::LeaseTimeToLiveResponse) -> Value {
+    let keys: Vec<String> = response.keys.iter().map(|key| base64(key)).collect();
+    let fields = [
+        ("id", response.id.into()),
+        ("ttl", response.ttl.into()),
+        ("granted-ttl", response.granted_ttl.into()),
+        ("keys", if keys.is_empty() { Value::Null } else { keys.into() }),
+    ];
+    with_header(response.header.as_ref(), fields)
+}
+
+/// The leases there are.
+pub fn lease_list(response: &pb::LeaseLeasesResponse) -> Value {
+    let leases: Vec<Value> = response.leases.iter().map(|lease| serde_json::json!({ "id": lease.id })).collect();
+    with_header(response.header.as_ref(), [("leases", leases.into())])
+}
+
+/// A renewal.
+pub fn lease_renewed(response: &pb::LeaseKeepAliveResponse) -> Value {
+    with_header(response.header.as_ref(), [("ID", response.id.into()), ("TTL", response.ttl.into())])
+}
+
+/// Alarms.
+pub fn alarms(response: &pb::AlarmResponse) -> Value {
+    let alarm = |alarm: &pb::AlarmMember| {
+        Object::default().field("memberID", alarm.member_id).field("alarm", alarm.alarm).value()
+    };
+    Object::default()
+        .field("header", header(response.header.as_ref()))
+        .field("alarms", response.alarms.iter().map(alarm).collect::<Vec<_>>())
+        .value()
+}
+
+/// The hash of one endpoint.
+pub fn hash_kv(endpoint: &str, response: &pb::HashKvResponse) -> Value {
+    let hash = Object::default()
+        .field("header", header(response.header.as_ref()))
+        .field("hash", response.hash)
+        .field("compact_revision", response.compact_revision);
+    Object::default().field("Endpoint", endpoint).field("HashKV", hash.value()).value()
+}
+
+/// An answer of a watch.
+pub fn watch(response: &pb::WatchResponse) -> Value {
+    let event = |event: &mvccpb::Event| {
+        Object::default()
+            .field("type", event.r#type)
+            .field("kv", event.kv.as_ref().map(key_value))
+            .field("prev_kv", event.prev_kv.as_ref().map(key_value))
+            .value()
+    };
+    serde_json::json!({
+        "Header": header(response.header.as_ref()),
+        "Events": response.events.iter().map(event).collect::<Vec<_>>(),
+        "CompactRevision": response.compact_revision,
+        "Canceled": response.canceled,
+        "Created": response.created,
+    })
 }
 
 /// The text of a value as Go prints it: `<`, `>` and `&`, which stand in strings only, as escapes.

@@ -6,8 +6,10 @@
 //! Left out: `del` without `--range` warns in etcdctl 3.5; here both delete the range.
 
 use super::exit::{BAD_ARGS, Failure, SERVER};
+use super::lease::lease_id;
 use super::output::{Format, Printer};
 use super::{Global, block_on};
+use crate::client::prefix_range;
 use crate::proto::etcdserverpb as pb;
 use bytes::Bytes;
 use pb::range_request::{SortOrder, SortTarget};
@@ -103,25 +105,8 @@ pub struct DelArgs {
     prev_kv: bool,
 }
 
-/// Reads a lease id as etcd's tools write it.
-fn lease_id(text: &str) -> Result<i64, String> {
-    i64::from_str_radix(text, 16).map_err(|e| format!("{e}; a lease id is hexadecimal, e.g. 32695410dcc0ca06"))
-}
-
 fn bad_args(text: &str) -> Failure {
     Failure::new(BAD_ARGS, text)
-}
-
-/// The first key that does not start with `prefix`; one zero byte ("no end") if there is none.
-fn prefix_end(prefix: &[u8]) -> Bytes {
-    match prefix.iter().rposition(|byte| *byte < 0xff) {
-        Some(last) => {
-            let mut end = prefix[..=last].to_vec();
-            end[last] += 1;
-            end.into()
-        }
-        None => Bytes::from_static(&[0]),
-    }
 }
 
 /// Key and range end of a `get` or `del`.
@@ -136,10 +121,8 @@ fn range(key: OsString, end: Option<OsString>, prefix: bool, from_key: bool) -> 
     if !(prefix || from_key) {
         return Ok((key, end.map(|end| end.into_vec().into()).unwrap_or_default()));
     }
-    let end = if prefix { prefix_end(&key) } else { Bytes::from_static(&[0]) };
-    // No key is empty: the smallest is one zero byte.
-    let key = if key.is_empty() { Bytes::from_static(&[0]) } else { key };
-    Ok((key, end))
+    let (key, end) = prefix_range(&key);
+    Ok((key, if prefix { end } else { Bytes::from_static(&[0]) }))
 }
 
 impl PutArgs {
@@ -273,14 +256,6 @@ mod tests {
 
     fn get(line: &[&str]) -> Result<pb::RangeRequest, Failure> {
         Get::try_parse_from([&["get"], line].concat()).unwrap().args.request()
-    }
-
-    #[test]
-    fn a_prefix_ends_before_the_next_one() {
-        assert_eq!(prefix_end(b"ab"), "ac");
-        assert_eq!(prefix_end(b"a\xff\xff"), "b");
-        assert_eq!(prefix_end(b"\xff\xff"), Bytes::from_static(&[0]));
-        assert_eq!(prefix_end(b""), Bytes::from_static(&[0]));
     }
 
     #[test]

@@ -1,11 +1,10 @@
-//! `member list`, `endpoint status` and `endpoint health`: what etcdctl asks of members and endpoints.
+//! `member list`, `endpoint status`, `endpoint health` and `endpoint hashkv`: what etcdctl asks of members and endpoints.
 
 use super::exit::{Doctor, ERROR, Failure};
 use super::output::Printer;
 use super::{Global, block_on};
-use crate::client::{Client, Health};
+use crate::client::{self, Client, Health};
 use crate::clock;
-use crate::proto::etcdserverpb as pb;
 use clap::Subcommand;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -42,6 +41,12 @@ enum EndpointCommand {
     Status,
     /// Whether a linearizable read goes through, and how long it takes.
     Health,
+    /// The hash of the endpoint's keys and their history: members that agree on a revision agree on its hash.
+    Hashkv {
+        /// Hash up to this revision; 0: all.
+        #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+        rev: i64,
+    },
 }
 
 /// What one endpoint says of its health.
@@ -67,24 +72,30 @@ pub fn member(global: &Global, args: MemberArgs) -> Result<(), Failure> {
 pub fn endpoint(global: &Global, args: EndpointArgs) -> Result<(), Failure> {
     let client = global.client()?;
     block_on(async {
-        let hosts = if args.cluster {
-            client.member_list(true).await?.members.into_iter().map(|member| member.client_ur_ls).collect()
-        } else {
-            client.endpoints().map(|endpoint| vec![endpoint.to_owned()]).collect()
-        };
+        let hosts = hosts(&client, args.cluster).await?;
         match args.command {
             EndpointCommand::Status => status(global, &client, hosts).await,
             EndpointCommand::Health => health(global, &client, hosts).await,
+            EndpointCommand::Hashkv { rev } => hash_kv(global, &client, hosts, rev).await,
         }
     })?
 }
 
+/// The endpoints that were given, or with `cluster` those of all members.
+pub(super) async fn hosts(client: &Client, cluster: bool) -> Result<Hosts, Failure> {
+    Ok(if cluster {
+        client.member_list(true).await?.members.into_iter().map(|member| member.client_ur_ls).collect()
+    } else {
+        client.endpoints().map(|endpoint| vec![endpoint.to_owned()]).collect()
+    })
+}
+
 /// The endpoints of some members. A member may have announced addresses for several networks, not all of which can be
 /// reached from here: where one of them answers, the silence of the others is no news.
-type Hosts = Vec<Vec<String>>;
+pub(super) type Hosts = Vec<Vec<String>>;
 
 /// Asks all endpoints of all members, and keeps of each member what answered, or if nothing did all of it.
-async fn ask_hosts<T, F, Fut>(client: &Client, hosts: Hosts, ask: F, answered: impl Fn(&T) -> bool) -> Vec<T>
+pub(super) async fn ask_hosts<T, F, Fut>(client: &Client, hosts: Hosts, ask: F, answered: impl Fn(&T) -> bool) -> Vec<T>
 where
     T: Send + 'static,
     F: Fn(Client, String) -> Fut,
@@ -105,22 +116,42 @@ async fn status(global: &Global, client: &Client, hosts: Hosts) -> Result<(), Fa
         let answer = client.status(&endpoint).await;
         (endpoint, answer)
     };
-    let mut answered: Vec<(String, pb::StatusResponse)> = Vec::new();
+    let answers = ask_hosts(client, hosts, ask, |(_, answer)| answer.is_ok()).await;
+    print_answers(answers, |answers| Printer::new(global).statuses(answers))
+}
+
+async fn hash_kv(global: &Global, client: &Client, hosts: Hosts, revision: i64) -> Result<(), Failure> {
+    let ask = |client: Client, endpoint: String| async move {
+        let answer = client.hash_kv(&endpoint, revision).await;
+        (endpoint, answer)
+    };
+    let answers = ask_hosts(client, hosts, ask, |(_, answer)| answer.is_ok()).await;
+    print_answers(answers, |answers| Printer::new(global).hashes(answers))
+}
+
+/// Prints what answered, and on stderr who did not; that ends the command with an error.
+fn print_answers<R>(
+    answers: Vec<(String, Result<R, client::Error>)>,
+    print: impl FnOnce(&[(String, R)]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut answered = Vec::new();
     let mut all = true;
-    for (endpoint, answer) in ask_hosts(client, hosts, ask, |(_, answer)| answer.is_ok()).await {
+    for (endpoint, answer) in answers {
         match answer {
-            Ok(status) => answered.push((endpoint, status)),
+            Ok(answer) => answered.push((endpoint, answer)),
             Err(e) => {
-                anstream::eprintln!("{endpoint} did not answer: {}", e.cause());
+                let verb = if matches!(e, client::Error::Rejected(_)) { "refused" } else { "did not answer" };
+                anstream::eprintln!("{endpoint} {verb}: {}", e.cause());
                 all = false;
             }
         }
     }
-    Printer::new(global).statuses(&answered)?;
+    print(&answered)?;
     if all {
         return Ok(());
     }
-    let failure = Failure::new(ERROR, "an endpoint did not answer").fix("see what the cluster lacks: quorate status");
+    let failure = Failure::new(ERROR, "an endpoint did not answer what was asked")
+        .fix("see what the cluster lacks: quorate status");
     Err(failure.doctor(Doctor::Instead))
 }
 

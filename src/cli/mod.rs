@@ -8,8 +8,9 @@
 //! byte: scripts written for one run with the other. What is ours (`status`, `dev`, `bench`, `check`) prints for people first.
 //!
 //! A client command that fails for want of a connection or of a working cluster ends with what the connection doctor found.
+//! Called `etcdctl`, it is etcdctl (`etcdctl.rs`, which also lists what differs).
 //!
-//! Left out: TLS and auth flags are refused instead of ignored; contexts, completion, and etcdctl's other commands.
+//! Left out: TLS and auth flags are refused instead of ignored; contexts, and etcdctl's other commands.
 
 use crate::client::{self, Client};
 use clap::{Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -20,21 +21,32 @@ use std::time::Duration;
 
 pub mod bench;
 pub mod check;
+pub mod completion;
 pub mod dev;
 pub mod doctor;
+pub mod etcdctl;
 pub mod exit;
 pub mod go_duration;
 pub mod healthcheck;
+pub mod history;
 pub mod json;
 pub mod kv;
 pub mod lab_file;
+pub mod lease;
+pub mod lock;
+pub mod ls;
 pub mod maelstrom;
 pub mod member;
+pub mod mirror;
 pub mod output;
 pub mod serve;
 pub mod sim;
 pub mod status;
+pub mod transfer;
 pub mod txn;
+pub mod upkeep;
+pub mod watch;
+pub mod watchers;
 
 const FIRST_STEPS: &str = "First steps:
   quorate dev                    three members on this machine, until Ctrl-C
@@ -194,6 +206,34 @@ enum Command {
     Del(kv::DelArgs),
     /// Compare, then act, in one step; read from stdin.
     Txn(txn::Args),
+    /// See what happens to keys, as it happens.
+    Watch(watch::WatchArgs),
+    /// Leases: keys that go when nobody renews them.
+    Lease(lease::LeaseArgs),
+    /// Hold a lock, alone or while a command runs.
+    Lock(lock::LockArgs),
+    /// Lead, or see who does.
+    Elect(lock::ElectArgs),
+    /// What a key was before, as far as it can still be read.
+    History(history::Args),
+    /// The keys below a prefix, as if they were files.
+    Ls(ls::Args),
+    /// Write keys and values as lines of JSON.
+    Export(transfer::ExportArgs),
+    /// Read what `export` wrote.
+    Import(transfer::ImportArgs),
+    /// Keep the keys of this cluster equal in another.
+    #[command(visible_alias = "make-mirror")]
+    Mirror(mirror::Args),
+    /// Forget old revisions.
+    #[command(visible_alias = "compaction")]
+    Compact(upkeep::CompactArgs),
+    /// Give unused space back to the disk.
+    Defrag(upkeep::DefragArgs),
+    /// The alarms of the cluster.
+    Alarm(upkeep::AlarmArgs),
+    /// Let another member lead.
+    MoveLeader(upkeep::MoveLeaderArgs),
     /// A local cluster of real processes: start it, break it, watch it recover.
     Dev(dev::Args),
     /// Measure any etcd v3 server.
@@ -204,6 +244,8 @@ enum Command {
     Sim(sim::Args),
     /// One node of a Maelstrom test (Jepsen's bench), on stdin and stdout.
     Maelstrom(maelstrom::Args),
+    /// Let a shell complete what you type.
+    Completion(completion::Args),
     /// The versions of this program and of the API it speaks.
     Version,
 }
@@ -252,6 +294,7 @@ fn command() -> clap::Command {
 
 fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let mut command = command();
+    let args = etcdctl::go_booleans(args.into_iter().collect(), &command);
     let matches = command.try_get_matches_from_mut(args)?;
     Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command))
 }
@@ -262,6 +305,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if serve::is_etcd(&args) {
         return serve::run_as_etcd(args);
     }
+    if etcdctl::is_etcdctl(&args) {
+        return etcdctl::run(args);
+    }
     let bad_args = if args.get(1).is_some_and(|arg| arg == "serve") { serve::BAD_ARGS } else { exit::BAD_ARGS };
     let cli = match try_parse(serve::two_dashes(args)) {
         Ok(cli) => cli,
@@ -271,10 +317,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if e.use_stderr() { ExitCode::from(bad_args) } else { ExitCode::SUCCESS };
         }
     };
-    let global = cli.global;
+    dispatch(cli.global, cli.command)
+}
+
+/// Runs one command.
+fn dispatch(global: Global, command: Command) -> ExitCode {
     // What talks to a cluster has the doctor at its end.
     let finish = |result| exit::finish(doctor::explain(&global, result));
-    match cli.command {
+    match command {
         Command::Serve(args) => serve::run(args),
         Command::Dev(args) => dev::run(&global, args),
         Command::Bench(args) => bench::run(&global, args),
@@ -284,6 +334,20 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Get(args) => finish(kv::get(&global, args)),
         Command::Del(args) => finish(kv::del(&global, args)),
         Command::Txn(args) => finish(txn::run(&global, &args)),
+        Command::Watch(args) => finish(watch::run(&global, args)),
+        Command::Lease(args) => finish(lease::run(&global, &args)),
+        Command::Lock(args) => finish(lock::lock(&global, args)),
+        Command::Elect(args) => finish(lock::elect(&global, args)),
+        Command::History(args) => finish(history::run(&global, args)),
+        Command::Ls(args) => finish(ls::run(&global, args)),
+        Command::Export(args) => finish(transfer::export(&global, args)),
+        Command::Import(args) => finish(transfer::import(&global, &args)),
+        Command::Mirror(args) => finish(mirror::run(&global, args)),
+        Command::Completion(args) => exit::finish(completion::run(&args, self::command())),
+        Command::Compact(args) => finish(upkeep::compact(&global, &args)),
+        Command::Defrag(args) => finish(upkeep::defrag(&global, &args)),
+        Command::Alarm(args) => finish(upkeep::alarm(&global, &args)),
+        Command::MoveLeader(args) => finish(upkeep::move_leader(&global, &args)),
         Command::Endpoint(args) => finish(member::endpoint(&global, args)),
         Command::Member(args) => finish(member::member(&global, args)),
         Command::Status(args) => finish(status::run(&global, args)),
@@ -310,6 +374,13 @@ mod tests {
             "get k --prefix -w json --key x",
             "--hex del k --command-timeout 1s",
             "txn -i",
+            "watch a b --rev 3 --prev-kv -- echo x",
+            "watch --ls",
+            "lease keep-alive --once 7",
+            "lock l -- sh -c false",
+            "compaction 7 --physical",
+            "make-mirror a:1,b:1 --prefix x",
+            "get k --prefix=true --keys-only=false",
             "endpoint status --cluster",
             "endpoint --cluster health -w table",
             "member list --insecure-transport=true",
@@ -326,7 +397,8 @@ mod tests {
     #[test]
     fn help_is_a_word_too_and_shows_how_a_command_is_used() {
         assert!(parse("quorate help").unwrap_err().contains("Usage: quorate"));
-        let names = "serve dev bench sim check put get del endpoint member status doctor maelstrom healthcheck";
+        let names = "serve dev bench sim check put get del watch lease lock elect history ls export import mirror compact \
+            defrag alarm move-leader completion endpoint member status doctor maelstrom healthcheck";
         for name in names.split(' ') {
             let help = parse(&format!("quorate help {name}")).unwrap_err();
             assert!(help.contains(&format!("Examples:\n  quorate {name}")), "{help}");

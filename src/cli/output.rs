@@ -13,6 +13,8 @@ use pb::response_op::Response;
 use std::fmt::Write as _;
 use std::io::Write as _;
 
+mod upkeep;
+
 /// The formats of `-w`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -283,13 +285,13 @@ pub fn print(text: impl AsRef<str>) -> Result<(), Failure> {
     Ok(stdout.flush()?)
 }
 
-/// `1 member`, `2 000 members`, `3 entries`.
+/// `1 member`, `2 000 members`, `3 entries`, `4 keys`.
 pub fn plural(count: u64, noun: &str) -> String {
     let number = thousands(count);
     match noun.strip_suffix('y') {
         _ if count == 1 => format!("{number} {noun}"),
-        Some(stem) => format!("{number} {stem}ies"),
-        None => format!("{number} {noun}s"),
+        Some(stem) if !stem.ends_with(['a', 'e', 'o', 'u']) => format!("{number} {stem}ies"),
+        Some(_) | None => format!("{number} {noun}s"),
     }
 }
 
@@ -365,7 +367,7 @@ fn status_fields(endpoint: &str, status: &pb::StatusResponse) -> String {
 }
 
 /// Bytes as a Go string literal.
-fn quote(bytes: &[u8]) -> String {
+pub fn quote(bytes: &[u8]) -> String {
     let mut text = String::from("\"");
     for chunk in bytes.utf8_chunks() {
         for char in chunk.valid().chars() {

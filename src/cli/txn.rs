@@ -147,7 +147,7 @@ fn operation(line: &str) -> Result<pb::RequestOp, String> {
 }
 
 /// What the parser says is wrong, without its advice, which is for command lines.
-fn in_a_line(error: &clap::Error) -> String {
+pub fn in_a_line(error: &clap::Error) -> String {
     if error.kind() == clap::error::ErrorKind::InvalidSubcommand {
         return "an operation is one of get, put, del".to_owned();
     }
@@ -157,7 +157,7 @@ fn in_a_line(error: &clap::Error) -> String {
 }
 
 /// Splits a line at blanks; quotes of either kind hold a word together and are taken off, and nothing in them is special.
-fn words(line: &str) -> Result<Vec<String>, String> {
+pub fn words(line: &str) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
     let mut rest = line.trim_start();
     while let Some(first) = rest.chars().next() {

@@ -11,12 +11,36 @@
 //!
 //! What it may not know: nodes, logs, storage. It imports the wire contract, time, the clock and nothing else of the crate.
 //!
-//! Left out so far: TLS, auth, watches, leases; balancing over members (one endpoint at a time: a follower forwards anyway).
+//! Beyond single calls it has what coordination is made of: watches that outlive their connections (`watch.rs`, and
+//! `resume.rs` for what is new and what is repeated), leases that are kept alive (`lease.rs`), the line in which locks and
+//! elections stand (`queue.rs`), large ranges in pages (`pages.rs`), and mirrors (`mirror.rs`).
+//!
+//! Left out so far: TLS, auth; balancing over members (one endpoint at a time: a follower forwards anyway).
+
+/// One RPC with failover: which stub, which method, read or write.
+macro_rules! call {
+    ($client:expr, $kind:expr, $stub:ident::$service:ident.$method:ident, $request:expr) => {{
+        let request = $request;
+        $crate::client::retry::run(&$client, $kind, |endpoint: &$crate::client::endpoints::Endpoint| {
+            let mut stub = pb::$stub::$service::new(endpoint.channel()).max_decoding_message_size(usize::MAX);
+            let request = request.clone();
+            async move { stub.$method(request).await }
+        })
+        .await
+    }};
+}
 
 mod endpoints;
+mod lease;
+mod mirror;
+mod pages;
+mod queue;
+mod resume;
 mod retry;
 #[cfg(test)]
 mod tests;
+mod upkeep;
+mod watch;
 
 use crate::proto::etcdserverpb as pb;
 use crate::proto::quorate as own;
@@ -27,7 +51,13 @@ use std::fmt;
 use std::sync::Arc;
 use tonic::Status;
 
+pub use lease::Lost;
+pub use mirror::{Mirror, Rename, transactions};
+pub use pages::{Pages, prefix_range};
+pub use queue::{Observe, Place};
+pub use resume::End;
 pub use retry::{OUTCOME, REFUSED};
+pub use watch::{Told, Watch};
 
 /// How a call failed, by what it means for the caller.
 #[derive(Clone, Debug)]
@@ -107,19 +137,6 @@ pub struct Client {
     options: Options,
     /// Whether a call ends once no endpoint at all could be reached.
     fail_fast: bool,
-}
-
-/// One RPC with failover: which stub, which method, read or write.
-macro_rules! call {
-    ($client:expr, $kind:expr, $stub:ident::$service:ident.$method:ident, $request:expr) => {{
-        let request = $request;
-        retry::run(&$client, $kind, |endpoint: &Endpoint| {
-            let mut stub = pb::$stub::$service::new(endpoint.channel()).max_decoding_message_size(usize::MAX);
-            let request = request.clone();
-            async move { stub.$method(request).await }
-        })
-        .await
-    }};
 }
 
 impl Client {

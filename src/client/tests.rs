@@ -239,3 +239,11 @@ async fn a_txn_that_only_reads_is_tried_again_as_a_read_is() {
     let error = client(&[a]).txn(writes).await.unwrap_err();
     assert!(matches!(error, Error::Uncertain(_)), "{error:?}");
 }
+
+#[tokio::test]
+async fn a_watch_that_never_stood_ends_as_a_read_does() {
+    let (_socket, a) = dead();
+    let request = pb::WatchCreateRequest { key: "k".into(), start_revision: 5, ..Default::default() };
+    let error = impatient(&[a]).watch(request).next().await.unwrap_err();
+    assert!(error.is_unreachable(), "{error:?}");
+}

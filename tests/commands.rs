@@ -1,0 +1,320 @@
+//! The commands that coordinate and copy, against real servers: what is printed is compared with etcdctl's in
+//! `etcd_compat`; here is what they do when members, commands and holders die.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+mod support;
+
+use quorate::client::Told;
+use quorate::proto::etcdserverpb as pb;
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+use support::{Cluster, etcd_bin_dir};
+
+/// How long anything here may take that is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A cluster of ours and, if it is there, one of etcd's.
+async fn clusters(test: &str, size: usize) -> Vec<Cluster> {
+    let mut clusters = vec![Cluster::quorate(size).await];
+    if let Some(dir) = etcd_bin_dir(test) {
+        clusters.push(Cluster::etcd(&dir, size).await);
+    }
+    clusters
+}
+
+fn quorate(cluster: &Cluster, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    command.args(["--endpoints", &cluster.endpoints().join(",")]).args(args);
+    command.env_remove("ETCDCTL_ENDPOINTS").env_remove("QUORATE_ENDPOINTS").env("NO_COLOR", "1");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn run(cluster: &Cluster, args: &[&str]) -> Output {
+    quorate(cluster, args).output().unwrap()
+}
+
+/// Runs a command with `input` on its stdin.
+fn feed(cluster: &Cluster, args: &[&str], input: &str) -> Output {
+    let mut child = quorate(cluster, args).spawn().unwrap();
+    // A command that refuses its arguments reads nothing.
+    _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn ok(cluster: &Cluster, args: &[&str]) -> String {
+    let output = run(cluster, args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A command that runs beside the test, and the lines that it prints.
+struct Beside {
+    child: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl Beside {
+    fn start(cluster: &Cluster, args: &[&str]) -> Beside {
+        let mut child = quorate(cluster, args).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Beside { child, lines }
+    }
+
+    /// The next line it prints; waits for it.
+    fn line(&mut self) -> String {
+        self.lines.next().unwrap().unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn ends(mut self) -> (Option<i32>, String) {
+        let status = self.child.wait().unwrap();
+        let mut text = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        (status.code(), text)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_outlives_the_member_that_it_asked() {
+    for mut cluster in clusters("a_watch_outlives_the_member_that_it_asked", 3).await {
+        let client = cluster.client();
+        let mut watch = client.watch(pb::WatchCreateRequest { key: "k".into(), ..Default::default() });
+        assert!(matches!(watch.next().await.unwrap(), Told::Open));
+        let writer = cluster.client_of(2);
+        let put =
+            |value: i64| pb::PutRequest { key: "k".into(), value: value.to_string().into(), ..Default::default() };
+        let (mut written, mut seen, mut lost, mut opened) = (0, Vec::new(), 0, 1);
+        writer.put(put(written)).await.unwrap();
+        while seen.len() < 6 {
+            match tokio::time::timeout(PATIENCE, watch.next()).await.unwrap().unwrap() {
+                Told::Open => opened += 1,
+                Told::Lost(_) => {
+                    lost += 1;
+                    // Nobody watches while this happens.
+                    for _ in 0..4 {
+                        written += 1;
+                        while writer.put(put(written)).await.is_err() {}
+                    }
+                }
+                Told::News(news) => {
+                    seen.extend(news.events.iter().map(|event| event.kv.as_ref().unwrap().value.clone()));
+                    if lost == 0 {
+                        cluster.kill(0);
+                    } else if seen.len() == 5 {
+                        written += 1;
+                        while writer.put(put(written)).await.is_err() {}
+                    }
+                }
+                Told::End(answer, end) => panic!("{end:?}: {answer:?}"),
+            }
+        }
+        // A put that was not answered may be done and is done again: then its value is there twice, at two revisions.
+        seen.dedup();
+        let expected: Vec<String> = (0..=written).map(|value| value.to_string()).collect();
+        assert!(expected.len() <= seen.len() + 1 && expected.starts_with(&texts(&seen)), "{seen:?}");
+        assert!(lost >= 1 && opened >= 2, "lost {lost} times, opened {opened} times");
+    }
+}
+
+fn texts(values: &[bytes::Bytes]) -> Vec<String> {
+    values.iter().map(|value| String::from_utf8(value.to_vec()).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_is_held_by_one_and_freed_at_every_end() {
+    for cluster in clusters("a_lock_is_held_by_one_and_freed_at_every_end", 1).await {
+        let free = || ok(&cluster, &["get", "l/", "--prefix", "--keys-only"]).is_empty();
+
+        let output = run(&cluster, &["lock", "l", "--", "sh", "-c", "exit 7"]);
+        assert_eq!(output.status.code(), Some(7), "{}", stderr(&output));
+        assert!(free());
+        assert_eq!(run(&cluster, &["lock", "l", "--", "sh", "-c", "kill -9 $$"]).status.code(), Some(255));
+        assert!(free());
+
+        // Three in line: the first is told to stop while its command runs, the second while it waits.
+        let mut first = Beside::start(&cluster, &["lock", "l", "--", "sh", "-c", "echo $ETCD_LOCK_REV; exec sleep 60"]);
+        let first_revision: i64 = first.line().parse().unwrap();
+        let second = Beside::start(&cluster, &["lock", "l", "--", "echo", "never"]);
+        waiting(&cluster, 2).await;
+        let mut third = Beside::start(&cluster, &["lock", "l", "--", "sh", "-c", "echo $ETCD_LOCK_REV; cat"]);
+        waiting(&cluster, 3).await;
+        second.signal(Signal::INT);
+        let (code, text) = second.ends();
+        assert_eq!((code, text.contains("interrupted")), (Some(1), true), "{text}");
+        waiting(&cluster, 2).await;
+        first.signal(Signal::TERM);
+        assert_eq!(first.ends().0, Some(255), "its command was ended by the signal");
+        let third_revision: i64 = third.line().parse().unwrap();
+        assert!(first_revision < third_revision);
+        drop(third.child.stdin.take());
+        assert_eq!(third.ends().0, Some(0));
+        assert!(free());
+    }
+}
+
+/// Waits until so many stand in the line `l`.
+async fn waiting(cluster: &Cluster, count: i64) {
+    let client = cluster.client();
+    let line = || pb::RangeRequest { key: "l/".into(), range_end: "l0".into(), ..Default::default() };
+    let all = async {
+        while client.range(line()).await.unwrap().count != count {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_loses_the_lock_is_stopped() {
+    for cluster in clusters("whoever_loses_the_lock_is_stopped", 1).await {
+        let command = ["lock", "l", "--ttl", "3", "--", "sh", "-c", "echo $ETCD_LOCK_KEY; exec sleep 1000"];
+        let mut holder = Beside::start(&cluster, &command);
+        let key = holder.line();
+        ok(&cluster, &["lease", "revoke", key.trim_start_matches("l/")]);
+        let (code, text) = holder.ends();
+        assert_eq!(code, Some(1));
+        assert!(text.contains("session expired: the lease ran out or was revoked"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_leads_when_the_leader_goes_and_others_see_it() {
+    for cluster in clusters("the_next_leads_when_the_leader_goes_and_others_see_it", 1).await {
+        let mut listener = Beside::start(&cluster, &["elect", "l", "--listen"]);
+        let mut first = Beside::start(&cluster, &["elect", "l", "one"]);
+        assert_eq!([first.line(), first.line()][1], "one");
+        assert_eq!([listener.line(), listener.line()][1], "one");
+        let mut second = Beside::start(&cluster, &["elect", "l", "two"]);
+        waiting(&cluster, 2).await;
+        first.signal(Signal::INT);
+        assert_eq!(first.ends().0, Some(0));
+        assert_eq!([second.line(), second.line()][1], "two");
+        assert_eq!([listener.line(), listener.line()][1], "two");
+        listener.signal(Signal::TERM);
+        assert_eq!(listener.ends().0, Some(0));
+        second.signal(Signal::TERM);
+        assert_eq!(second.ends().0, Some(0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_repeats_everything_also_what_happened_while_the_destination_was_away() {
+    const TEST: &str = "a_mirror_repeats_everything_also_what_happened_while_the_destination_was_away";
+    let Some(dir) = etcd_bin_dir(TEST) else { return };
+    let (source, mut destination) = (Cluster::etcd(&dir, 1).await, Cluster::etcd(&dir, 1).await);
+    // More than one page and more than one transaction.
+    let lines: String = (0..300).map(|n| format!("{{\"key\":\"a/{n:03}\",\"value\":\"{n}\"}}\n")).collect();
+    assert!(feed(&source, &["import", "-"], &lines).status.success());
+    ok(&source, &["put", "other", "1"]);
+    ok(&destination, &["put", "own", "1"]);
+    let args = ["mirror", &destination.endpoints().join(","), "--prefix", "a/", "--dest-prefix", "b/"];
+    let mut mirror = quorate(&source, &args).spawn().unwrap();
+    let mut talk = BufReader::new(mirror.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(talk.any(|line| line.starts_with("copied 300 keys as of revision")));
+
+    destination.kill(0);
+    ok(&source, &["put", "a/new", "x"]);
+    assert!(talk.any(|line| line.contains("trying again")));
+    ok(&source, &["del", "a/0", "--prefix"]);
+    ok(&source, &["put", "a/last", "y"]);
+    destination.start(0);
+    destination.ready().await;
+    let client = destination.client();
+    let last = || pb::RangeRequest { key: "b/last".into(), ..Default::default() };
+    let arrived = async {
+        while client.range(last()).await.unwrap().kvs.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, arrived).await.unwrap();
+    mirror.kill().unwrap();
+    mirror.wait().unwrap();
+    let (theirs, ours) = (ok(&destination, &["export", "b/"]), ok(&source, &["export", "a/"]));
+    assert_eq!(theirs, ours.replace("\"a/", "\"b/"));
+    assert_eq!(ours.lines().count(), 202);
+    assert_eq!(ok(&destination, &["get", "own", "--print-value-only"]), "1\n");
+    assert_eq!(ok(&destination, &["get", "other", "--print-value-only"]), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn histories_go_back_to_the_last_compaction() {
+    let Some(dir) = etcd_bin_dir("histories_go_back_to_the_last_compaction") else { return };
+    let cluster = Cluster::etcd(&dir, 1).await;
+    for args in [&["put", "k", "1"][..], &["put", "k", "2"], &["del", "k"], &["put", "k", "3"], &["put", "x", "1"]] {
+        ok(&cluster, args);
+    }
+    let rows = |text: String| text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
+    let all = rows(ok(&cluster, &["history", "k"]));
+    let expected = [
+        "       5        1  created  3",
+        "       4        -  deleted",
+        "       3        2  changed  2",
+        "       2        1  created  1",
+    ];
+    assert_eq!(all, expected);
+    ok(&cluster, &["compact", "3"]);
+    assert_eq!(rows(ok(&cluster, &["history", "k"])), expected[..3]);
+    ok(&cluster, &["del", "k"]);
+    ok(&cluster, &["compact", "7"]);
+    assert_eq!(ok(&cluster, &["history", "k"]), "no revision of it can be read\n");
+    assert_eq!(ok(&cluster, &["history", "never"]), "no revision of it can be read\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_writes_what_is_different_and_nothing_of_a_bad_input() {
+    for cluster in clusters("an_import_writes_what_is_different_and_nothing_of_a_bad_input", 1).await {
+        let revision = || ok(&cluster, &["get", "any", "-w", "fields"]).lines().nth(2).unwrap().to_owned();
+        let said = |output: Output| String::from_utf8(output.stdout).unwrap();
+        let input = "{\"key\":\"a/b\",\"value\":\"1\"}\n{\"key_base64\":\"/w==\",\"value_base64\":\"AP8=\"}\n";
+        let dry = feed(&cluster, &["import", "-", "--dry-run"], input);
+        assert_eq!(said(dry), "would import 2 keys: 2 new, 0 changed, 0 the same already\n");
+        assert_eq!(
+            said(feed(&cluster, &["import", "-"], input)),
+            "imported 2 keys: 2 new, 0 changed, 0 the same already\n"
+        );
+        assert_eq!(ok(&cluster, &["export"]), input);
+        let before = revision();
+        assert_eq!(
+            said(feed(&cluster, &["import", "-"], input)),
+            "imported 2 keys: 0 new, 0 changed, 2 the same already\n"
+        );
+        let bad =
+            feed(&cluster, &["import", "-"], &format!("{{\"key\":\"c\",\"value\":\"1\"}}\n{{\"key\":\"d\"}}\n{input}"));
+        assert_eq!(bad.status.code(), Some(3));
+        assert!(stderr(&bad).contains("line 2: neither value nor value_base64"), "{}", stderr(&bad));
+        assert_eq!(revision(), before);
+        let changed = feed(&cluster, &["import", "-"], &input.replace("\"1\"", "\"2\""));
+        assert_eq!(said(changed), "imported 2 keys: 0 new, 1 changed, 1 the same already\n");
+        assert_eq!(ok(&cluster, &["ls", "a", "--tree"]), "a  1 key\n└── /  1 key\n    └── b\n");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_hands_over() {
+    for cluster in clusters("the_leader_hands_over", 3).await {
+        let leader = cluster.leader().await;
+        let next = (leader + 1) % 3;
+        let client = cluster.client();
+        let id = |place: usize| {
+            let (client, endpoint) = (client.clone(), cluster.nodes()[place].client.clone());
+            async move { client.status(&endpoint).await.unwrap().header.unwrap().member_id }
+        };
+        let (from, to) = (id(leader).await, id(next).await);
+        // Asked at a follower only: where the leader is is found out.
+        let endpoint = cluster.nodes()[next].client.clone();
+        let moved = ok(&cluster, &["--endpoints", &endpoint, "move-leader", &format!("{to:x}")]);
+        assert_eq!(moved, format!("Leadership transferred from {from:x} to {to:x}\n"));
+        assert_eq!(cluster.leader().await, next);
+    }
+}
