@@ -444,7 +444,7 @@ mod tests {
         let slow = Slow::new(Duration::ZERO, Duration::from_millis(100));
         [99, 100, 101].into_iter().for_each(|ms| slow.applied(Duration::from_millis(ms)));
         assert_eq!(slow.applies.load(Ordering::Relaxed), 1);
-        [500, 511, 600].into_iter().for_each(|ms| slow.read_index(&timed(10, 10, ms, ms, ms).0));
+        [510, 511, 600].into_iter().for_each(|ms| slow.read_index(&timed(10, 10, ms, ms, ms).0));
         assert_eq!(slow.read_indexes.load(Ordering::Relaxed), 2);
     }
 
