@@ -1,8 +1,12 @@
-//! The long-form pages: decisions, and what went wrong.
+//! The long-form pages: decisions, differences from etcd, and what went wrong.
 
 /// Why the house is as it is, one decision a section.
 #[doc = include_str!("decisions/decisions.md")]
 pub mod decisions {}
+
+/// Where it behaves otherwise than etcd on purpose, and the flag that gives etcd's way.
+#[doc = include_str!("differences.md")]
+pub mod differences {}
 
 /// What is checked, how, and what checks the checks.
 #[doc = include_str!("how_we_know.md")]

@@ -158,7 +158,7 @@ impl Pass {
 /// Husks in a row, to be written as one.
 struct Row {
     header: Header,
-    /// Of the record that the first one takes the place of; `None`: it is a husk already.
+    /// Of the record, or the husk, that it takes the place of.
     layout: Layout,
     /// The others.
     swallowed: Vec<(LogIndex, Layout)>,
@@ -185,9 +185,10 @@ impl Machine {
         Revision(self.pass.done)
     }
 
-    /// Whether a pass is under way or due.
+    /// Whether a pass is under way, its last writes included, or due.
     pub fn is_sweeping(&self) -> bool {
-        !matches!(self.pass.stage, Stage::Idle) || self.shared.read().compacted > self.pass.target
+        let idle = matches!(self.pass.stage, Stage::Idle) && self.pass.in_flight.is_none();
+        !idle || self.shared.read().compacted > self.pass.target
     }
 
     /// Carries out a slice of the compaction and appends its writes to `ops`. To be called when everything applied is sealed.
@@ -256,16 +257,19 @@ impl Machine {
             let found = get_laid_out(&*self.shared.engine, key_of)?;
             let (record, layout) = found.ok_or_else(|| fault("it is not there".to_string()))?;
             (count, bytes) = (count + 1, bytes + record.len());
+            let rewritten = {
+                let state = self.shared.read();
+                record::rewrite(&record, &mut |effect, ordinal| lives(&state, effect, first, ordinal)).map_err(fault)?
+            };
             let mut state = self.shared.write();
             state.litter.dirty.remove(&first);
-            let outcome = record::rewrite(&record, &mut |effect, ordinal| lives(&state, effect, first, ordinal));
-            let rewritten = outcome.map_err(fault)?;
             state.records.moved(first, rewritten.first_before, rewritten.first_after);
             match rewritten.bytes {
                 None => row = Some(self.extend(&mut state, row.take(), rewritten.header, layout, ops)),
                 Some(_) if rewritten.dropped == 0 => {}
                 Some(bytes) => {
                     row.take().into_iter().for_each(|row| close(&mut state, row, ops));
+                    drop(state);
                     replace_ops(key_of, layout, &bytes, ops);
                 }
             }

@@ -123,24 +123,27 @@ impl Node {
 
     /// Carries out a slice of a compaction if one is due, after everything applied was sealed.
     pub(super) fn sweep(&mut self, now: Time, ops: &mut Vec<Op>) -> Result<Option<u64>, Halt> {
-        if !self.machine.is_sweeping() || now < self.space.slice || !self.may_apply() {
+        if !self.machine.is_sweeping() {
+            if let Some(since) = self.space.sweeping.take() {
+                let status = &mut self.space.status;
+                (status.swept, status.last_pass) = (self.machine.swept(), now.since(since));
+                status.passes += 1;
+            }
             return Ok(None);
         }
-        let since = *self.space.sweeping.get_or_insert(now);
-        self.space.slice = now + SLICE_PAUSE;
-        let run = self.machine.sweep(ops).map_err(|fault| Halt(format!("the state database failed: {fault}")))?;
-        if !self.machine.is_sweeping() {
-            let status = &mut self.space.status;
-            (status.swept, status.last_pass) = (self.machine.swept(), now.since(since));
-            status.passes += 1;
-            self.space.sweeping = None;
+        self.space.sweeping.get_or_insert(now);
+        if now < self.space.slice || !self.may_apply() {
+            return Ok(None);
         }
-        Ok(run)
+        self.space.slice = now + SLICE_PAUSE;
+        self.machine.sweep(ops).map_err(|fault| Halt(format!("the state database failed: {fault}")))
     }
 
     /// When the next slice or the next proposal is due.
     pub(super) fn space_deadline(&self) -> Time {
-        let slice = if self.machine.sweeps() && self.may_apply() { self.space.slice } else { Time::NEVER };
+        let ended = self.space.sweeping.is_some() && !self.machine.is_sweeping();
+        let next = ended || self.machine.sweeps() && self.may_apply();
+        let slice = if next { self.space.slice } else { Time::NEVER };
         // Nobody can be asked for anything without a leader.
         let proposal = self.raft.leader().map_or(Time::NEVER, |_| self.space.compactor.deadline());
         slice.min(proposal)
