@@ -645,3 +645,25 @@ fn a_keepalive_waits_until_the_leader_knows_the_lease() {
     assert_eq!(slots.map(|slot| lab.time(slot).map(|time| time.granted)), [Some(60), Some(60)]);
     lab.reply(grant);
 }
+
+#[test]
+fn a_leader_that_leads_again_begins_anew() {
+    let mut lab = Lab::new(3);
+    lab.grant(7, 4);
+    let (first, second) = (lab.leader().unwrap(), lab.follower());
+    let transfer = lab.ask(first, Request::Transfer(Some(id_of(second))));
+    assert!(matches!(lab.reply(transfer), Reply::Transferred));
+    for _ in 0..6 {
+        lab.pass(secs(1));
+        let slot = lab.keep_alive(second, 7);
+        assert!(lab.time(slot).is_some());
+    }
+    assert_eq!(lab.leader(), Some(second));
+    let transfer = lab.ask(second, Request::Transfer(Some(id_of(first))));
+    assert!(matches!(lab.reply(transfer), Reply::Transferred));
+    lab.until("it leads again", |lab| lab.leader() == Some(first));
+    assert_eq!(lab.left(7), Some(secs(4)));
+    lab.pass(secs(3));
+    assert!(lab.has_key(7));
+    lab.until_gone(7);
+}
