@@ -201,8 +201,8 @@ fn previous(watcher: &Watcher, written: &Written, known_from: i64) -> Result<(),
     let answers = watcher.streams.iter().flat_map(|stream| &stream.answers);
     for event in answers.flat_map(|answer| &answer.events) {
         let Some(told) = &event.previous else { continue };
-        let before =
-            written.get(&event.key).and_then(|revisions| revisions.range(known_from..event.revision).next_back());
+        let known = written.get(&event.key).and_then(|revisions| revisions.range(..event.revision).next_back());
+        let before = known.filter(|(revision, _)| **revision >= known_from);
         if let Some((_, before)) = before
             && before != told
         {

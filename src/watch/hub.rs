@@ -379,7 +379,10 @@ impl Hub {
         self.follow_to_now(now)?;
         let interest = match interest(request) {
             Ok(interest) => interest,
-            Err(why) => return Ok(self.refuse(id, why)),
+            Err(why) => {
+                self.refuse(id, why);
+                return Ok(());
+            }
         };
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
         let watch_id = match request.watch_id {
@@ -391,7 +394,8 @@ impl Hub {
                 stream.next_id - 1
             }
             taken if stream.watchers.contains_key(&taken) => {
-                return Ok(self.refuse(id, "mvcc: duplicate watch ID provided on the WatchStream"));
+                self.refuse(id, "mvcc: duplicate watch ID provided on the WatchStream");
+                return Ok(());
             }
             free => free,
         };

@@ -188,7 +188,8 @@ impl Side {
         let (heard, answers) = mpsc::unbounded_channel();
         // etcd answers the call itself only when it has something to say.
         tokio::spawn(async move {
-            let mut stream = watch.watch(request).await.expect("a stream is opened").into_inner();
+            let Ok(stream) = watch.watch(request).await else { return };
+            let mut stream = stream.into_inner();
             while let Ok(Some(answer)) = stream.message().await {
                 let _ = heard.send(answer);
             }
@@ -330,14 +331,13 @@ async fn etcdctl_prints(etcd: &Path, server: Server, format: &str) -> Vec<String
     loop {
         let line = tokio::task::block_in_place(|| lines.next()).expect("etcdctl goes on").expect("it prints text");
         let is_last = LAST.iter().any(|last| line.contains(last));
-        let header = ["ClusterID", "MemberID", "RaftTerm", "Revision"].iter().any(|name| line.contains(name));
-        printed.push(mask_json(&line));
+        // So it stands in the format `fields`.
+        if !["ClusterID", "MemberID", "RaftTerm"].iter().any(|name| line.starts_with(&format!("\"{name}\""))) {
+            printed.push(mask_json(&line));
+        }
         if std::mem::take(&mut is_past) {
             // The past is being told: what happens now comes after it.
             side.answer(put("a/last", "1"), 0).await;
-        }
-        if header {
-            printed.pop();
         }
         if is_last {
             break;
