@@ -41,6 +41,7 @@ pub mod mirror;
 pub mod output;
 pub mod serve;
 pub mod sim;
+pub mod space;
 pub mod status;
 pub mod transfer;
 pub mod txn;
@@ -232,6 +233,8 @@ enum Command {
     Defrag(upkeep::DefragArgs),
     /// The alarms of the cluster.
     Alarm(upkeep::AlarmArgs),
+    /// Which prefixes own the space.
+    Space(space::Args),
     /// Let another member lead.
     MoveLeader(upkeep::MoveLeaderArgs),
     /// A local cluster of real processes: start it, break it, watch it recover.
@@ -347,6 +350,7 @@ fn dispatch(global: Global, command: Command) -> ExitCode {
         Command::Compact(args) => finish(upkeep::compact(&global, &args)),
         Command::Defrag(args) => finish(upkeep::defrag(&global, &args)),
         Command::Alarm(args) => finish(upkeep::alarm(&global, &args)),
+        Command::Space(args) => finish(space::run(&global, args)),
         Command::MoveLeader(args) => finish(upkeep::move_leader(&global, &args)),
         Command::Endpoint(args) => finish(member::endpoint(&global, args)),
         Command::Member(args) => finish(member::member(&global, args)),
@@ -398,7 +402,7 @@ mod tests {
     fn help_is_a_word_too_and_shows_how_a_command_is_used() {
         assert!(parse("quorate help").unwrap_err().contains("Usage: quorate"));
         let names = "serve dev bench sim check put get del watch lease lock elect history ls export import mirror compact \
-            defrag alarm move-leader completion endpoint member status doctor maelstrom healthcheck";
+            defrag alarm space move-leader completion endpoint member status doctor maelstrom healthcheck";
         for name in names.split(' ') {
             let help = parse(&format!("quorate help {name}")).unwrap_err();
             assert!(help.contains(&format!("Examples:\n  quorate {name}")), "{help}");

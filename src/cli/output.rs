@@ -410,6 +410,17 @@ pub fn size(bytes: i64) -> String {
     format!("{rounded:.digits$} {}", UNITS[unit])
 }
 
+/// Rows for people: each column as wide as its widest cell.
+pub fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let line = |row: &[String; N]| {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        cells.join("  ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
 /// A boxed table as etcdctl draws it: titles centred, cells to the right. (No table library centres as it does.)
 fn table<const N: usize>(titles: impl AsRef<[&'static str]>, rows: &[[String; N]]) -> String {
     let titles = titles.as_ref();

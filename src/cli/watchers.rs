@@ -4,7 +4,7 @@
 use super::bench::thousands;
 use super::exit::{ERROR, Failure, SERVER};
 use super::member::{ask_hosts, hosts};
-use super::output::{self, Format, quote, size};
+use super::output::{self, Format, columns, quote, size};
 use super::{Global, block_on, json};
 use crate::client::{self, Client};
 use crate::proto::quorate as own;
@@ -86,13 +86,7 @@ fn table(watchers: &[(String, own::WatcherStatus)]) -> String {
         ]
     };
     let rows: Vec<[String; 7]> = [head].into_iter().chain(watchers.iter().map(row)).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..7).map(width).collect();
-    let line = |row: &[String; 7]| {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        cells.join("  ").trim_end().to_owned() + "\n"
-    };
-    rows.iter().map(line).collect()
+    columns(&rows)
 }
 
 fn as_json(endpoint: &str, watcher: &own::WatcherStatus) -> serde_json::Value {

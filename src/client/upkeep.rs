@@ -4,7 +4,7 @@
 //! [`Client::move_leader`], which only the leader does.
 
 use super::endpoints::Endpoint;
-use super::retry::Kind;
+use super::retry::{self, Kind};
 use super::{Client, Error};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::quorate as own;
@@ -76,6 +76,19 @@ impl Client {
         self.once(endpoint, |endpoint: &Endpoint| {
             let mut stub = own::node_client::NodeClient::new(endpoint.channel());
             async move { stub.watchers(own::WatchersRequest {}).await }
+        })
+        .await
+    }
+
+    /// Which prefixes own the space; `Rejected` with code Unimplemented from a server that is no Quorate.
+    ///
+    /// # Errors
+    /// See [`Error`]; never `Uncertain`.
+    pub async fn space(&self, request: own::SpaceRequest) -> Result<own::SpaceResponse, Error> {
+        retry::run(self, Kind::Read, |endpoint: &Endpoint| {
+            let mut stub = own::node_client::NodeClient::new(endpoint.channel());
+            let request = request.clone();
+            async move { stub.space(request).await }
         })
         .await
     }
