@@ -479,12 +479,11 @@ pub fn read(
     Ok(header)
 }
 
+/// Hears of an effect, its ordinal and its frame.
+type Visit<'v> = dyn FnMut(Effect<'_>, u32, &[u8]) -> Result<(), String> + 'v;
+
 /// Visits the effects of a whole record, with their ordinals and their frames.
-fn walk(
-    record: &[u8],
-    header: Header,
-    visit: &mut dyn FnMut(Effect<'_>, u32, &[u8]) -> Result<(), String>,
-) -> Result<(), String> {
+fn walk(record: &[u8], header: Header, visit: &mut Visit<'_>) -> Result<(), String> {
     let malformed = || "it is malformed".to_string();
     let (mut at, table) = frames(record).zip(table(record)).ok_or_else(malformed)?;
     let entry = |ordinal: u32| u32_at(record, table + 4 * ordinal as usize);
