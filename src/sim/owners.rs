@@ -191,8 +191,8 @@ impl Owners {
         let id = 1 + self.leases.len() as i64;
         self.leases.push(Lease { id, ttl, promised: None, given_back: false, seen: 0 });
         let whole = Duration::from_secs(ttl.unsigned_abs());
-        // Some in good time, some late: then what is left was written down.
-        self.owners[owner].pace = [whole / 5, whole / 3, whole * 3 / 4][self.rng.below(3) as usize];
+        // Some in good time; some late, when what is left was written down; some when a revoke may be on its way.
+        self.owners[owner].pace = [whole / 5, whole / 3, whole * 3 / 4, whole][self.rng.below(4) as usize];
         (self.leases.len() - 1, What::Grant, propose(Op::GrantLease(own::GrantLease { id, ttl }), true))
     }
 
