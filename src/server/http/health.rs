@@ -67,6 +67,10 @@ impl Check {
                 let corrupt = front.view.alarms().iter().any(|(_, alarm)| *alarm == pb::AlarmType::Corrupt);
                 if corrupt { Err("alarm activated: CORRUPT".to_owned()) } else { Ok(()) }
             }
+            // Its leader may be gone for good: whoever asks is told at once, not when the member has ended.
+            Check::LinearizableRead | Check::ReadIndex if front.stopping.load(Ordering::Relaxed) => {
+                Err("not asked while the member is stopping".to_owned())
+            }
             Check::LinearizableRead | Check::ReadIndex => {
                 front.readable().await.map(drop).map_err(|status| status.message().to_owned())
             }
