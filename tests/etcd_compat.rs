@@ -3,7 +3,8 @@
 //! Three ways to ask: raw requests whose decoded answers are compared field by field (`script.rs`); an unmodified etcdctl
 //! whose output is compared (`etcdctl.rs`); and the `etcd-client` crate, in a package of its own because it needs protoc.
 //! `watch.rs` holds the same watch conversations with both; `metrics.rs` compares what both tell a scrape, `gateway.rs` what
-//! both answer to curl, and `recipes.rs` how locks and elections go.
+//! both answer to curl, `recipes.rs` how locks and elections go, and `snapshot.rs` takes
+//! snapshots of ours.
 //! `ETCD_BIN_DIR` says where etcd and etcdctl 3.5 are.
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
@@ -18,6 +19,8 @@ mod metrics;
 mod recipes;
 #[path = "etcd_compat/script.rs"]
 mod script;
+#[path = "etcd_compat/snapshot.rs"]
+mod snapshot;
 mod support;
 #[path = "etcd_compat/watch.rs"]
 mod watch;

@@ -51,7 +51,10 @@ const MISSING: [(&str, &str); 6] = [
     ("auth", "auth is not supported yet"),
     ("user", "auth is not supported yet"),
     ("role", "auth is not supported yet"),
-    ("snapshot", "snapshots of the store are not supported yet; keys and values are written by: quorate export > FILE"),
+    (
+        "snapshot",
+        "this command is not supported yet; etcd's own etcdctl takes snapshots of this server, keys and values are written by: quorate export > FILE",
+    ),
     ("check", "the load of `check perf` is measured by: quorate bench"),
     ("downgrade", "there is no other version to go back to"),
 ];

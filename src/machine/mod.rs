@@ -27,13 +27,13 @@
 //! # Rooms
 //!
 //! `check` (a request's shape), `kv`, `txn` and `lease` (commands), `range` (reads), `stream` (reads piece by
-//! piece), `budget` (what reads may hold), `history` (what happened, for watchers), `member` (members and alarms), `record`
+//! piece), `snapshot` (all of it, to be kept elsewhere), `budget` (what reads may hold), `history` (what happened, for watchers), `member` (members and alarms), `record`
 //! (bytes and digest), `index` (keys and versions), `compact` (what nobody may read any more goes), `space` (who owns it),
 //! `hash` (are members alike), `state` (what writer and readers share), `view` (the readers' door).
 //!
 //! # What is left out
 //!
-//! Auth, snapshots, changes of membership: each will be more effects through the same door. When a lease is over is not
+//! Auth, restoring a snapshot, changes of membership: each will be more effects through the same door. When a lease is over is not
 //! known here: somebody with a clock says so, in a command.
 
 use crate::ids::{Index, MemberId, Position, Revision};
@@ -66,6 +66,7 @@ mod lease;
 mod member;
 mod range;
 mod record;
+mod snapshot;
 mod space;
 mod state;
 mod stream;
@@ -80,6 +81,7 @@ mod tests;
 pub use hash::KvHash;
 pub use history::{Event, History};
 pub use lease::{Lease, LeaseChange, LeaseTime};
+pub use snapshot::{Contents, Damage, Head, Item, Portion, Snapshot, SnapshotReader};
 pub use space::Holding;
 pub use stream::{RangeStream, Step};
 pub use view::View;
@@ -257,7 +259,7 @@ impl Machine {
         state.attach_all();
         state.recent.begin(revision + 1);
         let mut machine = Machine {
-            shared: Arc::new(Shared::new(engine, state, revision)),
+            shared: Arc::new(Shared::new(engine, state, revision, applied)),
             applied,
             digest,
             record: Builder::new(applied.index.next()),
@@ -294,6 +296,8 @@ impl Machine {
         if self.record.last().is_some() && self.record.len() + size > record::RECORD_CAP {
             self.close(position.index);
         }
+        let shared = Arc::clone(&self.shared);
+        let mut whole = shared.whole();
         let outcome = match command {
             None => Ok(Response::Done),
             Some(command) => self.carry_out(position, decode(position, command)?),
@@ -303,6 +307,7 @@ impl Machine {
         }
         self.record.push(&Effect::Applied(position), &mut self.digest);
         self.applied = position;
+        *whole = position;
         outcome
     }
 

@@ -29,6 +29,7 @@ pub struct Reader<'a> {
 }
 
 /// A key that a range found.
+#[derive(Debug)]
 pub struct Hit {
     /// The key.
     pub key: Bytes,

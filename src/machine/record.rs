@@ -46,6 +46,8 @@ pub const RECORD_CAP: usize = 8 << 10;
 const HEADER: usize = 40;
 const REWRITTEN_HEADER: usize = HEADER + 4;
 const FRAME: usize = 8;
+/// Length of a put's effect without its key and value, in bytes.
+pub const PUT_BYTES: usize = 1 + 4 * 8 + 4 + 4;
 const MAGIC: u32 = u32::from_le_bytes(*b"QSR1");
 const REWRITTEN: u32 = u32::from_le_bytes(*b"QSR2");
 
@@ -237,7 +239,8 @@ impl<'a> Effect<'a> {
         }
     }
 
-    fn encode(&self, out: &mut Vec<u8>) {
+    /// Its bytes, appended to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
         match *self {
             Effect::Put(put) => {
                 out.push(1);
@@ -289,7 +292,7 @@ impl<'a> Effect<'a> {
     }
 
     /// Reads an effect back; `None` if the bytes are none.
-    fn decode(bytes: &'a [u8]) -> Option<Effect<'a>> {
+    pub fn decode(bytes: &'a [u8]) -> Option<Effect<'a>> {
         let mut input = Cursor(bytes);
         let effect = match input.u8()? {
             1 => {
@@ -349,7 +352,8 @@ pub fn decode_member(bytes: &[u8]) -> Option<Member> {
     input.0.is_empty().then_some(Member { id, name, peer_urls, client_urls, disk: seen.then_some(disk) })
 }
 
-struct Cursor<'a>(&'a [u8]);
+/// What is left to read of some bytes. Each number is little endian; `None`: there is not enough left.
+pub struct Cursor<'a>(pub &'a [u8]);
 
 impl<'a> Cursor<'a> {
     fn take(&mut self, n: usize) -> Option<&'a [u8]> {
@@ -366,7 +370,8 @@ impl<'a> Cursor<'a> {
         self.take(N)?.try_into().ok()
     }
 
-    fn u8(&mut self) -> Option<u8> {
+    /// The next number.
+    pub fn u8(&mut self) -> Option<u8> {
         self.array().map(u8::from_le_bytes)
     }
 
@@ -374,11 +379,13 @@ impl<'a> Cursor<'a> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    /// The next number.
+    pub fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn i64(&mut self) -> Option<i64> {
+    /// The next number.
+    pub fn i64(&mut self) -> Option<i64> {
         self.array().map(i64::from_le_bytes)
     }
 

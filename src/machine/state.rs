@@ -4,7 +4,8 @@
 //! members and alarms. The writer
 //! holds it for one effect at a time, readers for a slice of keys; nobody touches the engine under it. The current revision
 //! stands beside the lock: the writer publishes it after the last effect of a command, so a reader that takes the
-//! revision first and pins it sees whole commands only, whatever is being applied meanwhile.
+//! revision first and pins it sees whole commands only, whatever is being applied meanwhile. What has no revisions (leases,
+//! members) is seen whole by who holds [`Shared::whole`], which the writer holds from the first effect of an entry to the last.
 //!
 //! The tail holds the values of every put whose record is open, sealed or being inserted. It lets go of a record only when
 //! the insert has returned, so a value that is not in the tail *under the lock* is in the engine.
@@ -16,7 +17,7 @@ use super::index::{History, Index, KeyRange, Version};
 use super::lease::{Lease, LeaseTime};
 use super::record::{self, Effect, Raised};
 use super::{Error, Member};
-use crate::ids::{Index as LogIndex, MemberId};
+use crate::ids::{Index as LogIndex, MemberId, Position};
 use crate::proto::etcdserverpb::AlarmType;
 use crate::storage::key::{Family, get_value};
 use crate::storage::{Engine, Fault};
@@ -24,7 +25,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Keys that a walk visits before it lets the writer in.
 const SLICE: usize = 1024;
@@ -32,6 +33,8 @@ const SLICE: usize = 1024;
 /// What the machine and its views hold together.
 pub struct Shared {
     pub(super) engine: Arc<dyn Engine>,
+    /// Held while an entry is applied; taken before `state`.
+    whole: Mutex<Position>,
     state: RwLock<State>,
     revision: AtomicI64,
     dropped: AtomicU64,
@@ -230,15 +233,24 @@ impl Found {
 }
 
 impl Shared {
-    /// A state at `revision`.
-    pub fn new(engine: Arc<dyn Engine>, state: State, revision: i64) -> Shared {
+    /// A state at `revision`, after the entry at `applied`.
+    pub fn new(engine: Arc<dyn Engine>, state: State, revision: i64, applied: Position) -> Shared {
         Shared {
             engine,
+            whole: Mutex::new(applied),
             state: RwLock::new(state),
             revision: AtomicI64::new(revision),
             dropped: AtomicU64::new(0),
             counts: Counts::default(),
         }
+    }
+
+    /// The last entry applied. As long as it is held, the state is whole: between two entries.
+    ///
+    /// # Panics
+    /// As [`Shared::read`].
+    pub fn whole(&self) -> MutexGuard<'_, Position> {
+        self.whole.lock().expect("the machine panicked in the middle of a change")
     }
 
     /// The state, to read. Not to be held across a read from the engine.

@@ -475,5 +475,6 @@ mod puts_and_deletes {
 
 mod commands_and_disk;
 mod compaction;
+mod snapshots;
 mod streams;
 mod txns;

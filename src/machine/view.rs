@@ -6,8 +6,8 @@ use super::range::Reader;
 use super::record::Raised;
 use super::space::{self, Holding};
 use super::state::Shared;
-use super::{Error, History, KvHash, Lease, LeaseTime, Member, RangeStream, hash, history, txn};
-use crate::ids::{MemberId, Revision};
+use super::{Error, History, KvHash, Lease, LeaseTime, Member, RangeStream, Snapshot, hash, history, txn};
+use crate::ids::{ClusterId, MemberId, Revision};
 use crate::proto::etcdserverpb as pb;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -64,6 +64,11 @@ impl View {
     /// Compacted or future revision.
     pub fn stream(&self, request: pb::RangeRequest, piece_bytes: u64) -> Result<RangeStream, Error> {
         RangeStream::open(self.clone(), request, piece_bytes)
+    }
+
+    /// A snapshot of what is there now, of a store that belongs to `cluster`.
+    pub fn snapshot(&self, cluster: ClusterId) -> Snapshot {
+        Snapshot::open(self.clone(), cluster)
     }
 
     /// A transaction that only reads, whole at one revision.

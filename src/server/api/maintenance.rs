@@ -3,16 +3,19 @@
 //! Defragmentation is a word: what compactions free is reused all the time, so it is done before it is asked for. etcd's blocks
 //! the member meanwhile.
 //!
-//! Absent: snapshots.
+//! A snapshot is of this member's own view, as in etcd, and in our own format (`machine/snapshot.rs`). A blob is read when there
+//! is room for it, so a slow caller holds one being sent and one being read; one that leaves ends it.
 
 use super::{ETCD_VERSION, Front, astray, downgrade, status};
 use crate::ids::{MemberId, Revision};
+use crate::machine::{Error, Portion, Snapshot};
 use crate::node::{Refused, Reply, Request as Ask};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::quorate::{SetAlarm, command::Op};
 use pb::alarm_request::AlarmAction;
 use std::sync::Arc;
-use tokio_stream::Empty;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 /// The service.
@@ -36,6 +39,28 @@ fn errors(front: &Front, has_leader: bool) -> Vec<String> {
     let alarms = front.view.alarms().into_iter();
     let alarms = alarms.map(|(member, alarm)| format!("memberID:{} alarm:{} ", member.0, alarm.as_str_name()));
     (!has_leader).then(|| "etcdserver: no leader".to_string()).into_iter().chain(alarms).collect()
+}
+
+/// Steps to the next bytes; still measuring only if the caller has left.
+fn next_portion<T>(snapshot: &mut Snapshot, caller: &mpsc::Sender<T>) -> Result<Portion, Error> {
+    loop {
+        match snapshot.step()? {
+            Portion::Measured if !caller.is_closed() => {}
+            portion => return Ok(portion),
+        }
+    }
+}
+
+/// Why a snapshot broke off.
+fn overtaken(front: &Front, snapshot: &Snapshot, error: &Error) -> Status {
+    match error {
+        Error::Compacted { compacted } => Status::aborted(format!(
+            "quorate: a compaction at revision {compacted} overtook this snapshot of revision {}: what was received is not \
+             whole; take another one",
+            snapshot.revision()
+        )),
+        error => front.fail(error),
+    }
 }
 
 #[tonic::async_trait]
@@ -123,10 +148,31 @@ impl pb::maintenance_server::Maintenance for Maintenance {
         }))
     }
 
-    type SnapshotStream = Empty<Result<pb::SnapshotResponse, Status>>;
+    type SnapshotStream = ReceiverStream<Result<pb::SnapshotResponse, Status>>;
 
-    async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
-        Err(status::not_served("taking a snapshot"))
+    async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        let front = Arc::clone(&self.0);
+        front.check_leader(request.metadata())?;
+        // It copies leases, and later reads everything: off the threads that carry everybody's connections.
+        let mut snapshot = tokio::task::block_in_place(|| front.view.snapshot(front.identity.cluster));
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(async move {
+            while let Ok(room) = sender.reserve().await {
+                let (blob, remaining_bytes, ended) =
+                    match tokio::task::block_in_place(|| next_portion(&mut snapshot, &sender)) {
+                        Ok(Portion::Blob { blob, remaining }) => (blob, remaining, false),
+                        Ok(Portion::Sum(sum)) => (sum, 0, true),
+                        Ok(Portion::Measured) => return,
+                        Err(error) => return room.send(Err(overtaken(&front, &snapshot, &error))),
+                    };
+                // etcd answers without a header.
+                room.send(Ok(pb::SnapshotResponse { remaining_bytes, blob, ..Default::default() }));
+                if ended {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
     async fn downgrade(

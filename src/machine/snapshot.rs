@@ -1,0 +1,530 @@
+//! A snapshot: everything that is there at one revision, as a stream of bytes that proves itself.
+//!
+//! # The cut
+//!
+//! A [`Snapshot`] is taken between two entries of the log ([`Shared::whole`](super::state::Shared::whole)): the revision, the
+//! mark, the position, the members and the leases are those of one moment. Members and leases have no history, so they are
+//! copied then; keys are read afterwards, at the pinned revision, while writes go on. So a lease that a key names is always
+//! in the snapshot too.
+//!
+//! Each [`Snapshot::step`] does a little: first it measures, slice by slice, for the stream says in advance how long it will
+//! be, and lengths stand in the index; then it makes one blob at a time. What it holds is a blob, a slice of keys and one
+//! value, whatever the store is, beside its copy of members and leases.
+//!
+//! A compaction beyond the revision ends it with an error, never with a hole.
+//!
+//! # The format
+//!
+//! Little endian; every byte is covered by a checksum or must be zero.
+//!
+//! ```text
+//! 0  magic    8 bytes, "QUORSNAP"
+//! 8  version  u32, 1
+//! 12 frames   length u32, crc u32, body
+//! …  zeros    up to a multiple of 512
+//! …  sum      SHA-256 of everything before it
+//! ```
+//!
+//! A frame's checksum is the CRC-32C of its length and its body, continued from the frame before (the first one from magic
+//! and version): no frame can be lost, doubled or moved. The first byte of a body says what it is:
+//!
+//! ```text
+//! 0    head    cluster u64, revision i64, compacted i64, applied index u64 and term u64
+//! 3    member  as an effect (`record.rs`), by id
+//! 6    lease   as an effect, by id
+//! 1    put     as an effect, by key: a key's current version; its place within the revision is 0
+//! 255  end     how many members u64, leases u64, keys u64
+//! ```
+//!
+//! In this order: one head, members, leases, puts, one end. The length modulo 512 is 32, which is what etcdctl looks for in a
+//! file that it has saved.
+//!
+//! # What is left out
+//!
+//! History: older versions and deletions. Alarms: they speak of members' disks. Compression. And etcd's own format, which is
+//! the pages of a bbolt database.
+
+use super::index::{KeyRange, Version};
+use super::range::Hit;
+use super::record::{self, Cursor, Effect, Put};
+use super::state::{Found, Values};
+use super::{Error, LeaseTime, Member, View};
+use crate::checksum::{crc, crc_append};
+use crate::ids::{ClusterId, Index, MemberId, Position, Revision, Term};
+use crate::proto::mvccpb::KeyValue;
+use bytes::{Bytes, BytesMut};
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// Length of a blob, but for the last one, in bytes: etcd's.
+const BLOB: usize = 32 << 10;
+/// What the length before the sum is a multiple of, in bytes.
+const BLOCK: u64 = 512;
+const MAGIC: [u8; 8] = *b"QUORSNAP";
+const VERSION: u32 = 1;
+const PREFACE: usize = MAGIC.len() + size_of::<u32>();
+const FRAME: usize = 8;
+const SUM: usize = 32;
+const HEAD: u8 = 0;
+const END: u8 = 255;
+const END_BYTES: usize = FRAME + 1 + 3 * size_of::<u64>();
+/// Keys that are looked up at a time, at most, and their bytes, about.
+const SLICE_KEYS: usize = 256;
+const SLICE_BYTES: usize = 64 << 10;
+
+/// What a snapshot is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Whose.
+    pub cluster: ClusterId,
+    /// The revision that it shows.
+    pub revision: Revision,
+    /// The oldest readable revision then, -1 if nothing was compacted.
+    pub compacted: Revision,
+    /// The last entry that had been applied.
+    pub applied: Position,
+}
+
+/// How much is in a snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Members.
+    pub members: u64,
+    /// Leases.
+    pub leases: u64,
+    /// Keys.
+    pub keys: u64,
+}
+
+/// What a step of a snapshot came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Portion {
+    /// Something was measured.
+    Measured,
+    /// The next bytes.
+    Blob {
+        /// They.
+        blob: Bytes,
+        /// How many bytes come after them, the sum not counted.
+        remaining: u64,
+    },
+    /// The last bytes: the sum.
+    Sum(Bytes),
+}
+
+/// A snapshot that is being read.
+#[derive(Debug)]
+pub struct Snapshot {
+    view: View,
+    at: i64,
+    contents: Contents,
+    part: Part,
+    /// The last key that was measured or collected.
+    after: Option<Box<[u8]>>,
+    /// Collected, and not written yet.
+    hits: VecDeque<Hit>,
+    /// Written, and not handed out yet.
+    buffer: BytesMut,
+    /// Bytes to come, the sum not counted; while measuring, those that were counted so far.
+    remaining: u64,
+    crc: u32,
+    sha: Sha256,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Measuring,
+    Keys,
+    /// All is written.
+    Written,
+}
+
+impl Snapshot {
+    /// Takes the cut. Nothing is read yet.
+    pub(super) fn open(view: View, cluster: ClusterId) -> Snapshot {
+        let shared = &view.0;
+        let (head, members, leases) = {
+            let whole = shared.whole();
+            let state = shared.read();
+            let (revision, compacted) = (Revision(shared.revision()), Revision(state.compacted));
+            let leases: Vec<_> = state.leases.iter().map(|(id, lease)| (*id, lease.time)).collect();
+            let members: Vec<Member> = state.members.values().cloned().collect();
+            (Head { cluster, revision, compacted, applied: *whole }, members, leases)
+        };
+        let preface = [&MAGIC[..], &VERSION.to_le_bytes()].concat();
+        let mut snapshot = Snapshot {
+            at: head.revision.0,
+            contents: Contents { members: members.len() as u64, leases: leases.len() as u64, keys: 0 },
+            part: Part::Measuring,
+            after: None,
+            hits: VecDeque::new(),
+            buffer: BytesMut::from(&preface[..]),
+            remaining: 0,
+            crc: crc(&preface),
+            sha: Sha256::new(),
+            view,
+        };
+        snapshot.frame(&head.encode());
+        for member in &members {
+            snapshot.effect(&Effect::Member(&record::encode_member(member)));
+        }
+        for (id, LeaseTime { ttl, remaining, granted }) in leases {
+            snapshot.effect(&Effect::Lease { id, ttl, remaining, granted });
+        }
+        snapshot.remaining = snapshot.buffer.len() as u64;
+        snapshot
+    }
+
+    /// The revision that it shows.
+    pub fn revision(&self) -> Revision {
+        Revision(self.at)
+    }
+
+    /// Goes on by a little. Not to be called after the sum.
+    ///
+    /// # Errors
+    /// The revision was compacted away meanwhile; the disk.
+    ///
+    /// # Panics
+    /// If what is read is not as long as what was measured: at a pinned revision it is.
+    pub fn step(&mut self) -> Result<Portion, Error> {
+        let portion = match self.part {
+            Part::Measuring => {
+                self.measure();
+                Ok(Portion::Measured)
+            }
+            Part::Written if self.buffer.is_empty() => {
+                let sum: [u8; SUM] = self.sha.finalize_reset().into();
+                Ok(Portion::Sum(Bytes::copy_from_slice(&sum)))
+            }
+            Part::Keys | Part::Written => self.fill(),
+        };
+        // Looked at last: what was read before a compaction is whole, what failed because of one has this reason.
+        let compacted = self.view.compacted();
+        if self.at < compacted.0 { Err(Error::Compacted { compacted }) } else { portion.map(|read| self.tell(read)) }
+    }
+
+    /// Measures one slice of keys.
+    fn measure(&mut self) {
+        let (mut keys, mut bytes) = (0, 0);
+        let slice = self.view.0.walk_slice(KeyRange::From(b""), self.after.as_deref(), self.at, |_, key, version| {
+            keys += 1;
+            bytes += put_frame_len(key, version);
+            ControlFlow::Continue(())
+        });
+        self.contents.keys += keys;
+        self.remaining += bytes;
+        self.after = slice.continue_value().flatten();
+        if self.after.is_none() {
+            self.remaining = (self.remaining + END_BYTES as u64).next_multiple_of(BLOCK);
+            self.part = Part::Keys;
+        }
+    }
+
+    /// Takes the next blob out of the buffer.
+    fn fill(&mut self) -> Result<Portion, Error> {
+        let shared = Arc::clone(&self.view.0);
+        let mut values = Values::new(&shared);
+        while self.part == Part::Keys && self.buffer.len() < BLOB {
+            if self.hits.is_empty() {
+                self.collect();
+            }
+            let Some(Hit { key, found }) = self.hits.pop_front() else {
+                self.end();
+                break;
+            };
+            let version = found.version;
+            let value = values.load(&key, found)?;
+            let (main, created, lease) = (version.modified, version.created, version.lease);
+            let put = Put { main, sub: 0, created, version: version.number, lease, key: &key, value: &value };
+            self.effect(&Effect::Put(put));
+        }
+        let blob = self.buffer.split_to(BLOB.min(self.buffer.len())).freeze();
+        Ok(Portion::Blob { blob, remaining: 0 })
+    }
+
+    /// Counts what leaves.
+    fn tell(&mut self, portion: Portion) -> Portion {
+        let Portion::Blob { blob, .. } = portion else { return portion };
+        self.sha.update(&blob);
+        let (length, measured) = (blob.len() as u64, self.remaining);
+        let ends = self.part == Part::Written && self.buffer.is_empty();
+        assert!(
+            length <= measured && ends == (length == measured),
+            "{length} bytes of {measured} measured, end: {ends}"
+        );
+        self.remaining -= length;
+        Portion::Blob { blob, remaining: self.remaining }
+    }
+
+    /// Looks up the next keys; none if there are no more.
+    fn collect(&mut self) {
+        let mut bytes = 0;
+        while self.hits.is_empty() {
+            let hits = &mut self.hits;
+            let slice =
+                self.view.0.walk_slice(KeyRange::From(b""), self.after.as_deref(), self.at, |state, key, version| {
+                    if hits.len() == SLICE_KEYS || bytes > SLICE_BYTES {
+                        return ControlFlow::Break(());
+                    }
+                    bytes += key.len();
+                    hits.push_back(Hit { key: Bytes::copy_from_slice(key), found: Found::new(state, version) });
+                    ControlFlow::Continue(())
+                });
+            match slice {
+                ControlFlow::Continue(None) if hits.is_empty() => return,
+                // A slice of keys that are not there at this revision.
+                ControlFlow::Continue(after) if hits.is_empty() => self.after = after,
+                _ => self.after = hits.back().map(|hit| Box::from(&*hit.key)),
+            }
+        }
+    }
+
+    /// Writes what comes after the last key.
+    fn end(&mut self) {
+        let Contents { members, leases, keys } = self.contents;
+        let counts = [members, leases, keys].map(u64::to_le_bytes).concat();
+        self.frame(&[&[END], &counts[..]].concat());
+        let zeros = self.remaining.saturating_sub(self.buffer.len() as u64).min(BLOCK - 1);
+        self.buffer.resize(self.buffer.len() + zeros as usize, 0);
+        self.part = Part::Written;
+    }
+
+    fn effect(&mut self, effect: &Effect<'_>) {
+        let mut body = Vec::new();
+        effect.encode(&mut body);
+        self.frame(&body);
+    }
+
+    fn frame(&mut self, body: &[u8]) {
+        let length = u32::try_from(body.len()).unwrap_or_else(|_| panic!("a frame of more than 4 GiB: {}", body.len()));
+        self.crc = crc_append(crc_append(self.crc, &length.to_le_bytes()), body);
+        self.buffer.extend_from_slice(&length.to_le_bytes());
+        self.buffer.extend_from_slice(&self.crc.to_le_bytes());
+        self.buffer.extend_from_slice(body);
+    }
+}
+
+/// How long the frame of a key's version is, in bytes.
+fn put_frame_len(key: &[u8], version: &Version) -> u64 {
+    (FRAME + record::PUT_BYTES + key.len()) as u64 + u64::from(version.value_len)
+}
+
+impl Head {
+    fn encode(&self) -> Vec<u8> {
+        let mut body = vec![HEAD];
+        body.extend_from_slice(&self.cluster.0.to_le_bytes());
+        body.extend_from_slice(&self.revision.0.to_le_bytes());
+        body.extend_from_slice(&self.compacted.0.to_le_bytes());
+        body.extend_from_slice(&self.applied.index.0.to_le_bytes());
+        body.extend_from_slice(&self.applied.term.0.to_le_bytes());
+        body
+    }
+
+    fn decode(body: &[u8]) -> Option<Head> {
+        let mut input = Cursor(body);
+        input.u8().filter(|kind| *kind == HEAD)?;
+        let (cluster, revision) = (ClusterId(input.u64()?), Revision(input.i64()?));
+        let compacted = Revision(input.i64()?);
+        let applied = Position { index: Index(input.u64()?), term: Term(input.u64()?) };
+        input.0.is_empty().then_some(Head { cluster, revision, compacted, applied })
+    }
+}
+
+/// Something in a snapshot.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Item {
+    /// What it is of: the first item.
+    Head(Head),
+    /// A member.
+    Member(Member),
+    /// A lease.
+    Lease(i64, LeaseTime),
+    /// A key and its value.
+    Pair(KeyValue),
+}
+
+/// The bytes are no snapshot that was written as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the snapshot is damaged at byte {at}: {why}")]
+pub struct Damage {
+    /// Where it was noticed.
+    pub at: u64,
+    /// What is wrong there.
+    pub why: String,
+}
+
+/// Where a reader is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Preface,
+    Head,
+    Frames,
+    Zeros,
+    Sum,
+    Done,
+}
+
+/// Reads a snapshot, given in pieces of any size, and verifies all of it. Holds the ids of its leases and one frame.
+///
+/// What it tells is not to be relied on until [`SnapshotReader::finish`] says that it was whole.
+#[derive(Debug)]
+pub struct SnapshotReader {
+    stage: Stage,
+    buffer: Vec<u8>,
+    /// Bytes that were verified.
+    at: u64,
+    crc: u32,
+    sha: Sha256,
+    head: Option<Head>,
+    contents: Contents,
+    member: Option<MemberId>,
+    leases: BTreeSet<i64>,
+    key: Option<Bytes>,
+}
+
+impl Default for SnapshotReader {
+    fn default() -> SnapshotReader {
+        SnapshotReader {
+            stage: Stage::Preface,
+            buffer: Vec::new(),
+            at: 0,
+            crc: 0,
+            sha: Sha256::new(),
+            head: None,
+            contents: Contents::default(),
+            member: None,
+            leases: BTreeSet::new(),
+            key: None,
+        }
+    }
+}
+
+impl SnapshotReader {
+    /// Takes in the next bytes, and tells `visit` what is in them.
+    ///
+    /// # Errors
+    /// They can't be what was written.
+    pub fn push(&mut self, bytes: &[u8], visit: &mut dyn FnMut(Item)) -> Result<(), Damage> {
+        self.buffer.extend_from_slice(bytes);
+        let buffer = std::mem::take(&mut self.buffer);
+        let mut rest = &buffer[..];
+        while let Some(length) = self.wanted(rest)? {
+            let (piece, after) = rest.split_at(length);
+            let stage = self.stage;
+            self.stage = self.read(piece, visit).map_err(|why| Damage { at: self.at, why })?;
+            if stage != Stage::Sum {
+                self.sha.update(piece);
+            }
+            self.at += length as u64;
+            rest = after;
+        }
+        self.buffer = rest.to_vec();
+        Ok(())
+    }
+
+    /// That was all.
+    ///
+    /// # Errors
+    /// Something is missing.
+    pub fn finish(self) -> Result<(Head, Contents), Damage> {
+        let ended = self.head.filter(|_| self.stage == Stage::Done);
+        let why = || format!("it ends {} bytes later, before its end", self.buffer.len());
+        ended.map(|head| (head, self.contents)).ok_or_else(|| Damage { at: self.at, why: why() })
+    }
+
+    /// How long the next piece is; `None` if it is not there in full.
+    fn wanted(&self, rest: &[u8]) -> Result<Option<usize>, Damage> {
+        let length = match self.stage {
+            Stage::Preface => PREFACE,
+            Stage::Head | Stage::Frames => match rest.first_chunk() {
+                Some(length) => FRAME.saturating_add(u32::from_le_bytes(*length) as usize),
+                None => return Ok(None),
+            },
+            Stage::Zeros => (self.at.next_multiple_of(BLOCK) - self.at) as usize,
+            Stage::Sum => SUM,
+            Stage::Done if rest.is_empty() => return Ok(None),
+            Stage::Done => return Err(Damage { at: self.at, why: "there is something after its end".to_string() }),
+        };
+        Ok((length <= rest.len()).then_some(length))
+    }
+
+    /// Reads a piece, and says what comes after it.
+    fn read(&mut self, piece: &[u8], visit: &mut dyn FnMut(Item)) -> Result<Stage, String> {
+        match self.stage {
+            Stage::Preface => {
+                let version = piece.strip_prefix(&MAGIC).ok_or("it does not begin as a snapshot of Quorate does")?;
+                if version != VERSION.to_le_bytes() {
+                    return Err(format!("its format is not {VERSION}, the one that this release reads"));
+                }
+                self.crc = crc(piece);
+                Ok(Stage::Head)
+            }
+            Stage::Head => {
+                let head = Head::decode(self.body(piece)?).ok_or("its head is malformed")?;
+                self.head = Some(head);
+                visit(Item::Head(head));
+                Ok(Stage::Frames)
+            }
+            Stage::Frames => {
+                let body = self.body(piece)?;
+                if body.first() == Some(&END) {
+                    return self.end(body);
+                }
+                visit(self.item(body).ok_or("there is a frame that can't be there")?);
+                Ok(Stage::Frames)
+            }
+            Stage::Zeros if piece.iter().all(|byte| *byte == 0) => Ok(Stage::Sum),
+            Stage::Zeros => Err("there should be zeros".to_string()),
+            Stage::Sum if piece == &self.sha.finalize_reset()[..] => Ok(Stage::Done),
+            Stage::Sum | Stage::Done => Err("its SHA-256 is another one".to_string()),
+        }
+    }
+
+    /// The body of a frame, verified.
+    fn body<'a>(&mut self, frame: &'a [u8]) -> Result<&'a [u8], String> {
+        let ((length, sum), body) = (frame[..FRAME].split_at(4), &frame[FRAME..]);
+        self.crc = crc_append(crc_append(self.crc, length), body);
+        if sum == self.crc.to_le_bytes() { Ok(body) } else { Err("the frame's checksum is wrong".to_string()) }
+    }
+
+    /// What a frame holds; `None` if a snapshot can't have it there.
+    fn item(&mut self, body: &[u8]) -> Option<Item> {
+        let Contents { members, leases, keys } = &mut self.contents;
+        match Effect::decode(body)? {
+            Effect::Member(bytes) if *leases + *keys == 0 => {
+                let member = record::decode_member(bytes)?;
+                let before = self.member.replace(member.id);
+                *members += 1;
+                before.is_none_or(|before| before < member.id).then_some(Item::Member(member))
+            }
+            Effect::Lease { id, ttl, remaining, granted } if *keys == 0 => {
+                let follows = self.leases.last().is_none_or(|last| *last < id);
+                self.leases.insert(id);
+                *leases += 1;
+                follows.then_some(Item::Lease(id, LeaseTime { ttl, remaining, granted }))
+            }
+            Effect::Put(Put { main, created, version, lease, key, value, sub: 0 }) => {
+                let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+                let before = self.key.replace(key.clone());
+                *keys += 1;
+                let follows = before.is_none_or(|before| before < key);
+                let is_seen = version > 0 && created <= main && main <= self.head?.revision.0;
+                let is_owned = lease == 0 || self.leases.contains(&lease);
+                let (create_revision, mod_revision) = (created, main);
+                let pair = KeyValue { key, value, create_revision, mod_revision, version, lease };
+                (follows && is_seen && is_owned).then_some(Item::Pair(pair))
+            }
+            _ => None,
+        }
+    }
+
+    /// The end mark: everything was told.
+    fn end(&self, body: &[u8]) -> Result<Stage, String> {
+        let Contents { members, leases, keys } = self.contents;
+        let counts = [members, leases, keys].map(u64::to_le_bytes).concat();
+        if body[1..] == counts { Ok(Stage::Zeros) } else { Err("its end mark counts something else".to_string()) }
+    }
+}
