@@ -116,6 +116,11 @@ impl Node {
         }
     }
 
+    /// Whether what was compacted is on its way out of memory and disk.
+    pub fn is_sweeping(&self) -> bool {
+        self.machine.is_sweeping()
+    }
+
     /// Under nine tenths of the quota.
     fn has_space_again(&self) -> bool {
         self.config.space.quota.is_none_or(|quota| self.machine.held_bytes() < quota / 10 * 9)
