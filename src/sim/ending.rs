@@ -166,9 +166,10 @@ impl<H: Host> World<H> {
         Ok(())
     }
 
-    /// So long a shortage of space lasts at most, where there is a quota: history of five seconds ago goes, and then the rest.
+    /// So long a shortage of space lasts at most, where there is a quota: history of five seconds ago goes, then the
+    /// rest, and then the alarms of those who are gone.
     fn shortage(&self) -> Duration {
-        if self.plan.history.quota > 0 { Duration::from_secs(30) } else { Duration::ZERO }
+        if self.plan.history.quota > 0 { Duration::from_secs(45) } else { Duration::ZERO }
     }
 
     /// Nobody asks for anything, and what is there fits: no alarm stays.
