@@ -172,7 +172,8 @@ impl Node {
         let slice = if next { self.space.slice } else { Time::NEVER };
         // Nobody can be asked for anything without a leader.
         let proposal = self.raft.leader().map_or(Time::NEVER, |_| self.space.compactor.deadline());
-        let late = self.space.late.filter(|_| !self.is_pending(self.space.alarming));
+        let may_clear = self.raft.is_leader() && !self.is_pending(self.space.alarming);
+        let late = self.space.late.filter(|_| may_clear);
         slice.min(proposal).min(late.map_or(Time::NEVER, |since| since + LATE))
     }
 }
