@@ -63,6 +63,11 @@ pub enum Call {
         /// Done if one does not.
         otherwise: Vec<Call>,
     },
+    /// Forget what nobody can see who reads at this revision or later.
+    Compact {
+        /// The oldest revision that stays readable.
+        revision: i64,
+    },
 }
 
 /// A condition on one key. A key that is absent has revision and version 0, and no compare of its value holds.
@@ -117,6 +122,8 @@ pub enum Outcome {
     },
     /// Surely not done, and why.
     Refused(String),
+    /// Surely not done: the revision that it names was compacted.
+    Compacted,
     /// Nobody knows: it may take effect once, at any time after it was invoked, or never.
     Unknown(String),
 }
@@ -133,6 +140,8 @@ pub enum Reply {
     Deleted(i64),
     /// Of a transaction: whether the compares held, and the replies of the branch.
     Txn(bool, Vec<Reply>),
+    /// Of a compaction.
+    Compacted,
 }
 
 /// A key as it was found.
@@ -176,6 +185,7 @@ impl fmt::Display for Call {
                 }
                 Ok(())
             }
+            Call::Compact { revision } => write!(f, "compact at {revision}"),
         }
     }
 }

@@ -127,7 +127,7 @@ fn entries(history: &[Operation], shared: bool) -> Option<Vec<Entry>> {
             }
             Ended::Unknown(_) if parts::may_write(call).is_empty() => continue,
             Ended::Unknown(_) => (if shared { ways(call)? } else { vec![call.clone()] }, None),
-            Ended::Refused(_) => continue,
+            Ended::Refused(_) | Ended::Compacted => continue,
         };
         entries.push(Entry { place, invoked: *invoked, calls, answer, shown_at: None });
     }
@@ -165,7 +165,7 @@ fn mark_shown(entries: &mut [Entry], history: &[Operation]) {
 fn reads_old(call: &Call) -> bool {
     match call {
         Call::Get { revision, .. } => *revision > 0,
-        Call::Put { .. } | Call::Delete { .. } => false,
+        Call::Put { .. } | Call::Delete { .. } | Call::Compact { .. } => false,
         Call::Txn { then, otherwise, .. } => then.iter().chain(otherwise).any(reads_old),
     }
 }
@@ -280,6 +280,7 @@ fn apart(entries: Vec<Entry>) -> Vec<Vec<Entry>> {
 fn ranges(call: &Call) -> Vec<(&str, Option<&str>)> {
     match call {
         Call::Put { key, .. } => vec![(key, None)],
+        Call::Compact { .. } => Vec::new(),
         Call::Get { key, end, .. } | Call::Delete { key, end } => vec![(key, end.as_deref())],
         Call::Txn { compare, then, otherwise } => {
             let compared = compare.iter().map(|compare| (compare.key.as_str(), None));

@@ -16,11 +16,12 @@
 //!
 //! Both use [`model`] for what one operation does.
 //!
-//! [`watch`] judges what watchers were told.
+//! [`compaction`] judges what was forgotten. [`watch`] judges what watchers were told.
 //!
 //! Left out: leases (to a judge the end of one is a delete that somebody may have asked for); limits, sort orders and
 //! filters of ranges; clocks that differ between clients.
 
+pub mod compaction;
 pub mod history;
 pub mod linear;
 pub mod model;
@@ -49,7 +50,8 @@ pub fn judge(history: &[Operation], options: Options) -> Verdict {
     let sequence = sequence::check(history, options.shared);
     let searched = options.search_states_max > 0;
     let search = searched.then(|| linear::check(history, options.shared, options.search_states_max));
-    Verdict { counts: Counts::of(history), sequence, search }
+    let compaction = compaction::check(history, options.shared);
+    Verdict { counts: Counts::of(history), sequence, compaction, search }
 }
 
 /// What came of it.
@@ -59,6 +61,8 @@ pub struct Verdict {
     pub counts: Counts,
     /// The check of the claimed order.
     pub sequence: Result<sequence::Kept, sequence::Violation>,
+    /// The check of what was forgotten.
+    pub compaction: Result<(), compaction::Violation>,
     /// The search for any order, if it ran.
     pub search: Option<linear::Outcome>,
 }
@@ -66,15 +70,16 @@ pub struct Verdict {
 impl Verdict {
     /// Whether no violation was found.
     pub fn is_kept(&self) -> bool {
-        self.sequence.is_ok() && !matches!(self.search, Some(linear::Outcome::Violation(_)))
+        self.sequence.is_ok() && self.compaction.is_ok() && !matches!(self.search, Some(linear::Outcome::Violation(_)))
     }
 
     /// The places in the history of the operations that a violation is about, in order of invocation.
     pub fn places(&self) -> Vec<usize> {
-        let mut witnesses: Vec<&Witness> = match (&self.sequence, &self.search) {
-            (Err(violation), _) => violation.witnesses(),
-            (Ok(_), Some(linear::Outcome::Violation(violation))) => violation.witnesses(),
-            (Ok(_), _) => Vec::new(),
+        let mut witnesses: Vec<&Witness> = match (&self.sequence, &self.compaction, &self.search) {
+            (Err(violation), ..) => violation.witnesses(),
+            (_, Err(violation), _) => violation.witnesses(),
+            (.., Some(linear::Outcome::Violation(violation))) => violation.witnesses(),
+            _ => Vec::new(),
         };
         witnesses.sort_by_key(|witness| (witness.operation.invoked, witness.place));
         witnesses.dedup_by_key(|witness| witness.place);
@@ -85,10 +90,11 @@ impl Verdict {
 /// One sentence: the violation, or that there is none.
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.sequence, &self.search) {
-            (Err(violation), _) => write!(f, "violation: {violation}"),
-            (Ok(_), Some(linear::Outcome::Violation(violation))) => write!(f, "violation: {violation}"),
-            (Ok(kept), _) => write!(f, "{kept}"),
+        match (&self.sequence, &self.compaction, &self.search) {
+            (Err(violation), ..) => write!(f, "violation: {violation}"),
+            (_, Err(violation), _) => write!(f, "violation: {violation}"),
+            (.., Some(linear::Outcome::Violation(violation))) => write!(f, "violation: {violation}"),
+            (Ok(kept), ..) => write!(f, "{kept}"),
         }
     }
 }
@@ -118,6 +124,7 @@ impl fmt::Display for Witness {
         match outcome {
             Outcome::Done { revision, .. } => write!(f, ", revision {revision})"),
             Outcome::Refused(_) => f.write_str(", refused)"),
+            Outcome::Compacted => f.write_str(", compacted)"),
             Outcome::Unknown(_) => f.write_str(", outcome unknown)"),
         }
     }
@@ -150,7 +157,7 @@ impl Counts {
                 Outcome::Done { reply, .. } if changed(reply) => &mut counts.writes,
                 Outcome::Done { .. } if is_serializable(&operation.call) => &mut counts.serializable_reads,
                 Outcome::Done { .. } => &mut counts.linearizable_reads,
-                Outcome::Refused(_) => &mut counts.refused,
+                Outcome::Refused(_) | Outcome::Compacted => &mut counts.refused,
                 Outcome::Unknown(_) => &mut counts.unknown,
             };
             *kind += 1;
@@ -165,7 +172,7 @@ impl Counts {
 fn changed(reply: &Reply) -> bool {
     match reply {
         Reply::Put => true,
-        Reply::Got(_) => false,
+        Reply::Got(_) | Reply::Compacted => false,
         Reply::Deleted(count) => *count > 0,
         Reply::Txn(_, replies) => replies.iter().any(changed),
     }
@@ -175,7 +182,7 @@ fn changed(reply: &Reply) -> bool {
 fn is_serializable(call: &Call) -> bool {
     match call {
         Call::Get { serializable, .. } => *serializable,
-        Call::Put { .. } | Call::Delete { .. } => false,
+        Call::Put { .. } | Call::Delete { .. } | Call::Compact { .. } => false,
         Call::Txn { then, otherwise, .. } => {
             then.iter().chain(otherwise).all(|call| matches!(call, Call::Get { serializable: true, .. }))
         }

@@ -8,7 +8,8 @@
 //! - an empty store is at revision 1; an operation that changes something adds exactly 1, whatever it changes;
 //! - a put counts the key's version up, from 1 where the key was absent, and then creates it;
 //! - a transaction's compares, nested ones included, look at the store before it; its operations see each other;
-//! - an old revision can be read, a future one can't.
+//! - an old revision can be read, a future one can't; that one is compacted is not this module's affair
+//!   ([`super::compaction`]).
 //!
 //! Left out: leases; limits and filters of ranges; the check for one key written twice in a transaction, which a store
 //! refuses before it does anything.
@@ -121,7 +122,7 @@ impl Model {
 
     fn reads_the_future(&self, call: &Call) -> bool {
         match call {
-            Call::Get { revision, .. } => *revision > self.revision,
+            Call::Get { revision, .. } | Call::Compact { revision } => *revision > self.revision,
             Call::Put { .. } | Call::Delete { .. } => false,
             Call::Txn { then, otherwise, .. } => then.iter().chain(otherwise).any(|call| self.reads_the_future(call)),
         }
@@ -153,6 +154,8 @@ impl Model {
                 found.iter().for_each(|pair| self.push(&pair.key, None, changed));
                 Reply::Deleted(found.len() as i64)
             }
+            // Everything stays readable here: what is forgotten too soon is seen by its refusal (`super::compaction`).
+            Call::Compact { .. } => Reply::Compacted,
             Call::Txn { then, otherwise, .. } => {
                 let holds = decisions.next().unwrap_or(true);
                 let branch = if holds { then } else { otherwise };

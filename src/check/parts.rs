@@ -41,7 +41,7 @@ pub fn within(key: &str, first: &str, end: Option<&str>) -> bool {
 /// Everything that a call writes in any branch.
 pub fn may_write(call: &Call) -> Vec<Write<'_>> {
     match call {
-        Call::Get { .. } => Vec::new(),
+        Call::Get { .. } | Call::Compact { .. } => Vec::new(),
         Call::Put { key, value } => vec![Write { key, end: None, value: Some(value) }],
         Call::Delete { key, end } => vec![Write { key, end: end.as_deref(), value: None }],
         Call::Txn { then, otherwise, .. } => then.iter().chain(otherwise).flat_map(may_write).collect(),
@@ -82,14 +82,14 @@ pub fn taken(call: &Call, held: bool) -> &[Call] {
                 otherwise
             }
         }
-        Call::Put { .. } | Call::Get { .. } | Call::Delete { .. } => &[],
+        Call::Put { .. } | Call::Get { .. } | Call::Delete { .. } | Call::Compact { .. } => &[],
     }
 }
 
 /// Why an answer can't be one to the call, whatever the store holds.
 pub fn misfit(call: &Call, reply: &Reply) -> Option<&'static str> {
     match (call, reply) {
-        (Call::Put { .. }, Reply::Put) => None,
+        (Call::Put { .. }, Reply::Put) | (Call::Compact { .. }, Reply::Compacted) => None,
         (Call::Get { key, end, .. }, Reply::Got(pairs)) => {
             let order = pairs.windows(2).all(|pair| pair[0].key < pair[1].key);
             let asked_for = pairs.iter().all(|pair| within(&pair.key, key, end.as_deref()));

@@ -26,7 +26,8 @@ impl<'a> Quiet<'a> {
             return Quiet { spans };
         }
         // A key that is absent, and that nobody may have deleted, was never there.
-        let not_refused = history.iter().filter(|operation| !matches!(operation.outcome, Outcome::Refused(_)));
+        let not_refused =
+            history.iter().filter(|operation| !matches!(operation.outcome, Outcome::Refused(_) | Outcome::Compacted));
         let deletes: Vec<Write<'a>> = not_refused
             .flat_map(|operation| may_write(&operation.call))
             .filter(|write| write.value.is_none())
@@ -76,7 +77,7 @@ impl<'a> Quiet<'a> {
     /// Whether a call that was done at a revision may have changed something; `None` if it can't have been done there.
     fn may_be(&self, call: &Call, revision: i64) -> Option<bool> {
         match call {
-            Call::Get { .. } => Some(false),
+            Call::Get { .. } | Call::Compact { .. } => Some(false),
             // A put changes its key, whatever was there.
             Call::Put { key, .. } => (!self.is_quiet(key, revision)).then_some(true),
             Call::Delete { key, end } => Some(end.is_some() || !self.is_quiet(key, revision)),

@@ -127,7 +127,7 @@ impl<'a> Case<'a> {
     fn answers(&self) -> impl Iterator<Item = (usize, i64, &'a Reply)> + use<'a> {
         let answer = |(place, operation): (usize, &'a Operation)| match &operation.outcome {
             Outcome::Done { revision, reply } => Some((place, *revision, reply)),
-            Outcome::Refused(_) | Outcome::Unknown(_) => None,
+            Outcome::Refused(_) | Outcome::Compacted | Outcome::Unknown(_) => None,
         };
         self.history.iter().enumerate().filter_map(answer)
     }
@@ -136,7 +136,7 @@ impl<'a> Case<'a> {
     fn shown(&self, place: usize) -> i64 {
         match self.history[place].outcome {
             Outcome::Done { revision, .. } => revision,
-            Outcome::Refused(_) | Outcome::Unknown(_) => 0,
+            Outcome::Refused(_) | Outcome::Compacted | Outcome::Unknown(_) => 0,
         }
     }
 
@@ -282,7 +282,7 @@ impl<'a> Case<'a> {
                     let (write, read) = (self.witness(place), self.witness(read));
                     return Violation::AppliedTwice { write, first: *revision, second: pair.mod_revision, read };
                 }
-                Outcome::Done { .. } | Outcome::Refused(_) => {
+                Outcome::Done { .. } | Outcome::Refused(_) | Outcome::Compacted => {
                     let is_it = may_write(&operation.call).iter().any(is_it);
                     not_done = not_done.or(is_it.then_some(place));
                 }
@@ -381,8 +381,8 @@ impl<'a> Case<'a> {
                     self.perform(beliefs, call, reply, revision, place)?;
                 }
             }
-            // Refused by `shapes`.
-            (Call::Delete { .. } | Call::Txn { .. }, _) => {}
+            // A compaction shows nothing; the others are refused by `shapes`.
+            (Call::Compact { .. } | Call::Delete { .. } | Call::Txn { .. }, _) => {}
         }
         Ok(())
     }

@@ -9,12 +9,13 @@
 //!    and cut the stream there.
 //! 4. *Atomic*: a revision is told in one answer.
 //! 5. *Bookmarks*: after an answer that says "all up to R has been told", nothing up to R is told.
-//! 6. *Wanted*: it is told of its range only, of the kinds that it wants, with the value that was there before.
+//! 6. *Wanted*: it is told of its range only, of the kinds that it wants, with the value that was there before, unless that
+//!    was compacted.
 //!
 //! What was written is known from two sides: acknowledged puts carry their revision, and watchers tell of what they saw. The
 //! two must agree, and so must any two watchers. A deletion, or an operation of unknown outcome, is known if anybody was told.
 
-use super::history::{Operation, Outcome};
+use super::history::{Call, Operation, Outcome};
 use super::parts::{did_write, within};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -106,9 +107,15 @@ pub fn check(history: &[Operation], watchers: &[Watcher]) -> Result<usize, Viola
         Some(gaps.max().unwrap_or(i64::MIN).max(watcher.streams.first()?.from))
     };
     let known_from = all.filter_map(whole_from).min().unwrap_or(i64::MAX);
+    let compacted = history.iter().filter_map(|operation| match (&operation.call, &operation.outcome) {
+        (_, Outcome::Refused(_) | Outcome::Compacted) => None,
+        (Call::Compact { revision }, _) => Some(*revision),
+        _ => None,
+    });
+    let compacted = compacted.max().unwrap_or(0);
     for watcher in watchers {
         complete(watcher, &written)?;
-        previous(watcher, &written, known_from)?;
+        previous(watcher, &written, known_from, compacted)?;
     }
     Ok(told)
 }
@@ -197,7 +204,7 @@ fn complete(watcher: &Watcher, written: &Written) -> Result<(), Violation> {
     Ok(())
 }
 
-fn previous(watcher: &Watcher, written: &Written, known_from: i64) -> Result<(), Violation> {
+fn previous(watcher: &Watcher, written: &Written, known_from: i64, compacted: i64) -> Result<(), Violation> {
     let answers = watcher.streams.iter().flat_map(|stream| &stream.answers);
     for event in answers.flat_map(|answer| &answer.events) {
         let Some(told) = &event.previous else { continue };
@@ -205,6 +212,8 @@ fn previous(watcher: &Watcher, written: &Written, known_from: i64) -> Result<(),
         let before = known.filter(|(revision, _)| **revision >= known_from);
         if let Some((_, before)) = before
             && before != told
+            // What a compaction at this revision or later has replaced can't be told.
+            && !(told.is_none() && event.revision <= compacted)
         {
             return broken("wanted", || format!("{event:?} is told to {}, but before was {before:?}", watcher.number));
         }
@@ -313,5 +322,21 @@ mod tests {
         other.streams[0].answers[0].events.insert(0, event(4, "a", None, None));
         let violation = check(&history(), &[first, other]).unwrap_err();
         assert_eq!(violation.law, "reliable", "{violation}");
+    }
+    #[test]
+    fn a_value_that_was_compacted_need_not_be_told() {
+        let compact = |revision, outcome| {
+            let mut history = history();
+            history.push(Operation { client: 9, invoked: 0, returned: 1, call: Call::Compact { revision }, outcome });
+            let mut all = all();
+            all.streams[1].answers[1].events[0].previous = Some(None);
+            let told = all.streams[1].answers[1].events[0].revision;
+            (told, check(&history, &[all, one()]).err().map(|violation| violation.law))
+        };
+        let unknown = || Outcome::Unknown(String::new());
+        let (told, _) = compact(1, unknown());
+        assert_eq!(compact(told, unknown()).1, None);
+        assert_eq!(compact(told, Outcome::Compacted).1, Some("wanted"), "it was refused");
+        assert_eq!(compact(told - 1, unknown()).1, Some("wanted"));
     }
 }

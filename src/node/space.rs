@@ -7,13 +7,14 @@
 //! The quota is about bytes of keys, values and versions, not about files: what a compaction or a delete frees is free at once.
 //! A member that is asked for a growing command beyond it refuses, and raises its NOSPACE alarm by a command, so that all
 //! refuse alike. When what is held has fallen under nine tenths of the quota, it clears the alarm: the one that it raised
-//! itself. One that somebody asked for stays, and with `--nospace-alarm stays` all do, as in etcd.
+//! itself. In the place of a member that does not, because it is gone or cut off, the leader does it, if it has space itself.
+//! An alarm that somebody asked for stays, and with `--nospace-alarm stays` all do, as in etcd.
 //!
 //! May not know: the disk's free space, which has a floor of its own (`storage/space.rs`).
 
 use super::compactor::{Compactor, Seen};
 use super::{AutoCompaction, Halt, Node};
-use crate::ids::Revision;
+use crate::ids::{MemberId, Revision};
 use crate::proto::etcdserverpb::AlarmType;
 use crate::proto::quorate::{Compact, SetAlarm, command};
 use crate::storage::Op;
@@ -21,6 +22,9 @@ use crate::time::{Duration, Time};
 
 /// From the beginning of one slice of a compaction to the next one.
 const SLICE_PAUSE: Duration = Duration::from_millis(2);
+
+/// A member that has space again may take so long to clear its alarm; then the leader does it.
+const LATE: Duration = Duration::from_secs(10);
 
 /// How much the store holds, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +68,8 @@ pub(super) struct Space {
     exceeded: bool,
     /// The sequence of the alarm's command on its way.
     alarming: Option<u64>,
+    /// This member leads, has space, and another one's alarm is up: since when.
+    late: Option<Time>,
 }
 
 impl Space {
@@ -75,6 +81,7 @@ impl Space {
             sweeping: None,
             exceeded: false,
             alarming: None,
+            late: None,
         }
     }
 
@@ -103,8 +110,10 @@ impl Node {
                 }
                 None => None,
             };
-            self.space.alarming = active.and_then(|active| {
-                let (member_id, alarm) = (self.identity.member.0, AlarmType::Nospace.into());
+            let own = active.map(|active| (self.identity.member, active));
+            let due = own.or_else(|| self.late_alarm(now).map(|member| (member, false)));
+            self.space.alarming = due.and_then(|(member, active)| {
+                let (member_id, alarm) = (member.0, AlarmType::Nospace.into());
                 self.submit_own(now, command::Op::Alarm(SetAlarm { member_id, alarm, active, by_itself: true }))
             });
         }
@@ -114,6 +123,23 @@ impl Node {
         if let Some(revision) = self.space.compactor.look(now, seen, self.raft.is_leader()) {
             self.submit_own(now, command::Op::Compact(Compact { revision }));
         }
+    }
+
+    /// Whether what was compacted is on its way out of memory and disk.
+    pub fn is_sweeping(&self) -> bool {
+        self.machine.is_sweeping()
+    }
+
+    /// Another member whose alarm has been up for long while this one leads and has space.
+    fn late_alarm(&mut self, now: Time) -> Option<MemberId> {
+        let clears = self.raft.is_leader() && self.config.space.alarm_clears_itself && self.has_space_again();
+        let view = self.machine.view();
+        let by_itself = |member: &MemberId| view.short_of_space(*member) == Some(true);
+        let other = if clears { view.alarms().into_iter().map(|(member, _)| member).find(by_itself) } else { None };
+        let other = other.filter(|member| *member != self.identity.member);
+        self.space.late = other.map(|_| self.space.late.unwrap_or(now));
+        let over = self.space.late.take_if(|since| now >= *since + LATE);
+        other.filter(|_| over.is_some())
     }
 
     /// Under nine tenths of the quota.
@@ -146,6 +172,8 @@ impl Node {
         let slice = if next { self.space.slice } else { Time::NEVER };
         // Nobody can be asked for anything without a leader.
         let proposal = self.raft.leader().map_or(Time::NEVER, |_| self.space.compactor.deadline());
-        slice.min(proposal)
+        let may_clear = self.raft.is_leader() && !self.is_pending(self.space.alarming);
+        let late = self.space.late.filter(|_| may_clear);
+        slice.min(proposal).min(late.map_or(Time::NEVER, |since| since + LATE))
     }
 }

@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 mod leases;
+mod space;
 
 struct Host {
     meta: Meta,

@@ -14,7 +14,7 @@ use crate::machine;
 use crate::node::{Reply, Request, Slot};
 use crate::rng::{Rng, Seed};
 use crate::time::{Duration, Time};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug)]
 struct Client {
@@ -48,6 +48,8 @@ pub(super) struct Clients {
     due: Vec<(Slot, usize)>,
     cancelled: BTreeSet<u64>,
     history: Vec<Operation>,
+    /// Compactions that were asked for and not refused, by slot: at which revision.
+    marks: BTreeMap<u64, i64>,
     answers: u64,
     /// They ask no more.
     quiet: bool,
@@ -70,13 +72,14 @@ impl Clients {
             rng: Rng::new(seed),
             load: plan.load.clone(),
             patience: plan.timers.election,
-            workload: Workload::new(),
+            workload: Workload::new(plan.history),
             clients: (0..plan.load.clients).map(client).collect(),
             numbers: plan.load.clients as u64,
             slots: 0,
             due: Vec::new(),
             cancelled: BTreeSet::new(),
             history: Vec::new(),
+            marks: BTreeMap::new(),
             answers: 0,
             quiet: false,
         }
@@ -95,6 +98,18 @@ impl Clients {
     /// How many requests were carried out.
     pub(super) fn answers(&self) -> u64 {
         self.answers
+    }
+
+    /// The revisions that somebody may have compacted at.
+    pub(super) fn marks(&self) -> impl Iterator<Item = i64> {
+        self.marks.values().copied()
+    }
+
+    /// A member has compacted by itself: to the judge, somebody asked for it and never heard of it.
+    pub(super) fn compacted(&mut self, now: Time, revision: i64) {
+        self.note(now, Call::Compact { revision });
+        let slot = self.slot();
+        self.marks.insert(slot.0, revision);
     }
 
     /// Who owes answers, of these members.
@@ -175,6 +190,9 @@ impl Clients {
             (Call::Get { serializable: true, .. }, None) => None,
             (_, None) => Some(Request::Read),
         };
+        if let Call::Compact { revision } = call {
+            self.marks.insert(slot.0, revision);
+        }
         self.clients[client].open = Some(Open { slot, node, call, invoked: now, committed });
         (node, slot, request)
     }
@@ -212,6 +230,11 @@ impl Clients {
 
     fn record<H: Host>(&mut self, client: usize, open: Open, now: Time, outcome: Outcome) {
         let unknown = matches!(outcome, Outcome::Unknown(_));
+        match &outcome {
+            Outcome::Done { revision, .. } => self.workload.shown(*revision),
+            Outcome::Refused(_) | Outcome::Compacted => drop(self.marks.remove(&open.slot.0)),
+            Outcome::Unknown(_) => {}
+        }
         if H::HAS_CONTENTS {
             let client = self.clients[client].number;
             let (invoked, returned) = (open.invoked.0, now.0);
@@ -271,6 +294,8 @@ impl Clients {
     fn looked<H: Host>(host: &H, call: &Call, laws: &Laws) -> Result<Outcome, Violation> {
         match host.look(call) {
             Ok((revision, reply)) => Ok(Outcome::Done { revision, reply }),
+            Err(machine::Error::Compacted { .. }) => Ok(Outcome::Compacted),
+            Err(machine::Error::FutureRevision) if is_ahead(host, call) => Ok(Outcome::Refused("too new".into())),
             Err(error) => {
                 laws.broken(Law::Assertion, || format!("a read of what is applied fails: {error:?}"))?;
                 Ok(Outcome::Unknown(format!("{error:?}")))
@@ -298,6 +323,7 @@ impl Clients {
         let Some((client, open)) = self.take(slot) else { return Ok(None) };
         let outcome = match reply {
             Reply::Applied { outcome: Ok(response), .. } => done(response),
+            Reply::Applied { outcome: Err(machine::Error::Compacted { .. }), .. } => Outcome::Compacted,
             Reply::Applied { outcome: Err(error), .. } => Outcome::Refused(format!("{error:?}")),
             Reply::Readable { .. } => {
                 if (applied.0 as usize) < open.committed {
@@ -325,6 +351,12 @@ impl Clients {
     pub(super) fn is_open(&self, slot: Slot) -> bool {
         self.who(slot).is_some()
     }
+}
+
+/// Whether the call reads a revision that the member does not have yet.
+fn is_ahead<H: Host>(host: &H, call: &Call) -> bool {
+    let revision = host.view().map_or(0, |view| view.revision().0);
+    matches!(call, Call::Get { revision: asked, .. } if *asked > revision)
 }
 
 fn done(response: machine::Response) -> Outcome {

@@ -350,6 +350,10 @@ impl Host for Core {
         (0, 0)
     }
 
+    fn is_sweeping(&self) -> bool {
+        false
+    }
+
     fn view(&self) -> Option<machine::View> {
         None
     }
@@ -361,7 +365,7 @@ impl Host for Core {
     fn command(call: &Call, number: u64) -> Option<(Bytes, bool)> {
         match call {
             Call::Get { .. } => None,
-            Call::Delete { .. } => Some((Bytes::copy_from_slice(&number.to_le_bytes()), false)),
+            Call::Delete { .. } | Call::Compact { .. } => Some((Bytes::copy_from_slice(&number.to_le_bytes()), false)),
             Call::Put { .. } | Call::Txn { .. } => Some((Bytes::copy_from_slice(&number.to_le_bytes()), true)),
         }
     }

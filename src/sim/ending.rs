@@ -11,6 +11,7 @@
 
 use super::host::Host;
 use super::laws::{Law, Violation};
+use super::place::Place;
 use super::world::{Event, World};
 use crate::node::Input;
 use crate::time::{Duration, Time};
@@ -20,12 +21,15 @@ impl<H: Host> World<H> {
     pub(super) fn end(&mut self) -> Result<(), Violation> {
         self.heal()?;
         self.converge()?;
+        self.regain_space()?;
         self.serve()?;
         self.end_leases()?;
         self.rest()?;
         self.read_all()?;
+        self.sweep()?;
         let nodes = self.core_nodes();
-        self.watchers.finish(&nodes, self.now, &self.laws)
+        let mark = self.mark();
+        self.watchers.finish(&nodes, (self.now, mark), &self.laws)
     }
 
     fn heal(&mut self) -> Result<(), Violation> {
@@ -140,7 +144,7 @@ impl<H: Host> World<H> {
 
     /// Asks each of the core until it answers.
     fn ask_each(&mut self, writes: &[bool]) -> Result<(), Violation> {
-        let deadline = self.now + self.patience(100);
+        let deadline = self.now + self.patience(100) + self.shortage();
         for node in self.core_nodes() {
             for &write in writes {
                 let before = self.clients.answers();
@@ -158,6 +162,52 @@ impl<H: Host> World<H> {
                     }
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// So long a shortage of space lasts at most, where there is a quota: history of five seconds ago goes, then the
+    /// rest, and then the alarms of those who are gone.
+    fn shortage(&self) -> Duration {
+        if self.plan.history.quota > 0 { Duration::from_secs(45) } else { Duration::ZERO }
+    }
+
+    /// Nobody asks for anything, and what is there fits: no alarm stays.
+    fn regain_space(&mut self) -> Result<(), Violation> {
+        let patience = self.patience(100) + self.shortage();
+        let nodes = self.core_nodes();
+        let short = |place: &Place<H>| place.host.view().is_none_or(|view| !view.may_grow());
+        let quota = self.plan.history.quota;
+        let takes_puts = |world: &World<H>| !nodes.iter().any(|node| short(&world.places[*node]));
+        if !H::HAS_CONTENTS || quota == 0 || self.wait(patience, takes_puts)? {
+            return Ok(());
+        }
+        self.laws.broken(Law::SpaceReturns, || {
+            let held = |node: &usize| {
+                let view = self.places[*node].host.view();
+                view.map(|view| (node + 1, view.held_bytes(), view.compacted(), view.revision(), view.alarms()))
+            };
+            let held: Vec<_> = nodes.iter().map(held).collect();
+            format!("{patience:?} after it was healed the core is short of space, of {quota}: {held:?}")
+        })
+    }
+
+    /// Compactions come to their end, and then all hold the same.
+    fn sweep(&mut self) -> Result<(), Violation> {
+        let nodes = self.core_nodes();
+        if !H::HAS_CONTENTS {
+            return Ok(());
+        }
+        let swept = |world: &World<H>| !nodes.iter().any(|node| world.places[*node].host.is_sweeping());
+        let done = |world: &World<H>| swept(world) && world.is_one();
+        if !self.wait(self.patience(1000), done)? {
+            return self.laws.broken(Law::SpaceReturns, || "a core at rest sweeps for ever".to_string());
+        }
+        nodes.iter().try_for_each(|node| self.compare(*node, true))?;
+        let held = |node: &usize| self.places[*node].host.view().map(|view| view.held_bytes());
+        let held: Vec<Option<u64>> = nodes.iter().map(held).collect();
+        if held.iter().any(|other| *other != held[0]) {
+            self.laws.broken(Law::SpaceReturns, || format!("members that have swept all hold {held:?} bytes"))?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use crate::check::history::{Call, Reply};
 use crate::ids::{Incarnation, Index, MemberId, Position};
 use crate::machine;
 use crate::node::events::Glance;
-use crate::node::{Effect, Halt, Input, StateWrite};
+use crate::node::{Effect, Halt, Input, SpaceConfig, StateWrite};
 use crate::raft::{Entry, HardState, Limits, LogRead, Persisted, Raft, Ready};
 use crate::rng::Seed;
 use crate::time::{Duration, Time};
@@ -26,6 +26,8 @@ pub struct Shape {
     pub request_timeout: Duration,
     /// Raft's limits.
     pub limits: Limits,
+    /// Compactions and quota.
+    pub space: SpaceConfig,
 }
 
 impl Shape {
@@ -36,6 +38,7 @@ impl Shape {
             timers: plan.timers.clone(),
             request_timeout: Duration::from_secs(1) + plan.timers.election * 2,
             limits: plan.limits(),
+            space: plan.history.config(),
         }
     }
 }
@@ -163,6 +166,9 @@ pub trait Host {
 
     /// How many leases there are in what it has applied, and how many keys whose lease is gone.
     fn leases(&self) -> (usize, usize);
+
+    /// Whether what was compacted is on its way out.
+    fn is_sweeping(&self) -> bool;
 
     /// A reader of what it has applied, if requests have contents and it runs.
     fn view(&self) -> Option<machine::View>;

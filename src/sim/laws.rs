@@ -68,6 +68,12 @@ pub enum Law {
     LeaseKept,
     /// A healed majority ends every lease that nobody keeps alive, and its keys with it.
     LeaseEnds,
+    /// Members with the same applied index hold the same content, however far they have swept.
+    SameContent,
+    /// A member's history begins where somebody asked for it.
+    Compacted,
+    /// A healed majority ends its compactions, and takes puts again when space is back.
+    SpaceReturns,
     /// Watchers that go on where they can are told everything once, in order, whole revisions at a time.
     Watched,
     /// The judge accepts what clients saw.
@@ -80,7 +86,7 @@ pub enum Law {
 
 impl Law {
     /// All of them.
-    pub const ALL: [Law; 28] = [
+    pub const ALL: [Law; 31] = [
         Law::ElectionSafety,
         Law::LogMatching,
         Law::LeaderCompleteness,
@@ -105,6 +111,9 @@ impl Law {
         Law::Quiet,
         Law::LeaseKept,
         Law::LeaseEnds,
+        Law::SameContent,
+        Law::Compacted,
+        Law::SpaceReturns,
         Law::Watched,
         Law::Linearizable,
         Law::Assertion,
@@ -138,6 +147,9 @@ impl Law {
             Law::Quiet => "quiet",
             Law::LeaseKept => "lease-kept",
             Law::LeaseEnds => "lease-ends",
+            Law::SameContent => "same-content",
+            Law::Compacted => "compacted",
+            Law::SpaceReturns => "space-returns",
             Law::Watched => "watched",
             Law::Linearizable => "linearizable",
             Law::Assertion => "assertion",

@@ -10,7 +10,7 @@ use crate::check::history::{Call, Reply};
 use crate::ids::{ClusterId, DiskId, Index, MemberId};
 use crate::machine;
 use crate::node::events::Glance;
-use crate::node::{Config, Effect, Halt, Input, Node, Opening, SpaceConfig, StateWrite, open};
+use crate::node::{Config, Effect, Halt, Input, Node, Opening, StateWrite, open};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::mvccpb::KeyValue;
 use crate::raft::{Entry, LogRead, Persisted, Raft, Ready};
@@ -79,7 +79,7 @@ impl Member {
             name: name(self.id),
             client_urls: vec![format!("http://n{}:2379", self.id)],
             limits: self.shape.limits.clone(),
-            space: SpaceConfig::default(),
+            space: self.shape.space,
         }
     }
 
@@ -253,6 +253,10 @@ impl Host for Member {
         let keys = view.range(&all).map(|found| found.kvs).unwrap_or_default();
         let orphan = |kv: &&KeyValue| kv.lease != 0 && view.lease(kv.lease).is_none();
         (view.leases().len(), keys.iter().filter(orphan).count())
+    }
+
+    fn is_sweeping(&self) -> bool {
+        self.node().is_some_and(Node::is_sweeping)
     }
 
     fn view(&self) -> Option<machine::View> {

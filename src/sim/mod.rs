@@ -5,7 +5,7 @@
 //! laws are checked; at the end a majority is healed and must work, and the judge reads what the clients saw.
 //!
 //! - `plan.rs`: what is going to happen, drawn from a seed, written as text.
-//! - `world.rs`: the heap of events; `place.rs`, `network.rs`, `clients.rs`, `workload.rs`, `owners.rs`, `watchers.rs`: what is in it; `faults.rs`: what is
+//! - `world.rs`: the heap of events; `place.rs`, `network.rs`, `clients.rs`, `workload.rs`, `owners.rs`, `watchers.rs`, `contents.rs`: what is in it; `faults.rs`: what is
 //!   done to it; `ending.rs`: the liveness phase.
 //! - `host.rs`: what the world drives, in two forms: `member.rs` (everything, as in production) and `core.rs` (Raft alone).
 //! - `laws.rs`: what must hold. `trace.rs`: what happened, for people, and the fingerprint.
@@ -34,6 +34,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
 mod clients;
+mod contents;
 mod core;
 mod ending;
 pub mod exhaust;

@@ -11,6 +11,7 @@
 //!
 //! Every fault ends by itself, after its own time, so any line can be removed from a plan and the rest still makes sense.
 
+use crate::node::{AutoCompaction, SpaceConfig};
 use crate::raft::Limits;
 use crate::rng::{Rng, Seed, mix};
 use crate::time::{Duration, Time};
@@ -325,6 +326,19 @@ pub struct Load {
     pub rest: Duration,
 }
 
+/// What becomes of history, and how much there may be. Chances are in thousandths.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// A client's next request is a compaction.
+    pub compact: u64,
+    /// A client's next request is a read of an old revision, or of one that is not there yet.
+    pub old: u64,
+    /// What members compact by themselves.
+    pub auto: AutoCompaction,
+    /// What a member holds at most, in bytes; zero: no limit.
+    pub quota: u64,
+}
+
 /// The timers of all members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timers {
@@ -355,6 +369,8 @@ pub struct Plan {
     pub load: Load,
     /// How many of them have leases, beside the others.
     pub owners: usize,
+    /// What becomes of history.
+    pub history: History,
     /// What happens when, in order.
     pub faults: Vec<Planned>,
 }
@@ -456,6 +472,8 @@ impl Plan {
         };
         let owners = d.rng.below(5) as usize;
         let owners = if profile == Profile::Full { owners } else { 0 };
+        let history = d.history();
+        let history = if profile == Profile::Full { history } else { History::default() };
         let mut faults = d.faults;
         // As text has it, so that a plan that is printed is the plan that ran.
         for planned in &mut faults {
@@ -463,7 +481,7 @@ impl Plan {
         }
         let load = Load { rest: micros(load.rest), ..load };
         faults.sort_by_key(|planned| planned.at);
-        Plan { profile, seed, nodes, length, timers, tiny, noise, load, owners, faults }
+        Plan { profile, seed, nodes, length, timers, tiny, noise, load, owners, history, faults }
     }
 
     /// Raft's limits under this plan.
@@ -476,6 +494,14 @@ impl Plan {
             memory_bytes: 0,
         };
         if self.tiny { tiny } else { Limits::default() }
+    }
+}
+
+impl History {
+    /// What members are told.
+    pub fn config(&self) -> SpaceConfig {
+        let quota = (self.quota > 0).then_some(self.quota);
+        SpaceConfig { auto_compaction: self.auto, quota, ..SpaceConfig::default() }
     }
 }
 
@@ -505,6 +531,27 @@ impl Drawing<'_> {
             disk_us: 100 + self.wild(20_000),
             turn_us: [0, 50, 1000][self.rng.below(3) as usize],
             drift_ppm,
+        }
+    }
+
+    fn history(&mut self) -> History {
+        let (asks, reads) = (self.rng.below(2) == 0, self.rng.below(4) != 0);
+        let (compact, old) = (self.wild(200), self.wild(200));
+        let retention = Duration::from_millis(200 << self.rng.below(6));
+        let kept = self.wild(1000).cast_signed();
+        let auto = match self.rng.below(6) {
+            0 | 1 => AutoCompaction::Periodic(retention),
+            2 => AutoCompaction::Revisions(kept),
+            _ => AutoCompaction::Off,
+        };
+        // Without compactions nobody would get out of it again.
+        let has_quota = (self.rng.below(2) == 0) & (auto != AutoCompaction::Off);
+        let quota = 4096 + self.wild(60_000);
+        History {
+            compact: if asks { compact } else { 0 },
+            old: if reads { old } else { 0 },
+            auto,
+            quota: if has_quota { quota } else { 0 },
         }
     }
 

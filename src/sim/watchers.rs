@@ -108,7 +108,14 @@ impl Watchers {
     }
 
     /// A watcher acts; gives when it does so again. `up` are the members that run and are not stopped.
-    pub(super) fn act(&mut self, number: usize, now: Time, up: &[bool], laws: &Laws) -> Result<Time, Violation> {
+    /// `mark` is the highest revision that somebody may have compacted at.
+    pub(super) fn act(
+        &mut self,
+        number: usize,
+        (now, mark): (Time, i64),
+        up: &[bool],
+        laws: &Laws,
+    ) -> Result<Time, Violation> {
         let again = now + self.rng.duration(Duration::from_millis(2), Duration::from_millis(60));
         match self.watchers[number].open.as_ref().map(|open| open.node) {
             None => {
@@ -129,7 +136,7 @@ impl Watchers {
                     }
                     self.turned(node, now);
                     for _ in 0..self.rng.below(6) {
-                        self.take(number, now, laws)?;
+                        self.take(number, (now, mark), laws)?;
                     }
                 }
             }
@@ -178,44 +185,66 @@ impl Watchers {
     }
 
     /// Takes the next answer; false if there is none.
-    fn take(&mut self, number: usize, now: Time, laws: &Laws) -> Result<bool, Violation> {
+    fn take(&mut self, number: usize, (now, mark): (Time, i64), laws: &Laws) -> Result<bool, Violation> {
         let watcher = &mut self.watchers[number];
         let Some(Open { node, stream, queue }) = &watcher.open else { return Ok(false) };
         let Some((answer, room)) = queue.take() else { return Ok(false) };
         if let Some(hub) = self.hubs[*node].as_mut().filter(|_| room) {
             hub.room(now, *stream);
         }
-        match watcher.hear(answer) {
+        match watcher.hear(answer, mark) {
+            Ok(()) if watcher.is_cut() => {
+                self.give_up(number);
+                Ok(false)
+            }
             Ok(()) => Ok(true),
             Err(what) => laws.broken(Law::Watched, || format!("watcher {number} {what}")).map(|()| true),
         }
     }
 
     /// In the end every watcher goes to one of `nodes`, and is told all that there is.
-    pub(super) fn finish(&mut self, nodes: &[usize], now: Time, laws: &Laws) -> Result<(), Violation> {
+    pub(super) fn finish(&mut self, nodes: &[usize], (now, mark): (Time, i64), laws: &Laws) -> Result<(), Violation> {
         for number in 0..self.watchers.len() {
-            if !self.watchers[number].open.as_ref().is_some_and(|open| nodes.contains(&open.node)) {
-                self.give_up(number);
-                let node = nodes[self.rng.below(nodes.len() as u64) as usize];
-                self.open(number, node, now);
-            }
-            let Some(node) = self.watchers[number].open.as_ref().map(|open| open.node) else { continue };
-            let mut rounds = 0;
-            let mut told = false;
-            while !told && rounds < ROUNDS {
-                self.request(number, now, RequestUnion::ProgressRequest(pb::WatchProgressRequest {}));
-                self.turned(node, now);
-                while self.take(number, now, laws)? {}
-                let revision = self.hubs[node].as_ref().map_or(0, |hub| hub.revision().0);
-                told = self.watchers[number].next > revision;
-                rounds += 1;
-            }
-            if !told {
-                let next = self.watchers[number].next;
-                laws.broken(Law::Watched, || format!("watcher {number} is at {next} on n{} for ever", node + 1))?;
+            let mut cuts = 0;
+            while !self.catch_up(number, nodes, (now, mark), laws)? && cuts < ROUNDS {
+                cuts += 1; // it goes on where history begins
             }
         }
         Ok(())
+    }
+
+    /// False if the watcher was cut by a compaction.
+    fn catch_up(
+        &mut self,
+        number: usize,
+        nodes: &[usize],
+        (now, mark): (Time, i64),
+        laws: &Laws,
+    ) -> Result<bool, Violation> {
+        if !self.watchers[number].open.as_ref().is_some_and(|open| nodes.contains(&open.node)) {
+            self.give_up(number);
+            let node = nodes[self.rng.below(nodes.len() as u64) as usize];
+            self.open(number, node, now);
+        }
+        let Some(node) = self.watchers[number].open.as_ref().map(|open| open.node) else { return Ok(true) };
+        let mut rounds = 0;
+        let mut told = false;
+        while !told && rounds < ROUNDS {
+            self.request(number, now, RequestUnion::ProgressRequest(pb::WatchProgressRequest {}));
+            self.turned(node, now);
+            while self.take(number, (now, mark), laws)? {}
+            if self.watchers[number].open.is_none() {
+                return Ok(false);
+            }
+            let revision = self.hubs[node].as_ref().map_or(0, |hub| hub.revision().0);
+            told = self.watchers[number].next > revision;
+            rounds += 1;
+        }
+        if !told {
+            let next = self.watchers[number].next;
+            laws.broken(Law::Watched, || format!("watcher {number} is at {next} on n{} for ever", node + 1))?;
+        }
+        Ok(true)
     }
 
     /// What the judge says.
@@ -231,8 +260,13 @@ impl Watcher {
         self.told.number.is_multiple_of(2)
     }
 
-    /// Notes an answer.
-    fn hear(&mut self, answer: Answer) -> Result<(), String> {
+    /// Whether what comes next was compacted, so that it must begin anew.
+    fn is_cut(&self) -> bool {
+        self.told.streams.last().is_some_and(|stream| stream.compacted.is_some())
+    }
+
+    /// Notes an answer. `mark` as in [`Watchers::act`].
+    fn hear(&mut self, answer: Answer, mark: i64) -> Result<(), String> {
         let revision = answer.revision.0;
         let (events, fragment) = match answer.what {
             What::Created => {
@@ -242,6 +276,12 @@ impl Watcher {
             }
             What::Events { encoded, fragment, .. } => (decode(encoded)?, fragment),
             What::Progress => (Vec::new(), false),
+            What::Compacted(at) if (self.next + 1..=mark).contains(&at.0) => {
+                self.next = at.0;
+                let stream = self.told.streams.last_mut().ok_or("is told of a compaction before it was made")?;
+                stream.compacted = Some(at.0);
+                return Ok(());
+            }
             other @ (What::Refused(_) | What::Cancelled | What::Compacted(_)) => {
                 return Err(format!("is told {other:?}, for which there is no reason"));
             }

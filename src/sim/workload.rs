@@ -4,6 +4,7 @@
 //! operation in some is a transaction over two keys or a read of all of them, which tie the keys' histories together.
 //! Leases are in `owners.rs`, watches in `watchers.rs`.
 
+use super::plan::History;
 use crate::check::history::{Call, Compare, Pair, Relation, Reply, Target};
 use crate::machine::{self, View, check};
 use crate::proto::etcdserverpb as pb;
@@ -22,12 +23,53 @@ const ALL_KEYS: (&str, &str) = ("k", "l");
 #[derive(Debug)]
 pub struct Workload {
     written: u64,
+    history: History,
+    /// The newest revision that an answer has shown.
+    revision: i64,
+    /// The highest revision that a compaction was asked for at.
+    mark: i64,
 }
 
 impl Workload {
     /// Nothing was asked yet.
-    pub fn new() -> Workload {
-        Workload { written: 0 }
+    pub fn new(history: History) -> Workload {
+        Workload { written: 0, history, revision: 1, mark: 1 }
+    }
+
+    /// An answer has shown this revision.
+    pub fn shown(&mut self, revision: i64) {
+        self.revision = self.revision.max(revision);
+    }
+
+    /// Mostly between the mark and now, the mark itself among it; else somewhat below or above, or anything.
+    fn old(&self, rng: &mut Rng) -> i64 {
+        let between = (self.revision - self.mark).max(0).cast_unsigned() + 1;
+        let some = match rng.below(8) {
+            0 => self.mark - 1,
+            1 => self.mark,
+            2 => self.mark - 2 + rng.below(5).cast_signed(),
+            3 => self.revision - 1 + rng.below(4).cast_signed(),
+            4 => rng.below(self.revision.cast_unsigned() + 1).cast_signed(),
+            _ => self.mark + rng.below(between).cast_signed(),
+        };
+        some.max(1)
+    }
+
+    /// What has to do with history; `None`: nothing this time.
+    fn past(&mut self, rng: &mut Rng) -> Option<Call> {
+        let History { compact, old, .. } = self.history;
+        if compact > 0 && rng.below(1000) < compact {
+            let revision = self.old(rng);
+            if revision <= self.revision {
+                self.mark = self.mark.max(revision);
+            }
+            return Some(Call::Compact { revision });
+        }
+        let reads = old > 0 && rng.below(1000) < old;
+        reads.then(|| match Workload::get(rng) {
+            Call::Get { key, end, serializable, .. } => Call::Get { key, end, revision: self.old(rng), serializable },
+            other => other,
+        })
     }
 
     fn key(rng: &mut Rng) -> String {
@@ -76,6 +118,9 @@ impl Workload {
 
     /// The next operation of some client.
     pub fn next(&mut self, rng: &mut Rng) -> Call {
+        if let Some(call) = self.past(rng) {
+            return call;
+        }
         match rng.below(100) {
             0..45 => self.put(rng),
             45..80 => Workload::get(rng),
@@ -128,6 +173,7 @@ fn op_of(call: &Call) -> pb::RequestOp {
         }
         Call::Delete { key, end } => Request::RequestDeleteRange(delete_request(key, end.as_deref())),
         Call::Txn { .. } => Request::RequestTxn(txn_request(call)),
+        Call::Compact { .. } => unreachable!("no transaction compacts"),
     };
     pb::RequestOp { request: Some(request) }
 }
@@ -169,6 +215,7 @@ pub fn command(call: &Call) -> Option<(Bytes, bool)> {
     let (op, grows) = match call {
         Call::Get { .. } => return None,
         Call::Put { key, value } => (own::command::Op::Put(put_request(key, value)), true),
+        Call::Compact { revision } => (own::command::Op::Compact(own::Compact { revision: *revision }), false),
         Call::Delete { key, end } => (own::command::Op::DeleteRange(delete_request(key, end.as_deref())), false),
         Call::Txn { .. } => {
             let txn = txn_request(call);
@@ -226,6 +273,7 @@ pub fn answer(response: machine::Response) -> (i64, Reply) {
         machine::Response::Put(put) => (put.header, Reply::Put),
         machine::Response::DeleteRange(deleted) => (deleted.header, Reply::Deleted(deleted.deleted)),
         machine::Response::Txn(txn) => (txn.header, txn_reply(txn)),
+        machine::Response::Compact(compacted) => (compacted.header, Reply::Compacted),
         // The bare core's answer to everything.
         machine::Response::Done => (None, Reply::Put),
         other => unreachable!("the clients asked for nothing that is answered {other:?}"),

@@ -17,6 +17,7 @@
 //! emptied. At most a minority ever loses its disk: more than that nobody can survive.
 
 use super::clients::Clients;
+use super::contents::Contents;
 use super::host::{Host, Shape, Torn};
 use super::laws::{Law, Laws, Violation};
 use super::network::Network;
@@ -26,7 +27,7 @@ use super::plan::Plan;
 use super::trace::Trace;
 use super::watchers::Watchers;
 use crate::ids::{Incarnation, Index, MemberId};
-use crate::node::{Effect, Halt, Input, Reply, Request, Slot, StateWrite};
+use crate::node::{AutoCompaction, Effect, Halt, Input, Reply, Request, Slot, StateWrite};
 use crate::raft::{Envelope, Message};
 use crate::rng::{Rng, Seed, mix};
 use crate::time::{Duration, Time};
@@ -118,6 +119,7 @@ pub(super) struct World<H> {
     pub clients: Clients,
     pub owners: Owners,
     pub watchers: Watchers,
+    pub contents: Contents,
     pub laws: Laws,
     pub trace: Trace,
     /// Separate streams, so that one more fault does not change all the rest.
@@ -152,6 +154,7 @@ impl<H: Host> World<H> {
             clients: Clients::new(&plan, stream(3)),
             owners: Owners::new(&plan, stream(5)),
             watchers: Watchers::new(&plan, H::HAS_CONTENTS, stream(6)),
+            contents: Contents::new(plan.nodes),
             laws: Laws::new(plan.nodes, off),
             trace: Trace::new(lines),
             disk_dice: Rng::new(stream(4)),
@@ -302,6 +305,7 @@ impl<H: Host> World<H> {
                 });
                 if !wiped {
                     self.laws.born(node, &born)?;
+                    self.compare(node, true)?;
                 }
                 self.turn(node)
             }
@@ -415,6 +419,7 @@ impl<H: Host> World<H> {
             self.watchers.turned(node, self.now);
         }
         if before.applied != now.applied && !self.places[node].wiped {
+            self.compare(node, false)?;
             self.owners.look(node, &self.places[node].host, self.now, &self.laws)?;
         }
         let idle = effects.is_empty() && before == now;
@@ -652,9 +657,27 @@ impl<H: Host> World<H> {
 
     fn watcher(&mut self, watcher: usize) -> Result<(), Violation> {
         let up: Vec<bool> = (0..self.places.len()).map(|node| self.hears(node) && !self.places[node].wiped).collect();
-        let again = self.watchers.act(watcher, self.now, &up, &self.laws)?;
+        let again = self.watchers.act(watcher, (self.now, self.mark()), &up, &self.laws)?;
         self.schedule(again, Event::Watcher(watcher));
         Ok(())
+    }
+
+    /// The highest revision that somebody may have compacted at.
+    pub(super) fn mark(&self) -> i64 {
+        self.clients.marks().max().unwrap_or(0)
+    }
+
+    /// Compares what a member holds with what others held, now and then or `surely`.
+    pub(super) fn compare(&mut self, node: usize, surely: bool) -> Result<(), Violation> {
+        let (host, applied) = (&self.places[node].host, self.places[node].glance.applied);
+        let Some(view) = host.view() else { return Ok(()) };
+        let itself = self.plan.history.auto != AutoCompaction::Off;
+        self.contents.begins(node, &view, (self.now, itself), &mut self.clients, &self.laws)?;
+        if surely || applied.0.is_multiple_of(8) {
+            self.contents.compare(node, applied, &view, &self.laws)
+        } else {
+            Ok(())
+        }
     }
 
     fn owner(&mut self, owner: usize) -> Result<(), Violation> {

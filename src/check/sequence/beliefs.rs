@@ -246,7 +246,7 @@ impl<'a> Beliefs<'a> {
     /// Everything that a call may do, by what the compares may find; `None` if that is too much.
     fn paths(&self, call: &'a Call) -> Option<Vec<Vec<Effect<'a>>>> {
         match call {
-            Call::Get { .. } => Some(vec![Vec::new()]),
+            Call::Get { .. } | Call::Compact { .. } => Some(vec![Vec::new()]),
             Call::Put { key, value } => Some(vec![vec![Effect::Put { key, value }]]),
             Call::Delete { key, end } => Some(vec![vec![Effect::Delete { key, end: end.as_deref() }]]),
             Call::Txn { compare, then, otherwise } => {
@@ -294,7 +294,7 @@ impl<'a> Beliefs<'a> {
     /// Every key that a call names may be anything from now on.
     fn give_up(&mut self, call: &'a Call) -> bool {
         match call {
-            Call::Get { .. } => {}
+            Call::Get { .. } | Call::Compact { .. } => {}
             Call::Put { key, .. } => _ = self.keys.insert(key, None),
             Call::Delete { key, end } => {
                 for key in self.within(key, end.as_deref()) {

@@ -91,7 +91,7 @@ fn brute_force(history: &[Operation], scope: Scope) -> bool {
                 Outcome::Done { reply, .. } if scope == Scope::Values => applied.reply == plain(reply),
                 Outcome::Done { revision, reply } => applied.reply == *reply && applied.revision == *revision,
                 Outcome::Unknown(_) => true,
-                Outcome::Refused(_) => false,
+                Outcome::Refused(_) | Outcome::Compacted => false,
             };
             left.remove(at);
             let found = fits && go(history, left, model, scope);

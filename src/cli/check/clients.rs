@@ -86,7 +86,7 @@ impl Recorder {
             match &outcome {
                 Outcome::Done { reply, .. } => state.note(reply),
                 Outcome::Unknown(_) => state.number = self.number(),
-                Outcome::Refused(_) => {}
+                Outcome::Refused(_) | Outcome::Compacted => {}
             }
             tokio::time::sleep(state.rng.duration(Duration::ZERO, PAUSE_MAX)).await;
         }
@@ -193,7 +193,7 @@ impl State {
                 self.seen.extend(pairs.iter().map(|pair| (pair.key.clone(), pair.clone())));
             }
             Reply::Txn(_, replies) => replies.iter().for_each(|reply| self.note(reply)),
-            Reply::Put | Reply::Deleted(_) => {}
+            Reply::Put | Reply::Deleted(_) | Reply::Compacted => {}
         }
     }
 }
@@ -254,6 +254,7 @@ fn request(call: &Call) -> Request {
             let (key, range_end) = (key.clone().into(), end(last));
             Request::RequestDeleteRange(pb::DeleteRangeRequest { key, range_end, ..Default::default() })
         }
+        Call::Compact { .. } => unreachable!("these clients compact nothing"),
         Call::Txn { compare, then, otherwise } => {
             let branch = |calls: &[Call]| {
                 calls.iter().map(|call| pb::RequestOp { request: Some(request(call)) }).collect::<Vec<_>>()

@@ -21,7 +21,7 @@ struct Place {
 }
 
 /// See the module's essay.
-struct Lab {
+pub(super) struct Lab {
     now: Time,
     places: Vec<Option<Place>>,
     /// What is lost.
@@ -51,13 +51,13 @@ impl Place {
     }
 }
 
-fn id_of(place: usize) -> MemberId {
+pub(super) fn id_of(place: usize) -> MemberId {
     MemberId(place as u64 + 1)
 }
 
 impl Lab {
     /// Members 1 to `size`, of whom one leads.
-    fn new(size: usize) -> Lab {
+    pub(super) fn new(size: usize) -> Lab {
         let members: Vec<InitialMember> = (1..=size as u64)
             .map(|id| InitialMember { id: MemberId(id), name: String::new(), peer_urls: vec![] })
             .collect();
@@ -90,7 +90,7 @@ impl Lab {
         lab
     }
 
-    fn member(&self, place: usize) -> &ShortLog {
+    pub(super) fn member(&self, place: usize) -> &ShortLog {
         &self.places[place].as_ref().unwrap().member
     }
 
@@ -128,7 +128,7 @@ impl Lab {
         }
     }
 
-    fn pass(&mut self, span: Duration) {
+    pub(super) fn pass(&mut self, span: Duration) {
         let end = self.now + span;
         while self.now < end {
             self.now = (self.now + STEP).min(end);
@@ -137,7 +137,7 @@ impl Lab {
     }
 
     /// Lets time pass until this is so; how much that was.
-    fn until(&mut self, what: &str, mut done: impl FnMut(&Lab) -> bool) -> Duration {
+    pub(super) fn until(&mut self, what: &str, mut done: impl FnMut(&Lab) -> bool) -> Duration {
         let begun = self.now;
         self.settle();
         while !done(self) {
@@ -148,7 +148,7 @@ impl Lab {
     }
 
     /// Who leads and has applied an entry of its term.
-    fn leader(&self) -> Option<usize> {
+    pub(super) fn leader(&self) -> Option<usize> {
         let leads = |place: &usize| {
             let running = self.places[*place].as_ref().filter(|place| !place.paused);
             running.is_some_and(|place| {
@@ -165,12 +165,12 @@ impl Lab {
         self.leader().unwrap()
     }
 
-    fn follower(&self) -> usize {
+    pub(super) fn follower(&self) -> usize {
         let leader = self.leader().unwrap();
         (0..self.places.len()).find(|place| *place != leader && self.places[*place].is_some()).unwrap()
     }
 
-    fn kill(&mut self, place: usize) {
+    pub(super) fn kill(&mut self, place: usize) {
         let life = self.member(place).node.identity().incarnation;
         self.places[place] = None;
         for other in self.places.iter_mut().flatten().filter(|other| !other.paused) {
@@ -186,12 +186,12 @@ impl Lab {
         self.slots
     }
 
-    fn propose(&mut self, place: usize, op: Command) -> u64 {
+    pub(super) fn propose(&mut self, place: usize, op: Command) -> u64 {
         let command = own::Command { op: Some(op) }.encode_to_vec().into();
         self.ask(place, Request::Propose { command, grows: true })
     }
 
-    fn reply(&mut self, slot: u64) -> Reply {
+    pub(super) fn reply(&mut self, slot: u64) -> Reply {
         self.until("an answer", |lab| lab.replies.contains_key(&slot));
         self.replies.remove(&slot).unwrap()
     }

@@ -4,7 +4,8 @@
 //! drawn loses its nanoseconds when it is written: the text is the plan that counts from then on. Members are counted from 1
 //! where people read.
 
-use super::{Fault, Group, Load, MAX_NODES, Noise, Plan, Planned, Profile, Timers, Way, Wishes};
+use super::{Fault, Group, History, Load, MAX_NODES, Noise, Plan, Planned, Profile, Timers, Way, Wishes};
+use crate::node::AutoCompaction;
 use crate::time::{Duration, Time};
 use std::fmt;
 use std::str::FromStr;
@@ -35,6 +36,13 @@ impl fmt::Display for Plan {
         )?;
         writeln!(f, "load clients={} think_us={} rest={}", load.clients, load.think_us, ms(load.rest))?;
         writeln!(f, "owners {}", self.owners)?;
+        let History { compact, old, auto, quota } = self.history;
+        let auto = match auto {
+            AutoCompaction::Off => "off".to_string(),
+            AutoCompaction::Revisions(kept) => kept.to_string(),
+            AutoCompaction::Periodic(retention) => ms(retention),
+        };
+        writeln!(f, "history compact={compact} old={old} auto={auto} quota={quota}")?;
         self.faults.iter().try_for_each(|planned| writeln!(f, "{planned}"))
     }
 }
@@ -213,6 +221,16 @@ impl Plan {
                 let (clients, think_us) = (words.named("clients")?, words.named("think_us")?);
                 let rest = words.named::<String>("rest")?;
                 self.load = Load { clients, think_us, rest: Words::span_of(&rest)? };
+            }
+            "history" => {
+                let (compact, old) = (words.named("compact")?, words.named("old")?);
+                let auto = words.named::<String>("auto")?;
+                let auto = match auto.as_str() {
+                    "off" => AutoCompaction::Off,
+                    time if time.ends_with("ms") => AutoCompaction::Periodic(Words::span_of(time)?),
+                    kept => AutoCompaction::Revisions(Words::number(kept)?),
+                };
+                self.history = History { compact, old, auto, quota: words.named("quota")? };
             }
             other => return Err(format!("{other:?} is not known")),
         }
