@@ -16,6 +16,9 @@ use std::collections::BTreeMap;
 /// Revisions at which the content is hashed, beside now and the mark.
 const SAMPLES: u64 = 3;
 
+/// The content is compared at every index that this divides: at each one, the comparing would take most of a run.
+pub(super) const EVERY: u64 = 64;
+
 /// See the module's essay.
 #[derive(Debug)]
 pub(super) struct Contents {
@@ -64,11 +67,14 @@ impl Contents {
         laws: &Laws,
     ) -> Result<(), Violation> {
         let mark = view.compacted().0;
-        if std::mem::replace(&mut self.marks[node], mark) == mark || mark == -1 || clients.marks().any(|m| m == mark) {
+        if std::mem::replace(&mut self.marks[node], mark) == mark || mark == -1 {
             return Ok(());
         }
+        // Also if a client asks for the very same: it may be refused, because the member came first.
         if itself {
             clients.compacted(now, mark);
+        }
+        if itself || clients.marks().any(|asked| asked == mark) {
             return Ok(());
         }
         laws.broken(Law::Compacted, || format!("n{}'s history begins at {mark}, for which nobody asked", node + 1))

@@ -283,7 +283,8 @@ impl Watcher {
                 return Ok(());
             }
             other @ (What::Refused(_) | What::Cancelled | What::Compacted(_)) => {
-                return Err(format!("is told {other:?}, for which there is no reason"));
+                let next = self.next;
+                return Err(format!("is told {other:?}, for which there is no reason: next {next}, mark {mark}"));
             }
         };
         self.pieces.extend(events);

@@ -17,7 +17,7 @@
 //! emptied. At most a minority ever loses its disk: more than that nobody can survive.
 
 use super::clients::Clients;
-use super::contents::Contents;
+use super::contents::{self, Contents};
 use super::host::{Host, Shape, Torn};
 use super::laws::{Law, Laws, Violation};
 use super::network::Network;
@@ -673,7 +673,7 @@ impl<H: Host> World<H> {
         let Some(view) = host.view() else { return Ok(()) };
         let itself = self.plan.history.auto != AutoCompaction::Off;
         self.contents.begins(node, &view, (self.now, itself), &mut self.clients, &self.laws)?;
-        if surely || applied.0.is_multiple_of(8) {
+        if surely || applied.0.is_multiple_of(contents::EVERY) {
             self.contents.compare(node, applied, &view, &self.laws)
         } else {
             Ok(())
