@@ -92,6 +92,7 @@ fn encode_message(message: Message) -> Wire {
             Wire::ForwardRefused(pb::ForwardRefused { sequence, reason: encode_reason(reason).into() })
         }
         Message::TimeoutNow => Wire::TimeoutNow(pb::TimeoutNow {}),
+        Message::Install { session, base } => Wire::Install(pb::Install { session, base: position(base) }),
         Message::Ask { context, question } => Wire::Ask(pb::Ask { context, question }),
         Message::Answer { context, answer } => Wire::Answer(pb::Answer { context, answer }),
     }
@@ -150,6 +151,7 @@ fn decode_message(message: Wire) -> Result<Message, WireError> {
         Wire::Forward(m) => Message::Forward { id: read_request_id(m.id), data: m.data, grows: m.grows },
         Wire::ForwardRefused(m) => Message::ForwardRefused { sequence: m.sequence, reason: decode_reason(m.reason)? },
         Wire::TimeoutNow(pb::TimeoutNow {}) => Message::TimeoutNow,
+        Wire::Install(m) => Message::Install { session: m.session, base: read_position(m.base) },
         Wire::Ask(m) => Message::Ask { context: m.context, question: m.question },
         Wire::Answer(m) => Message::Answer { context: m.context, answer: m.answer },
     })
@@ -160,6 +162,7 @@ fn encode_entry(entry: Entry) -> pb::Entry {
     let kind = match kind {
         EntryKind::Noop => pb::entry::Kind::Noop,
         EntryKind::Command => pb::entry::Kind::Command,
+        EntryKind::Configuration => pb::entry::Kind::Configuration,
     };
     pb::Entry { index: position.index.0, term: position.term.0, kind: kind.into(), id: request_id(id), data, checksum }
 }
@@ -184,6 +187,7 @@ fn decode_entry(entry: pb::Entry) -> Result<Entry, WireError> {
     let kind = match pb::entry::Kind::try_from(entry.kind) {
         Ok(pb::entry::Kind::Noop) => EntryKind::Noop,
         Ok(pb::entry::Kind::Command) => EntryKind::Command,
+        Ok(pb::entry::Kind::Configuration) => EntryKind::Configuration,
         Err(_) => return Err(WireError::Meaning { what: "an entry's kind", value: entry.kind }),
     };
     let entry = Entry {

@@ -67,7 +67,13 @@ impl Workload {
 
     fn next_ready(&mut self) -> Ready {
         self.seq += 1;
-        let mut ready = Ready { seq: WriteSeq(self.seq), hard_state: None, truncate_from: None, entries: Vec::new() };
+        let mut ready = Ready {
+            seq: WriteSeq(self.seq),
+            hard_state: None,
+            compact_to: None,
+            truncate_from: None,
+            entries: Vec::new(),
+        };
         let model = &mut self.model;
         if model.hard_state.term == Term(0) || self.rng.below(20) == 0 {
             let vote = Some(MemberId(1 + self.rng.below(3)));

@@ -134,6 +134,9 @@ impl Replica {
                             inputs.push(Input::StateSynced { id: write.id });
                         }
                     }
+                    Effect::ReadRecords(_) | Effect::Stage(_) | Effect::Reopen => {
+                        unreachable!("no node asks for that yet")
+                    }
                     Effect::Reply(slot, reply) => replies.push((slot, reply)),
                 }
             }

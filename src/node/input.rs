@@ -4,7 +4,7 @@
 //! the node answers each slot exactly once with a [`Reply`], whatever happens, so nobody waits for ever.
 
 use super::stages::Stages;
-use crate::ids::{Incarnation, MemberId, Term};
+use crate::ids::{Incarnation, Index, MemberId, Term};
 use crate::machine;
 use crate::raft::{Entry, Envelope, LogRead, Persisted, Ready};
 use crate::storage::Op;
@@ -51,6 +51,19 @@ pub enum Input {
     /// The state worker has synced everything up to and including this [`StateWrite::id`].
     StateSynced {
         /// The newest [`StateWrite::id`] durable.
+        id: u64,
+    },
+    /// The state worker finished an [`Effect::ReadRecords`].
+    RecordsRead {
+        /// What was asked.
+        read: RecordsRead,
+        /// Records of the state, ascending, as they are stored, each with its first index: those that begin in the range
+        /// asked for, cut at `max_bytes` but one at least if there is one.
+        records: Vec<(Index, Bytes)>,
+    },
+    /// The state worker finished an [`Effect::Stage`] (and every one before it).
+    Staged {
+        /// The newest [`StageWrite::id`] done.
         id: u64,
     },
     /// Whether the disk has room above the free-space floor.
@@ -167,6 +180,35 @@ pub struct StateWrite {
     pub sync: bool,
 }
 
+/// A wish for records of the state database, on behalf of a member that takes them over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordsRead {
+    /// For whom.
+    pub asker: MemberId,
+    /// Its mark for the question.
+    pub context: u64,
+    /// Records that begin here or later …
+    pub from: Index,
+    /// … and below this.
+    pub below: Index,
+    /// Cut the answer at this size, but give at least one record.
+    pub max_bytes: usize,
+}
+
+/// One step of building another state database beside the one in use, executed in order of `id`.
+#[derive(Debug)]
+pub struct StageWrite {
+    /// Counts from 1 in each incarnation.
+    pub id: u64,
+    /// First: begin with an empty database, whatever was staged before.
+    pub begin: bool,
+    /// Then puts and deletes, in this order.
+    pub ops: Vec<Op>,
+    /// At last: sync it and let it take the place of the state database, atomically, from the next start on. The node
+    /// writes nothing any more to the one in use.
+    pub adopt: bool,
+}
+
 /// What a node can ask for.
 #[derive(Debug)]
 pub enum Effect {
@@ -178,6 +220,13 @@ pub enum Effect {
     Load(LogRead),
     /// Write to the state database, in order, then say [`Input::StateWritten`] (and [`Input::StateSynced`]).
     WriteState(StateWrite),
+    /// Read records of the state database, then say [`Input::RecordsRead`].
+    ReadRecords(RecordsRead),
+    /// Write to the database that is being staged, in order, then say [`Input::Staged`].
+    Stage(StageWrite),
+    /// The end of this node: everything queued for its disks is to be executed, then [`super::open`] makes the next one, of
+    /// the next incarnation, from what is there. No other effect follows.
+    Reopen,
     /// Answer.
     Reply(Slot, Reply),
 }

@@ -46,7 +46,9 @@ mod tests;
 
 pub use compactor::AutoCompaction;
 pub use elections::{Cause, Election};
-pub use input::{Effect, Input, Refused, Reply, Request, Slot, StateWrite, TimeLeft, Uncertain};
+pub use input::{
+    Effect, Input, RecordsRead, Refused, Reply, Request, Slot, StageWrite, StateWrite, TimeLeft, Uncertain,
+};
 pub use leases::LeaseCounts;
 pub use node::Node;
 pub use open::{Opened, Opening, open};

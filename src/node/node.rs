@@ -133,6 +133,7 @@ impl Node {
                     self.state.lowering = None;
                 }
             }
+            Input::RecordsRead { .. } | Input::Staged { .. } => {}
             Input::Space { low } => {
                 self.space_low = low;
                 self.raft.set_accepting(!low);
@@ -517,7 +518,7 @@ impl Node {
             return Err(Halt(format!("entry {} is not what was appended: a bit of it was flipped", entry.position)));
         }
         let command = match entry.kind {
-            EntryKind::Noop => None,
+            EntryKind::Noop | EntryKind::Configuration => None,
             EntryKind::Command => Some(&entry.data),
         };
         let outcome = self.machine.apply(entry.position, command);

@@ -149,7 +149,13 @@ fn check_applied(log: &Log, applied: Position) -> Result<(), Halt> {
 fn forgotten_vote(log: &mut LogStore, own: MemberId, mark: AckedMark) -> Result<HardState, Halt> {
     let hard_state = HardState { term: mark.term, vote: Some(own) };
     tracing::error!(term = %mark.term, "the log database lost this member's term and vote; it does not vote in that term any more");
-    let ready = Ready { seq: WriteSeq(0), hard_state: Some(hard_state), truncate_from: None, entries: Vec::new() };
+    let ready = Ready {
+        seq: WriteSeq(0),
+        hard_state: Some(hard_state),
+        compact_to: None,
+        truncate_from: None,
+        entries: Vec::new(),
+    };
     log.persist(&[ready]).map_err(|e| Halt(format!("the log database: {e}")))?;
     Ok(hard_state)
 }

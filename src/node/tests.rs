@@ -257,6 +257,7 @@ impl World {
                     self.input(id, Input::Unsent { sequence });
                 }
             }
+            Effect::ReadRecords(_) | Effect::Stage(_) | Effect::Reopen => unreachable!("no node asks for that yet"),
             Effect::Reply(slot, reply) => self.reply(id, slot.0, reply),
         }
     }

@@ -124,6 +124,7 @@ impl Raft {
             refusals,
             asks,
             answers,
+            install,
             events: _,
         } = self;
         ink.hard_state(*hard);
@@ -155,7 +156,7 @@ impl Raft {
             envelope.write(ink);
         });
         let taken = loads.is_empty() && readable.is_empty() && refusals.is_empty();
-        debug_assert!(taken && asks.is_empty() && answers.is_empty(), "a turn that is not closed");
+        debug_assert!(taken && asks.is_empty() && answers.is_empty() && install.is_none(), "a turn that is not closed");
     }
 
     /// Whether `envelope` can do nothing here, now or later, whatever else happens. `durable` is a term below which this
@@ -189,7 +190,7 @@ impl Raft {
             (Message::Forward { .. } | Message::ForwardRefused { .. }, _) => term < durable,
             (Message::Ask { .. } | Message::Answer { .. }, _) => term < durable,
             (Message::PreVote { .. } | Message::Vote { .. }, _) => false,
-            (Message::Append { .. } | Message::Heartbeat { .. }, _) => false,
+            (Message::Append { .. } | Message::Heartbeat { .. } | Message::Install { .. }, _) => false,
         }
     }
 
@@ -339,8 +340,9 @@ fn write_writes<N: Fn(MemberId) -> u64 + Copy>(writes: &Writes, ink: &mut Ink<N>
 impl Ready {
     /// Writes what would become durable.
     pub(crate) fn write<N: Fn(MemberId) -> u64 + Copy>(&self, ink: &mut Ink<N>) {
-        let Ready { seq: _, hard_state, truncate_from, entries } = self;
+        let Ready { seq: _, hard_state, compact_to, truncate_from, entries } = self;
         ink.unordered(hard_state, |ink, hard| ink.hard_state(*hard));
+        ink.index(*compact_to);
         ink.index(*truncate_from);
         ink.ordered(entries, |ink, entry| ink.position(entry.position));
     }
@@ -375,6 +377,7 @@ impl Envelope {
             Message::TimeoutNow => (13, [0; 5]),
             Message::Ask { context, question: _ } => (14, [*context, 0, 0, 0, 0]),
             Message::Answer { context, answer: _ } => (15, [*context, 0, 0, 0, 0]),
+            Message::Install { session, base } => (16, [*session, at(base), 0, 0, 0]),
         };
         ink.number(kind);
         ink.member(*from);

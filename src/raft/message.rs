@@ -23,6 +23,8 @@ pub enum EntryKind {
     Noop,
     /// A command for the machine.
     Command,
+    /// A [`Configuration`](super::quorum::Configuration), effective where it is appended, with a context for the machine.
+    Configuration,
 }
 
 /// One entry of the replicated log.
@@ -71,6 +73,7 @@ impl Entry {
         head[16] = match self.kind {
             EntryKind::Noop => 0,
             EntryKind::Command => 1,
+            EntryKind::Configuration => 2,
         };
         head[17..25].copy_from_slice(&self.id.origin.0.to_le_bytes());
         head[25..33].copy_from_slice(&self.id.incarnation.0.to_le_bytes());
@@ -172,6 +175,14 @@ pub enum Message {
         /// The last place in the follower's log that could match: at or before `prev_index`, of a term not above `prev`'s.
         hint: Position,
     },
+    /// The follower's log ends before the leader's begins: what is missing was compacted away, so it must take over a state
+    /// that reaches at least `base` (Raft §7). Asking for that state is the follower's affair, and not Raft's.
+    Install {
+        /// The session, as in appends.
+        session: u64,
+        /// The entry before the leader's first one.
+        base: Position,
+    },
     /// I lead.
     Heartbeat {
         /// The session, as in appends.
@@ -263,6 +274,7 @@ impl Message {
             Message::PreVote { .. }
             | Message::PreVoteReply { .. }
             | Message::Append { .. }
+            | Message::Install { .. }
             | Message::Appended { .. }
             | Message::Heartbeat { .. }
             | Message::HeartbeatReply { .. }

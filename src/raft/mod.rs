@@ -70,13 +70,15 @@ pub struct HardState {
     pub vote: Option<MemberId>,
 }
 
-/// What must become durable, in this order: hard state, truncation, entries.
+/// What must become durable, in this order: hard state, compaction, truncation, entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ready {
     /// Counts the writes of one life, without gaps.
     pub seq: WriteSeq,
     /// The hard state, if it changed.
     pub hard_state: Option<HardState>,
+    /// Entries up to this one may go: the state's database has what they did, durably. The last entry of the log stays.
+    pub compact_to: Option<Index>,
     /// Remove this index and everything after it, first: a leader's log says otherwise (Raft §5.3).
     pub truncate_from: Option<Index>,
     /// Contiguous; the first follows the last entry that stays.

@@ -229,6 +229,8 @@ pub struct Raft {
     pub(super) refusals: Vec<(u64, Refusal)>,
     pub(super) asks: Vec<(MemberId, u64, Bytes)>,
     pub(super) answers: Vec<(u64, Bytes)>,
+    /// The leader said that its log begins only after this entry, and this member's ends before it.
+    pub(super) install: Option<Position>,
     pub(super) events: Vec<Event>,
 }
 
@@ -265,6 +267,7 @@ impl Raft {
             refusals: Vec::new(),
             asks: Vec::new(),
             answers: Vec::new(),
+            install: None,
             events: Vec::new(),
             log,
             config,
@@ -318,7 +321,7 @@ impl Raft {
             Message::PreVote { campaign, next_term, last } => self.on_pre_vote(now, from, campaign, next_term, last),
             Message::Vote { campaign, .. } => self.send(from, Message::VoteReply { campaign, granted: false }),
             // A leader of an older term learns from any answer that it is one (etcd #8501).
-            Message::Append { .. } | Message::Heartbeat { .. } => {
+            Message::Append { .. } | Message::Install { .. } | Message::Heartbeat { .. } => {
                 let nothing = Index(0);
                 self.send(
                     from,
@@ -377,6 +380,10 @@ impl Raft {
             Message::Forward { id, data, grows } => self.on_forward(from, id, data, grows),
             Message::ForwardRefused { sequence, reason } => self.refusals.push((sequence, reason)),
             Message::TimeoutNow => self.on_timeout_now(now, from, term),
+            Message::Install { session: _, base } => {
+                self.hear_leader(now, from);
+                self.install = Some(base);
+            }
             Message::Ask { context, question } if self.is_leader() => self.asks.push((from, context, question)),
             Message::Answer { context, answer } if self.leader() == Some(from) => self.answers.push((context, answer)),
             Message::Ask { .. } | Message::Answer { .. } => {}
@@ -520,6 +527,12 @@ impl Raft {
     /// Answers of the leader to questions of this member, by context. A context may be one of long ago.
     pub fn take_answers(&mut self) -> Vec<(u64, Bytes)> {
         std::mem::take(&mut self.answers)
+    }
+
+    /// The leader's log begins after this entry, and this member's ends before it: it must take over a state that reaches
+    /// at least so far, and be opened again on that.
+    pub fn take_install(&mut self) -> Option<Position> {
+        self.install.take()
     }
 
     /// What happened since the last call.

@@ -98,7 +98,7 @@ impl Writes {
         self.unstable = last.next();
         self.on_its_way.push_back(Writing { seq, term: hard.term, last, since: now });
         let hard_state = std::mem::take(&mut self.hard_dirty).then_some(hard);
-        Some(Ready { seq, hard_state, truncate_from: self.truncate_from.take(), entries })
+        Some(Ready { seq, hard_state, compact_to: None, truncate_from: self.truncate_from.take(), entries })
     }
 
     /// All writes up to `seq` are durable. Says whether that is news: reports may pass each other.

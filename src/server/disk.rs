@@ -297,6 +297,7 @@ mod tests {
         Ready {
             seq: WriteSeq(n),
             hard_state: (n == 1).then_some(HardState { term: Term(1), vote: None }),
+            compact_to: None,
             truncate_from: None,
             entries: vec![Entry::new(position, EntryKind::Noop, RequestId::default(), Bytes::new())],
         }

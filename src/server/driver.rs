@@ -300,6 +300,7 @@ impl Turns {
             Effect::Persist(ready) => drop(self.driver.log.send(LogWork::Persist(ready))),
             Effect::Load(read) => drop(self.driver.log.send(LogWork::Load(read))),
             Effect::WriteState(write) => drop(self.driver.state.send(write)),
+            Effect::ReadRecords(_) | Effect::Stage(_) | Effect::Reopen => unreachable!("no node asks for that yet"),
             Effect::Reply(slot, reply) => {
                 if let Some(caller) = self.callers.remove(&slot) {
                     let _ = caller.send(reply);

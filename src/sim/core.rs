@@ -246,7 +246,10 @@ impl Host for Core {
                 alive.pending.retain(|_, (s, ..)| *s != slot);
                 alive.reads.retain(|_, (s, _)| *s != slot);
             }
-            Input::StateWritten { .. } | Input::StateSynced { .. } => {}
+            Input::StateWritten { .. }
+            | Input::StateSynced { .. }
+            | Input::RecordsRead { .. }
+            | Input::Staged { .. } => {}
         }
         Ok(())
     }

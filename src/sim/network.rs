@@ -50,7 +50,7 @@ fn group(message: &Message) -> Option<Group> {
         Message::PreVote { .. } | Message::PreVoteReply { .. } | Message::Vote { .. } | Message::VoteReply { .. } => {
             Some(Group::Votes)
         }
-        Message::Append { .. } => Some(Group::Appends),
+        Message::Append { .. } | Message::Install { .. } => Some(Group::Appends),
         Message::Appended { .. } | Message::Conflict { .. } | Message::HeartbeatReply { .. } => Some(Group::Answers),
         Message::Heartbeat { .. } => Some(Group::Heartbeats),
         Message::ReadIndex { .. }

@@ -475,6 +475,7 @@ impl<H: Host> World<H> {
                 self.places[node].state.push_back(write);
                 self.state_work(node);
             }
+            Effect::ReadRecords(_) | Effect::Stage(_) | Effect::Reopen => unreachable!("no node asks for that yet"),
             Effect::Reply(slot, reply) => return self.reply(node, slot, reply),
         }
         Ok(())

@@ -18,7 +18,7 @@
 //! ```text
 //! version u8 = 1
 //! count u32, prev_term u64                  how many entries; the term of the entry before the first one
-//! count ×  term u64, kind u8 (0 no-op, 1 command),
+//! count ×  term u64, kind u8 (0 no-op, 1 command, 2 configuration),
 //!          origin u64, incarnation u64, sequence u64    the request
 //!          checksum u32                     the entry's own, made by the leader
 //!          len u32, data
@@ -442,6 +442,7 @@ impl Packing {
         self.bytes.put_u8(match entry.kind {
             EntryKind::Noop => 0,
             EntryKind::Command => 1,
+            EntryKind::Configuration => 2,
         });
         self.bytes.put_u64_le(entry.id.origin.0);
         self.bytes.put_u64_le(entry.id.incarnation.0);
@@ -492,6 +493,7 @@ impl Record {
             let kind = match value.get_u8() {
                 0 => EntryKind::Noop,
                 1 => EntryKind::Command,
+                2 => EntryKind::Configuration,
                 kind => return Err(format!("entry {index} is of unknown kind {kind}")),
             };
             let id = RequestId {

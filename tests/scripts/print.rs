@@ -1,7 +1,10 @@
 //! How what happens is written down: short, in fixed columns, the same for all scripts.
 
+use quorate::ids::MemberId;
+use quorate::raft::quorum::{Configuration, Promotion};
 use quorate::raft::{Entry, EntryKind, Envelope, Event, Message, Raft, Ready, Role};
 use quorate::time::{Duration, Time};
+use std::collections::BTreeSet;
 
 /// Campaigns and contexts count within a life, and carry its number above bit 32.
 fn in_life(number: u64) -> String {
@@ -16,9 +19,26 @@ fn yes(granted: bool) -> &'static str {
 pub fn entry(entry: &Entry) -> String {
     match entry.kind {
         EntryKind::Noop => entry.position.to_string(),
+        EntryKind::Configuration => {
+            let decoded = Configuration::decode(&entry.data);
+            format!("{} ({})", entry.position, decoded.map_or("malformed".into(), |(c, _)| configuration(&c)))
+        }
         EntryKind::Command if entry.data.len() > 20 => format!("{} {}B", entry.position, entry.data.len()),
         EntryKind::Command => format!("{} {}", entry.position, String::from_utf8_lossy(&entry.data)).trim().into(),
     }
+}
+
+/// `1,2,3|1,2 learn 4+`: voters now, those before in a joint configuration; `+` is a learner that becomes a voter by itself.
+pub fn configuration(c: &Configuration) -> String {
+    let ids = |set: &BTreeSet<MemberId>| set.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let mut out = ids(c.incoming());
+    if c.is_joint() {
+        out += &format!("|{}", ids(c.outgoing()));
+    }
+    for (id, promotion) in c.learners() {
+        out += &format!(" learn {id}{}", if *promotion == Promotion::WhenCaughtUp { "+" } else { "" });
+    }
+    out
 }
 
 /// `[1@1, 2@1 x]`; long runs by their ends.
@@ -36,6 +56,7 @@ pub fn ready(ready: &Ready) -> String {
         let vote = hard.vote.map_or("–".into(), |v| format!("n{v}"));
         parts.push(format!("term={} vote={vote}", hard.term));
     }
+    parts.extend(ready.compact_to.map(|to| format!("forget≤{to}")));
     parts.extend(ready.truncate_from.map(|from| format!("cut≥{from}")));
     if !ready.entries.is_empty() {
         parts.push(entries(&ready.entries));
@@ -50,6 +71,7 @@ pub fn kind(message: &Message) -> &'static str {
         Message::Vote { .. } => "Vote",
         Message::VoteReply { .. } => "VoteReply",
         Message::Append { .. } => "Append",
+        Message::Install { .. } => "Install",
         Message::Appended { .. } => "Appended",
         Message::Conflict { .. } => "Conflict",
         Message::Heartbeat { .. } => "Heartbeat",
@@ -80,6 +102,7 @@ pub fn message(arrow: &str, e: &Envelope) -> String {
         Message::Append { session, sequence, prev, commit, entries: list } => {
             format!("s{session}#{sequence} after {prev} {} commit={commit}", entries(list))
         }
+        Message::Install { session, base } => format!("s{session} base={base}"),
         Message::Appended { session, matched } => format!("s{session} matched={matched}"),
         Message::Conflict { session, prev_index, hint } => format!("s{session} at {prev_index}, try {hint}"),
         Message::Heartbeat { session, sequence, commit, round } => {

@@ -5,7 +5,7 @@ use crate::ids::Index;
 use crate::raft::{Envelope, Message, Ready};
 
 /// The kinds of messages.
-pub const KINDS: [&str; 16] = [
+pub const KINDS: [&str; 17] = [
     "PreVote",
     "PreVoteReply",
     "Vote",
@@ -22,6 +22,7 @@ pub const KINDS: [&str; 16] = [
     "TimeoutNow",
     "Ask",
     "Answer",
+    "Install",
 ];
 
 /// The roles, in the order of [`crate::raft::Role`].
@@ -46,6 +47,7 @@ pub(super) fn kind(message: &Message) -> usize {
         Message::TimeoutNow => 13,
         Message::Ask { .. } => 14,
         Message::Answer { .. } => 15,
+        Message::Install { .. } => 16,
     }
 }
 

@@ -12,7 +12,7 @@ fn entry(index: u64, term: u64, data: impl Into<Bytes>) -> Entry {
 }
 
 fn ready(seq: u64) -> Ready {
-    Ready { seq: WriteSeq(seq), hard_state: None, truncate_from: None, entries: Vec::new() }
+    Ready { seq: WriteSeq(seq), hard_state: None, compact_to: None, truncate_from: None, entries: Vec::new() }
 }
 
 fn term(term: u64) -> Option<HardState> {
