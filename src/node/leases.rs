@@ -36,8 +36,8 @@ use crate::machine::{LeaseChange, LeaseTime};
 use crate::proto::etcdserverpb::LeaseCheckpoint;
 use crate::proto::quorate as own;
 use crate::time::{Duration, Time};
-use bytes::Bytes;
 use own::command::Op;
+use own::{leader_answer::Answer, leader_question::Question};
 use prost::Message as _;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -284,40 +284,36 @@ fn decode_time(time: &own::LeaseTime) -> Option<TimeLeft> {
 }
 
 impl Node {
-    /// The leases' part of a turn before its messages leave: hears what has arrived, asks, and proposes what is due.
-    pub(super) fn lease_questions(&mut self, now: Time) {
+    /// Notices another leadership. Before anything is heard in a turn: what it says is for the new one.
+    pub(super) fn note_lessor(&mut self) {
         let leadership = self.raft.leader().map(|leader| (self.raft.term(), leader));
         if self.leases.leadership != leadership {
             for mark in self.leases.start_over(leadership) {
                 self.raft.forget_read(mark);
             }
         }
-        let (asks, answers) = (self.raft.take_asks(), self.raft.take_answers());
+    }
+
+    /// The leases' part of a turn before its messages leave, when what has arrived is heard: asks, and proposes what is due.
+    pub(super) fn lease_questions(&mut self, now: Time) {
         if self.raft.is_leader() {
-            asks.into_iter().for_each(|(peer, context, question)| self.gather(peer, context, question));
             self.begin_lease_round(now);
             self.propose_lease_work(now);
-        } else if leadership.is_some() {
-            for (context, answer) in answers {
-                match own::LeaseAnswer::decode(answer) {
-                    Ok(answer) => self.leases.answered(context, &answer, &mut self.replies),
-                    Err(error) => tracing::error!(%error, "the leader's answer about leases can't be read"),
-                }
-            }
-            self.ask_leader(now);
+        } else if self.leases.leadership.is_some() {
+            self.ask_lessor(now);
         }
     }
 
     /// Leader: what a peer's callers want.
-    fn gather(&mut self, peer: MemberId, context: u64, question: Bytes) {
-        match own::LeaseQuestion::decode(question) {
-            Ok(question) => {
-                let keep = question.keep_alive.into_iter().map(Wish::KeepAlive);
-                let tell = question.time_to_live.into_iter().map(Wish::TimeToLive);
-                self.leases.gathered.extend(keep.chain(tell).map(|wish| (wish, Asker::Peer(peer, context))));
-            }
-            Err(error) => tracing::error!(%peer, %error, "a question about leases can't be read"),
-        }
+    pub(super) fn lease_question(&mut self, peer: MemberId, context: u64, question: own::LeaseQuestion) {
+        let keep = question.keep_alive.into_iter().map(Wish::KeepAlive);
+        let tell = question.time_to_live.into_iter().map(Wish::TimeToLive);
+        self.leases.gathered.extend(keep.chain(tell).map(|wish| (wish, Asker::Peer(peer, context))));
+    }
+
+    /// Follower: the leader says something about leases.
+    pub(super) fn lease_answer(&mut self, context: u64, answer: &own::LeaseAnswer) {
+        self.leases.answered(context, answer, &mut self.replies);
     }
 
     /// Leader: a round for everything that has come since the last one.
@@ -366,7 +362,7 @@ impl Node {
     }
 
     /// Follower: tells the leader what its callers want; again, if nothing came for some heartbeats.
-    fn ask_leader(&mut self, now: Time) {
+    fn ask_lessor(&mut self, now: Time) {
         let again_at = now + self.config.heartbeat_interval.max(Duration::from_millis(1)) * 2;
         let leases = &mut self.leases;
         let mut due = Vec::new();
@@ -390,7 +386,7 @@ impl Node {
             }
             !asked.wishes.is_empty()
         });
-        due.into_iter().for_each(|(context, question)| self.raft.ask(context, question));
+        due.into_iter().for_each(|(context, question)| self.ask_leader(context, Question::Lease(question)));
     }
 
     /// The leases' part of a turn after entries were applied and read rounds confirmed: answers what can be answered.
@@ -405,7 +401,7 @@ impl Node {
             leases.decide(now, wish, asker, &mut self.replies);
         }
         for ((peer, context), answer) in std::mem::take(&mut leases.answers) {
-            self.raft.answer(peer, context, answer.encode_to_vec().into());
+            self.answer_peer(peer, context, Answer::Lease(answer));
         }
     }
 
@@ -447,7 +443,7 @@ impl Node {
     }
 }
 
-fn question<'a>(wishes: impl Iterator<Item = &'a Wish>) -> Bytes {
+fn question<'a>(wishes: impl Iterator<Item = &'a Wish>) -> own::LeaseQuestion {
     let mut question = own::LeaseQuestion::default();
     for wish in wishes {
         match wish {
@@ -455,5 +451,5 @@ fn question<'a>(wishes: impl Iterator<Item = &'a Wish>) -> Bytes {
             Wish::TimeToLive(id) => question.time_to_live.push(*id),
         }
     }
-    question.encode_to_vec().into()
+    question
 }

@@ -38,6 +38,7 @@ mod lessor;
 mod node;
 mod open;
 mod proposals;
+mod questions;
 mod reads;
 mod space;
 mod stages;

@@ -164,6 +164,8 @@ impl Node {
             self.publish(now)?;
             self.keep_space(now);
         }
+        self.note_lessor();
+        self.hear_questions(now);
         self.lease_questions(now);
         self.raft.flush(now);
         for event in self.raft.take_events() {

@@ -549,8 +549,9 @@ fn answers_to_other_questions_are_not_heard() {
     });
     let context = context.expect("the leader is asked");
     let time = |id| vec![own::LeaseTime { id, granted_ttl: 60, left_ms: 60_000 }];
-    let kept = |id| own::LeaseAnswer { kept_alive: time(id), time_to_live: vec![] }.encode_to_vec().into();
-    let told = own::LeaseAnswer { kept_alive: vec![], time_to_live: time(7) }.encode_to_vec().into();
+    let answer = |answer| own::LeaderAnswer { answer: Some(own::leader_answer::Answer::Lease(answer)) };
+    let kept = |id| answer(own::LeaseAnswer { kept_alive: time(id), time_to_live: vec![] }).encode_to_vec().into();
+    let told = answer(own::LeaseAnswer { kept_alive: vec![], time_to_live: time(7) }).encode_to_vec().into();
     let garbage = Bytes::from_static(b"\xff\xff");
     for (context, answer) in
         [(context - 1, kept(7)), (context + 1, kept(7)), (context, kept(8)), (context, told), (context, garbage)]
