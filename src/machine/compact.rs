@@ -9,9 +9,9 @@
 //! - **Records.** The dirty records, the lowest first, are read, rewritten without what is dead, and written over, as part of
 //!   the state's ordinary writes. A record with nothing left becomes a husk, and a husk swallows the husks that follow it.
 //!
-//! Members, leases, alarms and the mark have no history. An effect on one of them is dead when a later one has replaced it
-//! ([`Litter`] knows the newest of each), and one that only undoes (a lease is gone, an alarm is cleared) is dead from the
-//! start. They are swept along.
+//! Members, leases, alarms, the configuration and the mark have no history. An effect on one of them is dead when a later one
+//! has replaced it ([`Litter`] knows the newest of each), and one that only undoes (a lease is gone, an alarm is cleared) is
+//! dead from the start. They are swept along. That a member is gone is never dead: its id must never come again.
 //!
 //! # Why the lowest first
 //!
@@ -63,6 +63,8 @@ pub enum Thing {
     Member(MemberId),
     /// An alarm of a member's.
     Alarm(MemberId, i32),
+    /// Who votes and who learns.
+    Configuration,
     /// The oldest readable revision.
     Mark,
 }
@@ -90,6 +92,11 @@ impl Litter {
         self.dirty.insert(record);
     }
 
+    /// The thing is not there any more, which is said by something that stays.
+    pub fn ended(&mut self, thing: Thing) {
+        self.dirty.extend(self.newest.remove(&thing));
+    }
+
     /// A husk was found at recovery. One that follows another is dirty, so that it will be swallowed.
     pub fn husk(&mut self, header: Header) {
         if self.before(header.first).is_some() {
@@ -114,6 +121,8 @@ fn lives(state: &State, effect: &Effect<'_>, record: LogIndex, ordinal: u32) -> 
         Effect::Lease { id, .. } => is_newest(Thing::Lease(id)),
         Effect::Member(bytes) => record::decode_member(bytes).is_some_and(|member| is_newest(Thing::Member(member.id))),
         Effect::Compacted { .. } => is_newest(Thing::Mark),
+        Effect::Configuration(_) => is_newest(Thing::Configuration),
+        Effect::MemberGone { .. } => true,
         Effect::LeaseGone { .. } | Effect::Alarm { raised: Raised::Not, .. } | Effect::Applied(_) => false,
         Effect::Alarm { member, alarm, .. } => is_newest(Thing::Alarm(member, alarm)),
     }

@@ -27,16 +27,16 @@
 //! # Rooms
 //!
 //! `check` (a request's shape), `kv`, `txn` and `lease` (commands), `range` (reads), `stream` (reads piece by
-//! piece), `snapshot` (all of it, to be kept elsewhere), `budget` (what reads may hold), `history` (what happened, for watchers), `member` (members and alarms), `record`
+//! piece), `snapshot` (all of it, to be kept elsewhere), `budget` (what reads may hold), `history` (what happened, for watchers), `member` (who belongs to the cluster; alarms), `record`
 //! (bytes and digest), `index` (keys and versions), `compact` (what nobody may read any more goes), `space` (who owns it),
 //! `hash` (are members alike), `state` (what writer and readers share), `view` (the readers' door).
 //!
 //! # What is left out
 //!
-//! Auth, restoring a snapshot, changes of membership: each will be more effects through the same door. When a lease is over is not
+//! Auth, restoring a snapshot: each will be more effects through the same door. When a lease is over is not
 //! known here: somebody with a clock says so, in a command.
 
-use crate::ids::{Index, MemberId, Position, Revision};
+use crate::ids::{Index, Position, Revision};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::request_op::Request;
 use crate::proto::etcdserverpb::response_op::Response as OpResponse;
@@ -81,6 +81,7 @@ mod tests;
 pub use hash::KvHash;
 pub use history::{Event, History};
 pub use lease::{Lease, LeaseChange, LeaseTime};
+pub use member::{Content, Member, Membership, Standing};
 pub use snapshot::{Contents, Damage, Head, Item, Portion, Snapshot, SnapshotReader};
 pub use space::Holding;
 pub use stream::{RangeStream, Step};
@@ -101,7 +102,7 @@ pub enum Response {
     LeaseRevoke(pb::LeaseRevokeResponse),
     /// To a compaction.
     Compact(pb::CompactionResponse),
-    /// To commands that have nothing to say (publish, alarm, checkpoint).
+    /// To commands that have nothing to say (publish, alarm, checkpoint, a member's URLs).
     Done,
 }
 
@@ -129,6 +130,10 @@ pub enum Error {
     LeaseNotFound,
     /// There is such a lease already.
     LeaseExists,
+    /// No such member.
+    MemberNotFound,
+    /// Another member has one of these peer URLs.
+    PeerUrlsExist,
     /// The revision asked for is compacted away.
     Compacted {
         /// The oldest readable revision.
@@ -165,21 +170,6 @@ impl Error {
             other => other,
         }
     }
-}
-
-/// A member, as the replicated state knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Its id.
-    pub id: MemberId,
-    /// Its name; empty until it has published one.
-    pub name: String,
-    /// Where peers reach it.
-    pub peer_urls: Vec<String>,
-    /// Where clients reach it; empty until it has published.
-    pub client_urls: Vec<String>,
-    /// Its disk, once seen.
-    pub disk: Option<crate::ids::DiskId>,
 }
 
 /// The replicated state. See the module's essay.
@@ -278,29 +268,32 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Applies the entry at `position`, which follows the last one applied. `command` is an encoded
-    /// `proto::quorate::Command`; `None` is an entry without one (a no-op), which moves the position only.
+    /// Applies the entry at `position`, which follows the last one applied.
     ///
     /// # Errors
     /// The caller's mistake (nothing changed but the position), or `Error::Disk`: halt.
     ///
     /// # Panics
     /// If the position does not follow.
-    pub fn apply(&mut self, position: Position, command: Option<&Bytes>) -> Result<Response, Error> {
+    pub fn apply(&mut self, position: Position, content: Content<'_>) -> Result<Response, Error> {
         let applied = self.applied;
         assert!(
             position.index == applied.index.next() && position.term >= applied.term,
             "entry {position} does not follow {applied}"
         );
-        let size = command.map_or(0, Bytes::len);
+        let size = content.size();
         if self.record.last().is_some() && self.record.len() + size > record::RECORD_CAP {
             self.close(position.index);
         }
         let shared = Arc::clone(&self.shared);
         let mut whole = shared.whole();
-        let outcome = match command {
-            None => Ok(Response::Done),
-            Some(command) => self.carry_out(position, decode(position, command)?),
+        let outcome = match content {
+            Content::Nothing => Ok(Response::Done),
+            Content::Command(command) => self.carry_out(position, decode(position, command)?),
+            Content::Membership(membership) => {
+                self.change_membership(membership);
+                Ok(Response::Done)
+            }
         };
         if let Err(Error::Disk(_)) = outcome {
             return outcome;
@@ -330,6 +323,7 @@ impl Machine {
                 self.publish_member(&publish);
                 Ok(Response::Done)
             }
+            command::Op::UpdateMember(update) => self.update_member(&update).map(|()| Response::Done),
             command::Op::Alarm(alarm) => {
                 self.set_alarm(&alarm);
                 Ok(Response::Done)
@@ -541,6 +535,8 @@ impl Rebuilt {
                     *gap = header.rewritten;
                 }
                 Effect::Member(_)
+                | Effect::MemberGone { .. }
+                | Effect::Configuration(_)
                 | Effect::Alarm { .. }
                 | Effect::Lease { .. }
                 | Effect::LeaseGone { .. }

@@ -6,10 +6,12 @@
 use super::index::VERSION_BYTES;
 use super::tests::{Store, founders, insert};
 use super::*;
-use crate::ids::Term;
+use crate::ids::{DiskId, MemberId, Term};
 use crate::proto::etcdserverpb::{Compare, PutRequest, RangeRequest, TxnRequest, TxnResponse, compare::TargetUnion};
 use crate::proto::mvccpb::KeyValue;
-use crate::proto::quorate::{CheckpointLeases, Compact, GrantLease, PublishMember, RevokeLease, SetAlarm};
+use crate::proto::quorate::{
+    CheckpointLeases, Compact, GrantLease, PublishMember, RevokeLease, SetAlarm, UpdateMember,
+};
 use crate::storage::memory::MemoryEngine;
 use proptest::collection::vec;
 use proptest::option::of;
@@ -18,10 +20,32 @@ use std::collections::BTreeMap;
 
 type Pairs = BTreeMap<Bytes, KeyValue>;
 
+/// What an entry holds.
+#[derive(Clone, Debug)]
+enum Act {
+    Command(command::Op),
+    Membership(Membership),
+}
+
+impl Store {
+    fn act(&mut self, act: Act) -> Result<Response, Error> {
+        match act {
+            Act::Command(op) => self.apply(op),
+            Act::Membership(membership) => {
+                self.reconfigure(&membership);
+                Ok(Response::Done)
+            }
+        }
+    }
+}
+
 /// `history[r]` is the store as of revision r.
 #[derive(Clone)]
 struct Model {
     history: Vec<Pairs>,
+    members: BTreeMap<MemberId, Member>,
+    gone: Vec<MemberId>,
+    configuration: Bytes,
     /// Granted time and what is left of it; the keys are those that name the lease.
     leases: BTreeMap<i64, LeaseTime>,
     full: bool,
@@ -246,7 +270,69 @@ fn has_put(txn: &TxnRequest) -> bool {
 
 impl Model {
     fn new() -> Model {
-        Model { history: vec![Pairs::new(); 2], leases: BTreeMap::new(), full: false, compacted: -1 }
+        Model {
+            history: vec![Pairs::new(); 2],
+            members: founders().into_iter().map(|member| (member.id, member)).collect(),
+            gone: Vec::new(),
+            configuration: Bytes::new(),
+            leases: BTreeMap::new(),
+            full: false,
+            compacted: -1,
+        }
+    }
+
+    fn act(&mut self, at: Index, act: &Act) -> Result<Response, Error> {
+        match act {
+            Act::Command(op) => self.apply(at, op),
+            Act::Membership(membership) => {
+                self.reconfigure(membership);
+                Ok(Response::Done)
+            }
+        }
+    }
+
+    fn reconfigure(&mut self, membership: &Membership) {
+        self.configuration = membership.bytes.clone();
+        let (stay, go): (Vec<Member>, Vec<Member>) =
+            self.members.values().cloned().partition(|member| membership.members.contains_key(&member.id));
+        self.gone.extend(go.into_iter().map(|member| member.id));
+        self.members = stay.into_iter().map(|member| (member.id, member)).collect();
+        for (id, standing) in &membership.members {
+            if !self.gone.contains(id) {
+                let peer_urls = membership.peer_urls.get(id).cloned().unwrap_or_default();
+                let member = self.members.entry(*id).or_insert(Member { id: *id, peer_urls, ..Member::default() });
+                member.standing = *standing;
+            }
+        }
+    }
+
+    fn publish(&mut self, r: &PublishMember) {
+        let known = self.members.get_mut(&MemberId(r.member_id));
+        if let Some(member) = known.filter(|member| member.disk.is_none_or(|disk| disk.0 == r.disk_id)) {
+            member.disk = Some(DiskId(r.disk_id));
+            (member.name, member.client_urls) = (r.name.clone(), r.client_urls.clone());
+        }
+    }
+
+    fn update(&mut self, r: &UpdateMember) -> Result<Response, Error> {
+        let id = MemberId(r.member_id);
+        let holds = |member: &Member| member.peer_urls.iter().any(|url| r.peer_urls.contains(url));
+        let taken = self.members.values().any(|member| member.id != id && holds(member));
+        let member = self.members.get_mut(&id).ok_or(Error::MemberNotFound)?;
+        if taken {
+            return Err(Error::PeerUrlsExist);
+        }
+        member.peer_urls = r.peer_urls.clone();
+        Ok(Response::Done)
+    }
+
+    /// What the machine says of members must be what this says.
+    fn agrees_on_members(&self, machine: &Machine) {
+        let view = machine.view();
+        assert_eq!(view.members(), self.members.values().cloned().collect::<Vec<_>>());
+        assert_eq!(view.configuration(), self.configuration);
+        let gone: Vec<bool> = (0..6).map(|id| view.is_gone(MemberId(id))).collect();
+        assert_eq!(gone, (0..6).map(|id| self.gone.contains(&MemberId(id))).collect::<Vec<_>>());
     }
 
     fn now(&self) -> Work<'_> {
@@ -268,6 +354,11 @@ impl Model {
     }
 
     fn apply(&mut self, at: Index, op: &command::Op) -> Result<Response, Error> {
+        match op {
+            command::Op::Publish(r) => self.publish(r),
+            command::Op::UpdateMember(r) => return self.update(r),
+            _ => {}
+        }
         let mut work = self.now();
         let response = match op {
             command::Op::Put(_) if self.full => Err(Error::NoSpace),
@@ -294,6 +385,7 @@ impl Model {
             command::Op::Compact(r) if r.revision > work.revision() => Err(Error::FutureRevision),
             command::Op::Compact(_) => Ok(Response::Compact(pb::CompactionResponse { header: work.header() })),
             command::Op::CheckpointLeases(_) | command::Op::Publish(_) | command::Op::Alarm(_) => Ok(Response::Done),
+            command::Op::UpdateMember(_) => unreachable!("it has its answer already"),
         };
         let changed = work.changed.take();
         self.history.extend(changed);
@@ -481,6 +573,8 @@ fn some_command() -> impl Strategy<Value = command::Op> {
             let (name, client_urls) = (format!("n{disk_id}"), vec![format!("http://c{disk_id}")]);
             command::Op::Publish(PublishMember { member_id, name, client_urls, disk_id })
         }),
+        1 => (0..5u64, vec((0..4u64).prop_map(|n| format!("http://n{n}:2380")), 0..3))
+            .prop_map(|(member_id, peer_urls)| command::Op::UpdateMember(UpdateMember { member_id, peer_urls })),
         1 => (0..4i32, prop::bool::weighted(0.2))
             .prop_map(|(alarm, active)| command::Op::Alarm(SetAlarm { member_id: 1, alarm, active, by_itself: false })),
         2 => (-1..30i64).prop_map(|revision| command::Op::Compact(Compact { revision })),
@@ -494,9 +588,25 @@ fn some_command() -> impl Strategy<Value = command::Op> {
     ]
 }
 
+fn some_membership() -> impl Strategy<Value = Membership> {
+    let standing = prop::sample::select(vec![Standing::Voter, Standing::Learner, Standing::Joining]);
+    let members = prop::collection::btree_map((1..6u64).prop_map(MemberId), standing, 1..5);
+    let urls = vec((0..4u64).prop_map(|n| format!("http://n{n}:2380")), 1..3);
+    let peer_urls = prop::collection::btree_map((1..6u64).prop_map(MemberId), urls, 0..3);
+    (members, peer_urls, vec(any::<u8>(), 0..4)).prop_map(|(members, peer_urls, bytes)| Membership {
+        bytes: bytes.into(),
+        members,
+        peer_urls,
+    })
+}
+
+fn some_act() -> impl Strategy<Value = Act> {
+    prop_oneof![16 => some_command().prop_map(Act::Command), 1 => some_membership().prop_map(Act::Membership)]
+}
+
 #[derive(Clone, Debug)]
 enum Step {
-    Apply(command::Op),
+    Apply(Act),
     Noop,
     Range(RangeRequest),
     Txn(TxnRequest),
@@ -511,7 +621,7 @@ enum Step {
 
 fn some_step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        10 => some_command().prop_map(Step::Apply),
+        10 => some_act().prop_map(Step::Apply),
         1 => Just(Step::Noop),
         6 => some_range().prop_map(Step::Range),
         3 => some_txn(false).prop_map(Step::Txn),
@@ -581,7 +691,7 @@ impl Lagging {
 
 fn noop(machine: &mut Machine) {
     let index = machine.applied().index.next();
-    assert_eq!(machine.apply(Position { index, term: Term(1) }, None), Ok(Response::Done));
+    assert_eq!(machine.apply(Position { index, term: Term(1) }, Content::Nothing), Ok(Response::Done));
 }
 
 /// The whole store as of every revision that may be read, through ranges.
@@ -649,9 +759,9 @@ proptest! {
         for step in steps {
             let view = disk.store.machine.view();
             match step {
-                Step::Apply(op) => {
+                Step::Apply(act) => {
                     let at = disk.store.machine.applied().index.next();
-                    prop_assert_eq!(disk.store.apply(op.clone()), model.apply(at, &op), "{:?}", op);
+                    prop_assert_eq!(disk.store.act(act.clone()), model.act(at, &act), "{:?}", act);
                 }
                 Step::Noop => noop(&mut disk.store.machine),
                 Step::Range(r) => prop_assert_eq!(view.range(&r), model.now().range(&r), "{:?}", r),
@@ -671,6 +781,7 @@ proptest! {
             let live: usize = model.now().pairs().values().map(|kv| kv.key.len() + kv.value.len() + VERSION_BYTES as usize).sum();
             prop_assert_eq!(disk.store.machine.view().live_bytes(), live as u64);
             prop_assert_eq!(leases(&disk.store.machine), model.shown_leases());
+            model.agrees_on_members(&disk.store.machine);
         }
         let oldest = model.oldest().max(2);
         for sweep in [false, true] {
@@ -682,6 +793,7 @@ proptest! {
             // What was swept from memory, and nothing else, was swept from the disk.
             prop_assert!(!sweep || disk.store.machine.view().held_bytes() == held);
             prop_assert_eq!(leases(&disk.store.machine), model.shown_leases());
+            model.agrees_on_members(&disk.store.machine);
             prop_assert_eq!(told(&disk.store.machine, &model, oldest, 100), model.changes(oldest));
             prop_assert_eq!(everything(&disk.store.machine), model.everything());
         }
@@ -692,12 +804,12 @@ proptest! {
     /// Two members with different disks give the same answers and digests.
     #[test]
     fn the_digest_does_not_depend_on_when_runs_are_sealed(
-        commands in vec((some_command(), 0..6u8), 1..30),
+        commands in vec((some_act(), 0..6u8), 1..30),
     ) {
         let mut one = Lagging { store: Store::new(), sealed: Vec::new() };
         let mut other = Store::new();
         for (command, disk) in commands {
-            prop_assert_eq!(one.store.apply(command.clone()), other.apply(command));
+            prop_assert_eq!(one.store.act(command.clone()), other.act(command));
             match disk {
                 0 => one.seal(),
                 1 => one.written(),
@@ -712,13 +824,13 @@ proptest! {
     /// A crash keeps any prefix of the writes. What is found is a state that was, and the log leads on from there to the
     /// same answers and the same digest, however runs are sealed this time.
     #[test]
-    fn every_crash_leads_back(commands in vec((some_command(), 0..4usize, any::<bool>()), 1..25)) {
+    fn every_crash_leads_back(commands in vec((some_act(), 0..4usize, any::<bool>()), 1..25)) {
         let (mut first, mut model) = (Store::new(), Model::new());
         let mut writes = Vec::new();
         let mut past = vec![(None, first.machine.digest())];
         for (at, (command, sweeps, _)) in commands.iter().enumerate() {
-            let answer = first.apply(command.clone());
-            prop_assert_eq!(&answer, &model.apply(Index(at as u64 + 1), command));
+            let answer = first.act(command.clone());
+            prop_assert_eq!(&answer, &model.act(Index(at as u64 + 1), command));
             past.push((Some(answer), first.machine.digest()));
             if *sweeps > 0 || at + 1 == commands.len() {
                 writes.extend(first.write());
@@ -738,7 +850,7 @@ proptest! {
             let applied = again.machine.applied().index.0 as usize;
             prop_assert_eq!(again.machine.digest(), past[applied].1);
             for (at, (command, _, seals)) in commands.iter().enumerate().skip(applied) {
-                prop_assert_eq!(Some(again.apply(command.clone())), past[at + 1].0.clone());
+                prop_assert_eq!(Some(again.act(command.clone())), past[at + 1].0.clone());
                 prop_assert_eq!(again.machine.digest(), past[at + 1].1);
                 if *seals {
                     again.write();
@@ -747,7 +859,7 @@ proptest! {
             }
             prop_assert_eq!(everything(&again.machine), model.everything());
             prop_assert_eq!(told(&again.machine, &model, oldest, 1000), model.changes(oldest));
-            prop_assert_eq!(again.machine.members(), first.machine.members());
+            model.agrees_on_members(&again.machine);
             again.write();
             while again.machine.is_sweeping() {
                 again.sweep();
@@ -757,7 +869,7 @@ proptest! {
             prop_assert_eq!(everything(&reopened.machine), model.everything());
             prop_assert_eq!(told(&reopened.machine, &model, oldest, 1000), model.changes(oldest));
             prop_assert_eq!(leases(&reopened.machine), model.shown_leases());
-            prop_assert_eq!(reopened.machine.members(), first.machine.members());
+            model.agrees_on_members(&reopened.machine);
             prop_assert_eq!(reopened.machine.view().alarms(), first.machine.view().alarms());
             prop_assert_eq!(reopened.machine.view().held_bytes(), again.machine.view().held_bytes());
         }

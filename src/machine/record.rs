@@ -33,7 +33,7 @@
 //!
 //! May not know: what an effect means to the index. Left out: compression.
 
-use super::Member;
+use super::member::{Member, Standing};
 use crate::checksum::{crc, crc_append};
 use crate::ids::{DiskId, Index, MemberId, Position, Term};
 use crate::rng::mix;
@@ -98,6 +98,13 @@ pub enum Effect<'a> {
     Compacted {
         /// The oldest readable revision.
         revision: i64,
+    },
+    /// Who votes and who learns is now this: bytes that the machine keeps for others.
+    Configuration(&'a [u8]),
+    /// A member has been removed. Its id never comes again.
+    MemberGone {
+        /// Which.
+        id: MemberId,
     },
 }
 
@@ -288,6 +295,14 @@ impl<'a> Effect<'a> {
                 out.push(8);
                 out.extend_from_slice(&revision.to_le_bytes());
             }
+            Effect::Configuration(configuration) => {
+                out.push(9);
+                out.extend_from_slice(configuration);
+            }
+            Effect::MemberGone { id } => {
+                out.push(10);
+                out.extend_from_slice(&id.0.to_le_bytes());
+            }
         }
     }
 
@@ -316,6 +331,8 @@ impl<'a> Effect<'a> {
             }
             7 => Effect::LeaseGone { id: input.i64()? },
             8 => Effect::Compacted { revision: input.i64()? },
+            9 => Effect::Configuration(input.rest()),
+            10 => Effect::MemberGone { id: MemberId(input.u64()?) },
             _ => return None,
         };
         input.0.is_empty().then_some(effect)
@@ -326,7 +343,8 @@ impl<'a> Effect<'a> {
 pub fn encode_member(member: &Member) -> Vec<u8> {
     let mut out = Vec::new();
     out.extend_from_slice(&member.id.0.to_le_bytes());
-    out.push(u8::from(member.disk.is_some()));
+    // The first bit says whether the disk is known, the next two how the member stands.
+    out.push(u8::from(member.disk.is_some()) | (member.standing as u8) << 1);
     out.extend_from_slice(&member.disk.unwrap_or_default().0.to_le_bytes());
     let mut text = |s: &str| {
         out.extend_from_slice(&to_u32(s.len()).to_le_bytes());
@@ -344,12 +362,14 @@ pub fn encode_member(member: &Member) -> Vec<u8> {
 pub fn decode_member(bytes: &[u8]) -> Option<Member> {
     let mut input = Cursor(bytes);
     let id = MemberId(input.u64()?);
-    let seen = input.u8()? != 0;
+    let flags = input.u8()?;
+    let standing = Standing::ALL.into_iter().nth(usize::from(flags >> 1))?;
     let disk = DiskId(input.u64()?);
     let name = input.text()?;
     let mut urls = || (0..input.text()?.parse::<u32>().ok()?).map(|_| input.text()).collect::<Option<Vec<_>>>();
     let (peer_urls, client_urls) = (urls()?, urls()?);
-    input.0.is_empty().then_some(Member { id, name, peer_urls, client_urls, disk: seen.then_some(disk) })
+    let disk = (flags & 1 != 0).then_some(disk);
+    input.0.is_empty().then_some(Member { id, name, peer_urls, client_urls, disk, standing })
 }
 
 /// What is left to read of some bytes. Each number is little endian; `None`: there is not enough left.
@@ -615,6 +635,8 @@ mod tests {
             Effect::Lease { id: i64::MIN, ttl: 60, remaining: -7, granted: Index(u64::MAX) },
             Effect::LeaseGone { id: i64::MAX },
             Effect::Compacted { revision: 77 },
+            Effect::Configuration(b"who votes"),
+            Effect::MemberGone { id: MemberId(u64::MAX) },
             Effect::Applied(Position { index: Index(9), term: Term(4) }),
         ]
     }
@@ -622,7 +644,7 @@ mod tests {
     fn record() -> (Bytes, Digest) {
         let (mut builder, mut digest) = (Builder::new(Index(8)), Digest::START);
         let ordinals: Vec<u32> = effects().iter().map(|effect| builder.push(effect, &mut digest)).collect();
-        assert_eq!(ordinals, [0, 0, 0, 1, 0, 0, 0, 0, 0]);
+        assert_eq!(ordinals, [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
         (Bytes::from(builder.close(digest)), digest)
     }
 
@@ -699,7 +721,7 @@ mod tests {
             _ => false,
         };
         let rewritten = rewrite(&record, keeps_the_last_put).unwrap();
-        assert_eq!((rewritten.dropped, rewritten.first_before, rewritten.first_after), (5, Some(2), Some(7)));
+        assert_eq!((rewritten.dropped, rewritten.first_before, rewritten.first_after), (7, Some(2), Some(7)));
         let bytes = Bytes::from(rewritten.bytes.unwrap());
         assert_eq!(value(&bytes, 1, b"key", i64::MAX), Ok(Bytes::from_static(b"value")), "its ordinal is its own");
         assert!(value(&bytes, 0, b"", 2).is_err(), "it is gone");
@@ -741,15 +763,23 @@ mod tests {
 
     #[test]
     fn members_survive_their_bytes() {
-        let member = Member {
-            id: MemberId(7),
-            name: "n\u{e9}".to_string(),
-            peer_urls: vec!["http://a".to_string(), String::new()],
-            client_urls: vec![],
-            disk: Some(DiskId(0)),
-        };
-        let bytes = encode_member(&member);
-        assert_eq!(decode_member(&bytes), Some(member));
-        assert!((0..bytes.len()).all(|cut| decode_member(&bytes[..cut]).is_none()));
+        for (disk, standing) in
+            [None, Some(DiskId(0))].into_iter().flat_map(|disk| Standing::ALL.map(|standing| (disk, standing)))
+        {
+            let member = Member {
+                id: MemberId(7),
+                name: "n\u{e9}".to_string(),
+                peer_urls: vec!["http://a".to_string(), String::new()],
+                client_urls: vec![],
+                disk,
+                standing,
+            };
+            let bytes = encode_member(&member);
+            assert_eq!(decode_member(&bytes), Some(member));
+            assert!((0..bytes.len()).all(|cut| decode_member(&bytes[..cut]).is_none()));
+            let mut newer = bytes;
+            newer[8] |= 0xf0;
+            assert_eq!(decode_member(&newer), None);
+        }
     }
 }

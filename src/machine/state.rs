@@ -22,7 +22,7 @@ use crate::proto::etcdserverpb::AlarmType;
 use crate::storage::key::{Family, get_value};
 use crate::storage::{Engine, Fault};
 use bytes::Bytes;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -62,6 +62,12 @@ pub struct State {
     pub leases: BTreeMap<i64, Lease>,
     /// The members, by id.
     pub members: BTreeMap<MemberId, Member>,
+    /// Members that were removed: their ids never come again.
+    pub gone: BTreeSet<MemberId>,
+    /// Who votes and who learns, as whoever made it wrote it; empty as long as it is what the cluster began with.
+    pub configuration: Bytes,
+    /// Changes of `members` and `gone` since the state was opened: who looks often sees by it that there is something new.
+    pub member_changes: u64,
     /// The alarms that are up: whose, etcd's number, and why.
     pub alarms: BTreeMap<(MemberId, i32), Raised>,
     /// The oldest readable revision; -1 as long as nothing was compacted, as in etcd.
@@ -80,6 +86,9 @@ impl State {
             records: Records::default(),
             leases: BTreeMap::new(),
             members: BTreeMap::new(),
+            gone: BTreeSet::new(),
+            configuration: Bytes::new(),
+            member_changes: 0,
             alarms: BTreeMap::new(),
             compacted: -1,
             litter: Litter::default(),
@@ -123,6 +132,17 @@ impl State {
                 let member = record::decode_member(bytes).ok_or_else(|| "a member's entry is malformed".to_string())?;
                 self.litter.replaced(Thing::Member(member.id), record);
                 self.members.insert(member.id, member);
+                self.member_changes += 1;
+            }
+            Effect::MemberGone { id } => {
+                self.litter.ended(Thing::Member(id));
+                self.members.remove(&id);
+                self.gone.insert(id);
+                self.member_changes += 1;
+            }
+            Effect::Configuration(bytes) => {
+                self.litter.replaced(Thing::Configuration, record);
+                self.configuration = Bytes::copy_from_slice(bytes);
             }
             Effect::Alarm { member, alarm, raised: Raised::Not } => {
                 self.litter.undone(Thing::Alarm(member, alarm), record);

@@ -1,7 +1,7 @@
 //! The rules of etcd's KV API, as clients see them, one test each.
 
 use super::*;
-use crate::ids::{DiskId, Term};
+use crate::ids::{DiskId, MemberId, Term};
 use crate::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::proto::mvccpb::KeyValue;
@@ -15,13 +15,7 @@ pub(super) struct Store {
 }
 
 pub(super) fn founders() -> Vec<Member> {
-    let member = |id| Member {
-        id: MemberId(id),
-        name: String::new(),
-        peer_urls: vec![format!("http://n{id}:2380")],
-        client_urls: Vec::new(),
-        disk: None,
-    };
+    let member = |id| Member { id: MemberId(id), peer_urls: vec![format!("http://n{id}:2380")], ..Member::default() };
     vec![member(1), member(2)]
 }
 
@@ -38,7 +32,13 @@ impl Store {
     pub fn apply(&mut self, op: command::Op) -> Result<Response, Error> {
         let bytes = Bytes::from(Command { op: Some(op) }.encode_to_vec());
         let index = self.machine.applied().index.next();
-        self.machine.apply(Position { index, term: Term(1) }, Some(&bytes))
+        self.machine.apply(Position { index, term: Term(1) }, Content::Command(&bytes))
+    }
+
+    pub fn reconfigure(&mut self, membership: &Membership) {
+        let index = self.machine.applied().index.next();
+        let outcome = self.machine.apply(Position { index, term: Term(1) }, Content::Membership(membership));
+        assert_eq!(outcome, Ok(Response::Done));
     }
 
     /// Seals and inserts everything applied; gives the writes.
@@ -214,7 +214,7 @@ mod revisions {
         assert_eq!(revision(&store.txn(all(vec![op_delete("a", ""), op_range("a", "")])).unwrap().header), 1);
         assert_eq!(revision(&store.txn(when(vec![])).unwrap().header), 1);
         store.apply(command::Op::Alarm(SetAlarm { member_id: 1, alarm: 2, active: true, by_itself: false })).unwrap();
-        store.machine.apply(Position { index: Index(5), term: Term(2) }, None).unwrap();
+        store.machine.apply(Position { index: Index(5), term: Term(2) }, Content::Nothing).unwrap();
         assert_eq!(store.machine.view().revision(), Revision(1));
     }
 
@@ -475,6 +475,7 @@ mod puts_and_deletes {
 
 mod commands_and_disk;
 mod compaction;
+mod members;
 mod snapshots;
 mod streams;
 mod txns;

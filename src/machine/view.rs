@@ -9,6 +9,7 @@ use super::state::Shared;
 use super::{Error, History, KvHash, Lease, LeaseTime, Member, RangeStream, Snapshot, hash, history, txn};
 use crate::ids::{ClusterId, MemberId, Revision};
 use crate::proto::etcdserverpb as pb;
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -155,6 +156,21 @@ impl View {
     /// The members, by id.
     pub fn members(&self) -> Vec<Member> {
         self.0.read().members.values().cloned().collect()
+    }
+
+    /// Counts the changes of what [`View::members`] and [`View::is_gone`] say, since the state was opened.
+    pub fn member_changes(&self) -> u64 {
+        self.0.read().member_changes
+    }
+
+    /// Whether this was a member once, and was removed: its id never comes again.
+    pub fn is_gone(&self, id: MemberId) -> bool {
+        self.0.read().gone.contains(&id)
+    }
+
+    /// Who votes and who learns, in the bytes of the newest [`super::Membership`]; empty before the first one.
+    pub fn configuration(&self) -> Bytes {
+        self.0.read().configuration.clone()
     }
 
     /// Alarms that are up, by member.

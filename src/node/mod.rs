@@ -34,6 +34,7 @@ pub mod events;
 pub mod input;
 mod leases;
 mod lessor;
+mod membership;
 #[expect(clippy::module_inception, reason = "the file of the room's one value, named after it")]
 mod node;
 mod open;

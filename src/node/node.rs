@@ -11,13 +11,14 @@ use super::elections::Elections;
 use super::events::Glance;
 use super::input::{Effect, Input, Refused, Reply, Request, Slot, StateWrite, Uncertain};
 use super::leases::{Leases, Wish};
+use super::membership;
 use super::proposals::{Command, Proposals};
 use super::reads::Reads;
 use super::space::Space;
 use super::stages::Marks;
 use super::{Config, Halt, Identity, PeerStatus, Status};
 use crate::ids::{Incarnation, Index, MemberId, Position, RequestId, Term};
-use crate::machine::{self, Machine, View};
+use crate::machine::{self, Content, Machine, View};
 use crate::proto::quorate as own;
 use crate::raft::{Entry, EntryKind, Raft, Refusal, TransferError};
 use crate::storage::key::{self, Key};
@@ -519,11 +520,16 @@ impl Node {
         if !entry.is_sound() {
             return Err(Halt(format!("entry {} is not what was appended: a bit of it was flipped", entry.position)));
         }
-        let command = match entry.kind {
-            EntryKind::Noop | EntryKind::Configuration => None,
-            EntryKind::Command => Some(&entry.data),
+        let membership = match entry.kind {
+            EntryKind::Configuration => Some(membership::of_entry(&entry)?),
+            EntryKind::Noop | EntryKind::Command => None,
         };
-        let outcome = self.machine.apply(entry.position, command);
+        let content = match (entry.kind, &membership) {
+            (EntryKind::Command, _) => Content::Command(&entry.data),
+            (_, Some(membership)) => Content::Membership(membership),
+            (_, None) => Content::Nothing,
+        };
+        let outcome = self.machine.apply(entry.position, content);
         if let Err(machine::Error::Disk(fault)) = &outcome {
             return Err(Halt(format!("the state database failed while entry {} was applied: {fault}", entry.position)));
         }

@@ -105,13 +105,7 @@ pub fn open(opening: Opening) -> Result<Opened, Halt> {
 }
 
 fn initial_member(member: &crate::storage::directory::InitialMember) -> Member {
-    Member {
-        id: member.id,
-        name: member.name.clone(),
-        peer_urls: member.peer_urls.clone(),
-        client_urls: Vec::new(),
-        disk: None,
-    }
+    Member { id: member.id, name: member.name.clone(), peer_urls: member.peer_urls.clone(), ..Member::default() }
 }
 
 /// The log's newest entries, back to the first that is not applied: what may be applied or truncated is held in memory.

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::ids::{Position, Revision, Term};
-use crate::machine::Machine;
+use crate::machine::{Content, Machine};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::request_op::Request;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
@@ -45,7 +45,7 @@ impl Truth {
     fn apply(&mut self, op: Op) {
         let bytes = Bytes::from(Command { op: Some(op) }.encode_to_vec());
         let position = Position { index: self.machine.applied().index.next(), term: Term(1) };
-        self.machine.apply(position, Some(&bytes)).unwrap();
+        self.machine.apply(position, Content::Command(&bytes)).unwrap();
         assert_eq!(self.machine.view().revision(), Revision(self.revision), "the model counts revisions as the store");
     }
 

@@ -89,14 +89,14 @@ fn nothing_applied_is_nothing_to_write() {
 fn a_gap_in_the_log_is_refused() {
     let mut store = Store::new();
     store.set("a", "1");
-    let _ = store.machine.apply(Position { index: Index(3), term: Term(1) }, None);
+    let _ = store.machine.apply(Position { index: Index(3), term: Term(1) }, Content::Nothing);
 }
 
 #[test]
 #[should_panic(expected = "entry 2@1 does not follow 1@2")]
 fn a_term_that_decreases_is_refused() {
     let mut store = Store::new();
-    store.machine.apply(Position { index: Index(1), term: Term(2) }, None).unwrap();
+    store.machine.apply(Position { index: Index(1), term: Term(2) }, Content::Nothing).unwrap();
     store.set("a", "1");
 }
 
@@ -137,7 +137,7 @@ fn a_command_of_another_release_halts_the_member_before_it_changes_anything() {
     let mut store = Store::new();
     let at = Position { index: Index(1), term: Term(1) };
     for unknown in [&b"\xff\xff"[..], &b""[..]] {
-        let outcome = store.machine.apply(at, Some(&Bytes::from_static(unknown)));
+        let outcome = store.machine.apply(at, Content::Command(&Bytes::from_static(unknown)));
         assert!(matches!(outcome, Err(Error::Disk(_))), "{outcome:?}");
     }
     assert_eq!(store.machine.applied(), Position::default());

@@ -34,6 +34,7 @@ fn end(identity: Identity) -> End {
         peer_urls: Vec::new(),
         client_urls: Vec::new(),
         disk: Some(DiskId(id * 100)),
+        ..Member::default()
     };
     let machine = Machine::open(Arc::new(MemoryEngine::new()), vec![member(1), member(2), member(3)]).unwrap();
     let (mailbox, events) = mailbox();
