@@ -43,7 +43,27 @@ const SIGABRT: i32 = 6;
 #[derive(Clone, Debug, PartialEq)]
 struct Model {
     hard_state: HardState,
+    /// The entry before the first one.
+    base: Index,
     log: Vec<Entry>,
+    /// Up to here it may have been compacted.
+    may_go: Index,
+}
+
+impl Model {
+    fn last(&self) -> u64 {
+        self.base.0 + self.log.len() as u64
+    }
+
+    fn keep(&mut self, last: u64) {
+        self.log.truncate((last - self.base.0) as usize);
+    }
+
+    /// Whether `found` is this log up to some entry, and from some entry on that it may begin with.
+    fn begins_with(&self, found: &Model) -> bool {
+        let gone = found.base.0.checked_sub(self.base.0).filter(|gone| *gone == 0 || found.base <= self.may_go);
+        gone.and_then(|gone| self.log.get(gone as usize..)).is_some_and(|log| log.starts_with(&found.log))
+    }
 }
 
 #[derive(Clone)]
@@ -51,18 +71,26 @@ struct Workload {
     rng: Rng,
     model: Model,
     seq: u64,
+    /// What was durable when the batch began, and still is in the log.
+    persisted: u64,
     /// Whether entries of several slots occur.
     big: bool,
 }
 
 impl Workload {
     fn new(seed: u64, model: Model, options: Options) -> Workload {
-        Workload { rng: Rng::new(Seed(seed)), model, seq: 0, big: options == PRODUCTION }
+        Workload { rng: Rng::new(Seed(seed)), model, seq: 0, persisted: 0, big: options == PRODUCTION }
     }
 
     /// The next batch; the model is what the log must hold after it.
     fn next_batch(&mut self) -> Vec<Ready> {
-        (0..1 + self.rng.below(3)).map(|_| self.next_ready()).collect()
+        (0..self.begin_batch()).map(|_| self.next_ready()).collect()
+    }
+
+    /// How many Readies the next batch has.
+    fn begin_batch(&mut self) -> u64 {
+        self.persisted = self.model.last();
+        1 + self.rng.below(3)
     }
 
     fn next_ready(&mut self) -> Ready {
@@ -79,18 +107,23 @@ impl Workload {
             let vote = Some(MemberId(1 + self.rng.below(3)));
             model.hard_state = HardState { term: model.hard_state.term.next(), vote };
             ready.hard_state = Some(model.hard_state);
-            if self.rng.below(2) == 0 && !model.log.is_empty() {
-                let keep = model.log.len()
-                    - (self.rng.below(if self.big { 30 } else { 150 }) as usize).min(model.log.len() - 1)
-                    - 1;
-                ready.truncate_from = Some(Index(keep as u64 + 1));
-                model.log.truncate(keep);
+            if self.rng.below(2) == 0 && model.last() > model.may_go.0 {
+                let back = 1 + self.rng.below(if self.big { 30 } else { 150 });
+                let keep = model.last().saturating_sub(back).max(model.may_go.0);
+                ready.truncate_from = Some(Index(keep + 1));
+                model.keep(keep);
             }
+        }
+        self.persisted = self.persisted.min(model.last());
+        if self.rng.below(12) == 0 {
+            let to = Index(self.persisted.saturating_sub(self.rng.below(if self.big { 60 } else { 300 })));
+            ready.compact_to = Some(to);
+            model.may_go = model.may_go.max(to);
         }
         for _ in 0..self.rng.below(4) {
             let len = if self.big && self.rng.below(60) == 0 { 250_000 } else { 120 };
             let data: Vec<u8> = vec![self.rng.below(256) as u8; self.rng.below(len) as usize];
-            let position = Position { index: Index(model.log.len() as u64 + 1), term: model.hard_state.term };
+            let position = Position { index: Index(model.last() + 1), term: model.hard_state.term };
             let entry = Entry::new(position, EntryKind::Command, RequestId::default(), data.into());
             ready.entries.push(entry.clone());
             model.log.push(entry);
@@ -100,13 +133,16 @@ impl Workload {
 
     /// Whether `found` is what a crash during the next batch may leave: everything before it, and a prefix of it.
     fn explains(mut self, found: &Model) -> bool {
-        let count = 1 + self.rng.below(3);
+        let count = self.begin_batch();
         (0..count).any(|_| {
-            let before = self.model.clone();
+            let mut before = self.model.clone();
             let ready = self.next_ready();
-            let stays = ready.truncate_from.map_or(before.log.len(), |from| from.0 as usize - 1);
-            let of = |log: &[Entry]| found.log.len() >= stays && log.starts_with(&found.log);
-            *found == before || found.hard_state == self.model.hard_state && (of(&before.log) || of(&self.model.log))
+            before.may_go = self.model.may_go;
+            let stays = ready.truncate_from.map_or(before.last(), |from| from.0 - 1);
+            let of = |log: &Model| found.last() >= stays && log.begins_with(found);
+            let untouched = found.hard_state == before.hard_state && found.last() == before.last();
+            (untouched && before.begins_with(found))
+                || found.hard_state == self.model.hard_state && (of(&before) || of(&self.model))
         })
     }
 }
@@ -114,9 +150,9 @@ impl Workload {
 fn open(dir: &Path, options: Options) -> Result<(LogStore, Model), String> {
     let engine = SledEngine::open(dir, options).map_err(|fault: Fault| fault.to_string())?;
     let engine: Arc<dyn Engine> = Arc::new(engine);
-    let (store, Recovered { hard_state, tail, .. }) =
+    let (store, Recovered { hard_state, base, tail, .. }) =
         LogStore::open(engine, usize::MAX, Incarnation(0)).map_err(|error| error.to_string())?;
-    Ok((store, Model { hard_state, log: tail }))
+    Ok((store, Model { hard_state, base: base.index, log: tail, may_go: base.index }))
 }
 
 /// Writes batches until told to stop, and says after each how many are acknowledged.
@@ -139,11 +175,13 @@ fn verify(found: &Model, start: &Model, seed: u64, options: Options, acked: u64)
     let expected = workload.model.clone();
     assert!(
         workload.explains(found),
-        "after {acked} acknowledged batches (seed {seed}): expected {:?} and {} entries, found {:?} and {}",
+        "after {acked} acknowledged batches (seed {seed}): expected {:?} up to {}, beginning at {} or before, found {:?} {}..={}",
         expected.hard_state,
-        expected.log.len(),
+        expected.last(),
+        expected.may_go.next(),
         found.hard_state,
-        found.log.len()
+        found.base,
+        found.last()
     );
 }
 
@@ -230,7 +268,7 @@ fn child() {
                 workload.next_batch();
                 was
             });
-            assert!(was, "{:?} and {} entries never were together", found.hard_state, found.log.len());
+            assert!(was, "{:?} and {}..={} never were together", found.hard_state, found.base, found.last());
         }
         "verify image" => {
             let (_, found) = open(&dir, SMALL).unwrap();
@@ -269,7 +307,8 @@ fn child() {
     }
 }
 
-const EMPTY: Model = Model { hard_state: HardState { term: Term(0), vote: None }, log: Vec::new() };
+const EMPTY: Model =
+    Model { hard_state: HardState { term: Term(0), vote: None }, base: Index(0), log: Vec::new(), may_go: Index(0) };
 
 mod barrier {
     use super::SEED;
@@ -434,7 +473,7 @@ fn kill_9_while_writing_loses_nothing_acknowledged() {
         verify(&found, &start, round, PRODUCTION, acked);
         start = found;
     }
-    assert!(start.log.len() > 100, "{} entries after all rounds", start.log.len());
+    assert!(start.last() > 100 && start.base > Index(0), "{}..={} after all rounds", start.base, start.last());
 }
 
 #[test]

@@ -85,6 +85,8 @@ pub enum Key {
         /// Which slot of it.
         chunk: u16,
     },
+    /// `raft/`: after which entry an empty log begins, where that is not index 0.
+    LogStart,
     /// `state/`: the packed effects of the entries from `first` on.
     Record {
         /// The first entry of the run.
@@ -94,6 +96,8 @@ pub enum Key {
     },
     /// `state/`: how far the raft log had been acknowledged at the last sync.
     AckedMark,
+    /// `state/`: up to which entry this state was taken over from another member.
+    Adopted,
 }
 
 /// The two kinds of records that are numbered by the index of their first entry.
@@ -132,8 +136,10 @@ impl Key {
             Key::HardState => 0x10,
             Key::Incarnation => 0x11,
             Key::Log { .. } => 0x12,
+            Key::LogStart => 0x13,
             Key::Record { .. } => 0x20,
             Key::AckedMark => 0x22,
+            Key::Adopted => 0x23,
         }
     }
 
@@ -146,9 +152,13 @@ impl Key {
                 out[9..].copy_from_slice(&chunk.to_be_bytes());
                 Bytes::copy_from_slice(&out)
             }
-            Key::Probe | Key::Disk | Key::HardState | Key::Incarnation | Key::AckedMark => {
-                Bytes::copy_from_slice(&[self.ordinal()])
-            }
+            Key::Probe
+            | Key::Disk
+            | Key::HardState
+            | Key::Incarnation
+            | Key::LogStart
+            | Key::AckedMark
+            | Key::Adopted => Bytes::copy_from_slice(&[self.ordinal()]),
         }
     }
 
@@ -156,7 +166,8 @@ impl Key {
     pub fn decode(bytes: &[u8]) -> Option<Key> {
         let (ordinal, rest) = bytes.split_first()?;
         if rest.is_empty() {
-            let plain = [Key::Probe, Key::Disk, Key::HardState, Key::Incarnation, Key::AckedMark];
+            let plain =
+                [Key::Probe, Key::Disk, Key::HardState, Key::Incarnation, Key::LogStart, Key::AckedMark, Key::Adopted];
             return plain.into_iter().find(|key| key.ordinal() == *ordinal);
         }
         let first = Index(u64::from_be_bytes(rest.get(..8)?.try_into().ok()?));
@@ -496,14 +507,16 @@ mod tests {
     #[test]
     fn keys_are_frozen() {
         let (first, chunk) = (Index(0x0102_0304_0506_0708), 0x090a);
-        let frozen: [(Key, &[u8]); 7] = [
+        let frozen: [(Key, &[u8]); 9] = [
             (Key::Probe, b"\x00"),
             (Key::Disk, b"\x01"),
             (Key::HardState, b"\x10"),
             (Key::Incarnation, b"\x11"),
             (Key::Log { first, chunk }, b"\x12\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a"),
             (Key::Record { first, chunk }, b"\x20\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a"),
+            (Key::LogStart, b"\x13"),
             (Key::AckedMark, b"\x22"),
+            (Key::Adopted, b"\x23"),
         ];
         for (key, bytes) in frozen {
             assert_eq!(&key.encode()[..], bytes, "{key:?}");

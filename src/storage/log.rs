@@ -7,6 +7,7 @@
 //! - a [`Ready`]'s hard state is written before its entries: an entry of term *t* is on the disk only if a term ≥ *t* is
 //!   (Raft's invariant 3);
 //! - entries are removed from the highest record down, so a torn truncation is a shorter log;
+//! - what is compacted goes from the lowest record up, so a torn compaction is a longer log;
 //! - then everything of the batch shares one sync, and only then it is acknowledged.
 //!
 //! # Records
@@ -26,43 +27,48 @@
 //!
 //! The slot's checksums (`key.rs`) cover all of it, the first index too. A map of where records begin is kept in memory.
 //!
+//! # Where the log begins
+//!
+//! After its *base*, a position: the first record names the base's index by its own, and the base's term as the term before
+//! its first entry. A log without records says its base under [`Key::LogStart`] (none: it begins at index 1). That key is
+//! written before the last record goes, whoever removes it, and its base is never above the first record: a record after
+//! the base is all that moves the base on. Compaction removes whole records, and never the last one. A
+//! [`LogStore::reset`] removes all, from the highest down, and then sets the base where the state that was taken over ends.
+//!
 //! # Invariants
 //!
-//! 1. Records are contiguous, from index 1 on; terms never decrease, and none is above the hard state's.
+//! 1. Records are contiguous from the base on; terms never decrease, and none is above the hard state's.
 //! 2. A record of several slots holds one entry, so it is removed, never cut.
 //! 3. After a fault nothing is written any more, and every call says the same fault.
+//! 4. What is held in memory is in proportion to the records that are on the disk.
 //!
 //! [`LogStore::open`] verifies 1 and every checksum, and refuses what is not so with a sentence: a log that has lost what
 //! was acknowledged must not vote. What it can't see is an older state that is whole in itself. sled takes rot in its
 //! newest segments for a write that power cut short, and returns what was there before it, hard state and incarnation
 //! included; the acked mark in `state/` is against that.
 //!
-//! May not know: what is committed, what commands mean. Absent: compaction (the log begins at 1), a cache (the core keeps
-//! the newest entries).
+//! May not know: what is committed, what commands mean. Absent: when to compact (`node/retention.rs`), a cache (the core
+//! keeps the newest entries).
 
 use super::key::{Family, Key, MAX_VALUE, Unreadable, delete_ops, get_value, put_ops, scan_values, slots};
 use super::{Engine, Fault, Op};
-use crate::ids::{Incarnation, Index, MemberId, Position, RequestId, Term};
-use crate::raft::{Entry, EntryKind, HardState, Persisted, Ready};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use crate::ids::{Incarnation, Index, MemberId, Position, Term};
+use crate::raft::{Entry, HardState, Persisted, Ready};
+use bytes::{Buf, Bytes};
+use record::{ENTRY_HEADER, Packing, Record};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// The version of a record's layout.
-const VERSION: u8 = 1;
-
-/// Bytes of a record before its first entry.
-const RECORD_HEADER: usize = 13;
-
-/// Bytes of an entry in a record beside its data: its index is not stored.
-const ENTRY_HEADER: usize = Entry::OVERHEAD - 8;
-
 /// What a person can do about a damaged log.
 const REMEDY: &str = "Nothing was changed. This member must not vote from this log: keep the data directory aside for a \
-                      look, and bring the member back under a new id, with an empty directory; the other members have the \
-                      data";
+                      look, and bring the member back under a new id, with an empty directory: quorate member replace \
+                      <name>, on another member; the others have the data";
+
+/// Records that one batch compacts away at most: an entry's latency must not wait for thousands of removals. What is over
+/// goes with the batches that follow.
+const COMPACTED_RECORDS_PER_BATCH: usize = 256;
 
 /// Executes what the Raft core wants durable. Owned by one thread.
 pub struct LogStore {
@@ -70,7 +76,11 @@ pub struct LogStore {
     hard_state: HardState,
     /// Where each record begins, and how many slots it takes.
     records: BTreeMap<Index, u16>,
-    /// The terms of the whole log, as runs.
+    /// The entry before the first one.
+    base: Position,
+    /// Records that end at or below this may go.
+    disposable: Index,
+    /// The terms of the log after the base, as runs.
     terms: Vec<(Index, Term)>,
     last: Position,
     failed: Option<Fault>,
@@ -83,6 +93,7 @@ impl fmt::Debug for LogStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LogStore")
             .field("hard_state", &self.hard_state)
+            .field("base", &self.base)
             .field("last", &self.last)
             .field("records", &self.records.len())
             .field("failed", &self.failed)
@@ -97,9 +108,11 @@ pub struct Recovered {
     pub hard_state: HardState,
     /// Which life begins: one more than the last one, already durable.
     pub incarnation: Incarnation,
-    /// The terms of the whole log, as runs: (first index of the run, term), ascending.
+    /// Where the log begins: the entry before its first one.
+    pub base: Position,
+    /// The terms of the log after its base, as runs: (first index of the run, term), ascending.
     pub terms: Vec<(Index, Term)>,
-    /// Where the log ends.
+    /// Where the log ends; the base if it is empty.
     pub last: Position,
     /// The newest entries, contiguous up to `last`, at most about `tail_bytes` of them.
     pub tail: Vec<Entry>,
@@ -157,7 +170,9 @@ impl LogStore {
             OpenError::Corrupt(format!("the raft database is damaged at Incarnation: it is no number. {REMEDY}"))
         })?;
 
-        let mut scan = Scan { hard_state, tail_bytes, ..Scan::default() };
+        let start = get_value(&*engine, |_| Key::LogStart.encode())?.map_or(Ok(Position::default()), decode_start)?;
+
+        let mut scan = Scan { hard_state, tail_bytes, base: start, last: start, ..Scan::default() };
         let mut outcome = Ok(());
         let orphans = scan_values(&*engine, Family::Log, Index(0), &mut |first, slots, value| {
             outcome = scan.take(first, slots.slots(), value);
@@ -167,12 +182,18 @@ impl LogStore {
         if known && incarnation.is_none() {
             return Err(OpenError::Corrupt(format!("the raft database has lost the member's incarnation. {REMEDY}")));
         }
+        if scan.base.term > hard_state.term {
+            let why = format!("the log begins after {}, the newest term known is {}", scan.base, hard_state.term);
+            return Err(corrupt(scan.base.index, why));
+        }
 
         let incarnation = Incarnation(lives.max(witnessed.0) + 1);
         let mut store = LogStore {
             engine,
             hard_state,
             records: scan.records,
+            base: scan.base,
+            disposable: Index(0),
             terms: scan.terms,
             last: scan.last,
             failed: None,
@@ -182,9 +203,37 @@ impl LogStore {
         put_ops(|_| Key::Incarnation.encode(), &incarnation.0.to_le_bytes(), &mut store.ops);
         store.execute()?;
         store.engine.sync()?;
-        let (terms, last) = (store.terms.clone(), store.last);
+        let (base, terms, last) = (store.base, store.terms.clone(), store.last);
         let tail = scan.tail.into_iter().flatten().collect();
-        Ok((store, Recovered { hard_state, incarnation, terms, last, tail }))
+        Ok((store, Recovered { hard_state, incarnation, base, terms, last, tail }))
+    }
+
+    /// Empties the log and lets it begin after `to`: a state that holds everything up to there has taken its place. A crash on
+    /// the way leaves a shorter log, which the same state makes the next opening reset again. Returns when it is durable.
+    ///
+    /// # Errors
+    /// Final.
+    ///
+    /// # Panics
+    /// If the term of `to` was never made durable.
+    pub fn reset(&mut self, to: Position) -> Result<(), Fault> {
+        assert!(to.term <= self.hard_state.term, "a log that begins after {to} under {:?}", self.hard_state);
+        if let Some(fault) = &self.failed {
+            return Err(fault.clone());
+        }
+        let outcome = self.truncate(self.base.index.next()).and_then(|()| {
+            (self.base, self.last, self.disposable) = (to, to, Index(0));
+            put_ops(|_| Key::LogStart.encode(), &encode_start(to), &mut self.ops);
+            self.execute()?;
+            self.engine.sync()
+        });
+        self.failed = outcome.clone().err();
+        outcome
+    }
+
+    /// Where the log begins: the entry before its first one.
+    pub fn base(&self) -> Position {
+        self.base
     }
 
     /// Term and vote, as last written.
@@ -219,6 +268,10 @@ impl LogStore {
                 self.hard_state = hard_state;
                 put_ops(|_| Key::HardState.encode(), &encode_hard_state(hard_state), &mut self.ops);
             }
+            if let Some(to) = ready.compact_to {
+                assert!(to <= self.last.index, "compacting up to {to} a log that ends at {}", self.last);
+                self.disposable = self.disposable.max(to);
+            }
             if let Some(from) = ready.truncate_from {
                 self.close_record()?;
                 self.truncate(from)?;
@@ -227,7 +280,30 @@ impl LogStore {
                 self.append(entry)?;
             }
         }
-        self.close_record()
+        self.close_record()?;
+        self.compact()
+    }
+
+    /// Removes what is disposable, a bounded share of it.
+    fn compact(&mut self) -> Result<(), Fault> {
+        for _ in 0..COMPACTED_RECORDS_PER_BATCH {
+            let mut firsts = self.records.keys();
+            let (Some(&first), Some(&next)) = (firsts.next(), firsts.next()) else { break };
+            if next.prev() > self.disposable {
+                break;
+            }
+            let term = self.terms.iter().rev().find(|(run, _)| *run < next).map_or(self.base.term, |run| run.1);
+            let slots = self.records.remove(&first).unwrap_or_else(|| unreachable!("{first} was just seen"));
+            delete_ops(log_key(first), slots, &mut self.ops);
+            self.base = Position { index: next.prev(), term };
+            // The runs begin with the first entry that is left.
+            let ended = self.terms.partition_point(|(run, _)| *run <= next).saturating_sub(1);
+            self.terms.drain(..ended);
+            if let Some(run) = self.terms.first_mut() {
+                run.0 = next;
+            }
+        }
+        self.execute()
     }
 
     fn append(&mut self, entry: &Entry) -> Result<(), Fault> {
@@ -247,7 +323,7 @@ impl LogStore {
             self.packing.begin(index, self.last.term);
         }
         self.packing.push(entry);
-        if self.last.term != term {
+        if self.last.term != term || self.terms.is_empty() {
             self.terms.push((index, term));
         }
         self.last = entry.position;
@@ -266,7 +342,15 @@ impl LogStore {
     }
 
     fn truncate(&mut self, from: Index) -> Result<(), Fault> {
-        assert!(Index(0) < from && from <= self.last.index.next(), "truncating from {from} a log up to {}", self.last);
+        let Position { index: last, .. } = self.last;
+        assert!(
+            self.base.index < from && from <= last.next(),
+            "truncating from {from} a log of {}..={last}",
+            self.base
+        );
+        if self.base.index > Index(0) && self.records.first_key_value().is_some_and(|(first, _)| *first >= from) {
+            put_ops(|_| Key::LogStart.encode(), &encode_start(self.base), &mut self.ops);
+        }
         while let Some(record) = self.records.last_entry()
             && *record.key() >= from
         {
@@ -276,7 +360,8 @@ impl LogStore {
             self.terms.pop();
         }
         if from <= self.last.index {
-            self.last = Position { index: from.prev(), term: self.terms.last().map_or(Term(0), |(_, term)| *term) };
+            let term = self.terms.last().map_or(self.base.term, |(_, term)| *term);
+            self.last = Position { index: from.prev(), term };
         }
         let Some((&first, &slots)) = self.records.last_key_value() else { return self.execute() };
         let record = self.load(first)?;
@@ -296,8 +381,8 @@ impl LogStore {
         })
     }
 
-    /// Entries from `from` on, contiguous and sound, cut at `max_bytes` but at least one; empty if `from` is past the end
-    /// (it may have been truncated since the core asked).
+    /// Entries from `from` on, contiguous and sound, cut at `max_bytes` but at least one; empty if `from` is past the end or
+    /// not after the base (it may have been truncated or compacted since the core asked).
     ///
     /// # Errors
     /// The disk failed, or a record is not what was written.
@@ -354,6 +439,8 @@ struct Scan {
     hard_state: HardState,
     tail_bytes: usize,
     records: BTreeMap<Index, u16>,
+    /// At first what [`Key::LogStart`] says.
+    base: Position,
     terms: Vec<(Index, Term)>,
     last: Position,
     tail: VecDeque<Vec<Entry>>,
@@ -363,10 +450,16 @@ struct Scan {
 impl Scan {
     fn take(&mut self, first: Index, slots: u16, value: Bytes) -> Result<(), OpenError> {
         let expected = self.last.index.next();
-        if first != expected {
+        let is_first = self.records.is_empty();
+        if first < expected || (first > expected && !is_first) {
             return Err(corrupt(expected, format_args!("the next record begins at {first}")));
         }
         let record = Record::decode(first, value).map_err(|why| corrupt(first, why))?;
+        if is_first && first > expected {
+            // What was before it has been compacted.
+            self.base = Position { index: first.prev(), term: record.prev_term };
+            self.last = self.base;
+        }
         if record.prev_term != self.last.term {
             let why = format!("it was written after term {}, but follows {}", record.prev_term, self.last);
             return Err(corrupt(first, why));
@@ -380,7 +473,7 @@ impl Scan {
                 let why = format!("its term is {term}, the newest term known is {known}: term and vote were lost");
                 return Err(corrupt(position.index, why));
             }
-            if position.term != self.last.term {
+            if position.term != self.last.term || self.terms.is_empty() {
                 self.terms.push((position.index, position.term));
             }
             self.last = *position;
@@ -402,6 +495,20 @@ fn size(entries: &[Entry]) -> usize {
     entries.iter().map(Entry::size).sum()
 }
 
+fn encode_start(base: Position) -> [u8; 16] {
+    let mut out = [0; 16];
+    out[..8].copy_from_slice(&base.index.0.to_le_bytes());
+    out[8..].copy_from_slice(&base.term.0.to_le_bytes());
+    out
+}
+
+fn decode_start(mut value: Bytes) -> Result<Position, OpenError> {
+    match (value.try_get_u64_le(), value.try_get_u64_le(), value.is_empty()) {
+        (Ok(index), Ok(term), true) => Ok(Position { index: Index(index), term: Term(term) }),
+        _ => Err(OpenError::Corrupt(format!("the raft database is damaged at LogStart: not 16 bytes. {REMEDY}"))),
+    }
+}
+
 fn encode_hard_state(hard_state: HardState) -> [u8; 16] {
     let vote = hard_state.vote.unwrap_or_default();
     assert!(hard_state.vote != Some(MemberId(0)), "a vote for nobody");
@@ -420,105 +527,6 @@ fn decode_hard_state(mut value: Bytes) -> Result<HardState, OpenError> {
     }
 }
 
-/// A record being written.
-#[derive(Default)]
-struct Packing {
-    first: Index,
-    count: u32,
-    bytes: BytesMut,
-}
-
-impl Packing {
-    fn begin(&mut self, first: Index, prev_term: Term) {
-        self.first = first;
-        self.bytes.put_u8(VERSION);
-        self.bytes.put_u32_le(0);
-        self.bytes.put_u64_le(prev_term.0);
-    }
-
-    fn push(&mut self, entry: &Entry) {
-        self.count += 1;
-        self.bytes.put_u64_le(entry.position.term.0);
-        self.bytes.put_u8(match entry.kind {
-            EntryKind::Noop => 0,
-            EntryKind::Command => 1,
-            EntryKind::Configuration => 2,
-        });
-        self.bytes.put_u64_le(entry.id.origin.0);
-        self.bytes.put_u64_le(entry.id.incarnation.0);
-        self.bytes.put_u64_le(entry.id.sequence);
-        self.bytes.put_u32_le(entry.checksum);
-        let len = u32::try_from(entry.data.len()).expect("limits on requests keep an entry far below 4 GiB");
-        self.bytes.put_u32_le(len);
-        self.bytes.put_slice(&entry.data);
-    }
-
-    fn finish(&mut self) -> (Index, &[u8]) {
-        self.bytes[1..5].copy_from_slice(&self.count.to_le_bytes());
-        (self.first, &self.bytes)
-    }
-
-    /// Ready for the next record; keeps the buffer unless an entry above the cap blew it up.
-    fn clear(&mut self) {
-        self.count = 0;
-        self.bytes.clear();
-        if self.bytes.capacity() > 2 * MAX_VALUE {
-            self.bytes = BytesMut::new();
-        }
-    }
-}
-
-/// A record read back.
-struct Record {
-    prev_term: Term,
-    entries: Vec<Entry>,
-}
-
-impl Record {
-    fn decode(first: Index, mut value: Bytes) -> Result<Record, String> {
-        if value.first() != Some(&VERSION) {
-            return Err(format!("its layout is version {:?}, this program reads {VERSION}", value.first()));
-        }
-        if value.len() < RECORD_HEADER {
-            return Err("it is shorter than its header".into());
-        }
-        value.advance(1);
-        let (count, prev_term) = (value.get_u32_le(), Term(value.get_u64_le()));
-        let mut entries = Vec::new();
-        for index in first.0..first.0 + u64::from(count) {
-            if value.len() < ENTRY_HEADER {
-                return Err(format!("entry {index} is cut off"));
-            }
-            let term = Term(value.get_u64_le());
-            let kind = match value.get_u8() {
-                0 => EntryKind::Noop,
-                1 => EntryKind::Command,
-                2 => EntryKind::Configuration,
-                kind => return Err(format!("entry {index} is of unknown kind {kind}")),
-            };
-            let id = RequestId {
-                origin: MemberId(value.get_u64_le()),
-                incarnation: Incarnation(value.get_u64_le()),
-                sequence: value.get_u64_le(),
-            };
-            let checksum = value.get_u32_le();
-            let len = value.get_u32_le() as usize;
-            if value.len() < len {
-                return Err(format!("the data of entry {index} is cut off"));
-            }
-            let position = Position { index: Index(index), term };
-            let entry = Entry { position, kind, id, data: value.split_to(len), checksum };
-            if !entry.is_sound() {
-                return Err(format!("entry {position} is not what its leader made: its checksum is wrong"));
-            }
-            entries.push(entry);
-        }
-        if entries.is_empty() || !value.is_empty() {
-            return Err(format!("{count} entries and {} bytes after them", value.len()));
-        }
-        Ok(Record { prev_term, entries })
-    }
-}
-
+mod record;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,8 @@
 
 use super::super::memory::MemoryEngine;
 use super::*;
-use crate::ids::{Incarnation, WriteSeq};
+use crate::ids::{Incarnation, RequestId, WriteSeq};
+use crate::raft::EntryKind;
 use proptest::prelude::*;
 
 fn entry(index: u64, term: u64, data: impl Into<Bytes>) -> Entry {
@@ -32,6 +33,18 @@ fn log_of(terms: &[u64]) -> (MemoryEngine, LogStore) {
         store.persist(&[write]).unwrap();
     }
     (engine, store)
+}
+
+fn put_start(engine: &MemoryEngine, index: u64, term: u64) {
+    let mut ops = Vec::new();
+    let base = Position { index: Index(index), term: Term(term) };
+    put_ops(|_| Key::LogStart.encode(), &encode_start(base), &mut ops);
+    let Op::Put(key, value) = &ops[0] else { panic!("{ops:?}") };
+    engine.put(key, value).unwrap();
+}
+
+fn compact(seq: u64, to: u64) -> Ready {
+    Ready { compact_to: Some(Index(to)), ..ready(seq) }
 }
 
 fn refusal(engine: &MemoryEngine) -> String {
@@ -181,9 +194,24 @@ fn what_no_writer_would_write_is_refused() {
         packing.bytes
     };
     type Damage<'a> = Box<dyn Fn(&MemoryEngine) + 'a>;
-    let cases: [(&str, Damage<'_>); 10] = [
+    let cases: [(&str, Damage<'_>); 12] = [
         ("index 2: the next record begins at 3", Box::new(|e| e.delete(&log_key(Index(2))(0)).unwrap())),
-        ("index 1: the next record begins at 2", Box::new(|e| e.delete(&log_key(Index(1))(0)).unwrap())),
+        ("index 2: the next record begins at 1", Box::new(|e| put_start(e, 1, 1))),
+        (
+            "index 3: it was written after term 1, but follows 2@2",
+            Box::new(|e| {
+                e.delete(&log_key(Index(1))(0)).unwrap();
+                e.delete(&log_key(Index(2))(0)).unwrap();
+                put_start(e, 2, 2);
+            }),
+        ),
+        (
+            "index 4: the log begins after 4@9, the newest term known is 3",
+            Box::new(|e| {
+                (1..=4).for_each(|first| e.delete(&log_key(Index(first))(0)).unwrap());
+                put_start(e, 4, 9);
+            }),
+        ),
         (
             "index 1: its term is 1, the newest term known is 0",
             Box::new(|e| e.delete(&Key::HardState.encode()).unwrap()),
@@ -256,31 +284,129 @@ fn a_second_vote_in_a_term_is_an_assertion() {
     let _ = store.persist(&[Ready { hard_state, ..ready(2) }]);
 }
 
+#[test]
+fn compaction_removes_whole_records_from_the_bottom_but_never_the_last_one() {
+    let (engine, mut store) = log_of(&[1, 1, 2]);
+    store.persist(&[Ready { entries: vec![entry(4, 2, "x"), entry(5, 2, "x")], ..ready(4) }]).unwrap();
+    for (to, base, term, records) in [(0, 0, 0, 4), (2, 2, 1, 2), (1, 2, 1, 2), (4, 3, 2, 1), (5, 3, 2, 1)] {
+        store.persist(&[compact(5, to)]).unwrap();
+        assert_eq!(store.base(), Position { index: Index(base), term: Term(term) }, "up to {to}");
+        assert_eq!(store.records.len(), records, "up to {to}");
+        assert_eq!(engine.len(), 2 + records);
+        let (_, recovered) = open(&engine).unwrap();
+        assert_eq!((recovered.base, recovered.last), (store.base(), store.last));
+        assert_eq!(recovered.terms, store.terms);
+        assert_eq!(recovered.terms.first().map(|run| run.0), Some(store.base().index.next()));
+        assert!(store.read(Index(base.max(1)), 1).unwrap().is_empty() || base == 0, "what is gone is not read");
+        assert_eq!(store.read(Index(base + 1), 1).unwrap()[0].position.index, Index(base + 1));
+    }
+}
+
+#[test]
+fn what_is_left_over_goes_with_the_next_batches() {
+    let many = 3 * COMPACTED_RECORDS_PER_BATCH as u64;
+    let (engine, mut store) = log_of(&vec![1; many as usize]);
+    store.persist(&[compact(many + 1, many)]).unwrap();
+    assert_eq!(store.base().index.0, COMPACTED_RECORDS_PER_BATCH as u64);
+    for seq in 2..=4 {
+        store.persist(&[ready(many + seq)]).unwrap();
+    }
+    assert_eq!((store.base().index.0, store.records.len(), engine.len()), (many - 1, 1, 3));
+}
+
+#[test]
+fn an_emptied_log_remembers_where_it_begins() {
+    let (engine, mut store) = log_of(&[1, 1, 2]);
+    store.persist(&[compact(4, 2)]).unwrap();
+    store.persist(&[Ready { truncate_from: Some(Index(3)), ..ready(5) }]).unwrap();
+    let base = Position { index: Index(2), term: Term(1) };
+    let (mut store, recovered) = open(&engine).unwrap();
+    assert_eq!((recovered.base, recovered.last), (base, base));
+    // Of the base's own term: a run all the same.
+    store.persist(&[Ready { entries: vec![entry(3, 1, "x")], ..ready(1) }]).unwrap();
+    assert_eq!(open(&engine).unwrap().1.terms, [(Index(3), Term(1))]);
+}
+
+#[test]
+fn a_reset_log_is_empty_and_begins_where_it_was_told() {
+    for to in [0, 2, 3, 9] {
+        let (engine, mut store) = log_of(&[1, 1, 2]);
+        let to = Position { index: Index(to), term: Term(to.min(2)) };
+        store.reset(to).unwrap();
+        assert_eq!(engine.unsynced(), 0);
+        let (mut store, recovered) = open(&engine).unwrap();
+        assert_eq!((recovered.base, recovered.last, recovered.tail.len()), (to, to, 0));
+        let next = entry(to.index.0 + 1, 2, "x");
+        store.persist(&[Ready { entries: vec![next.clone()], ..ready(1) }]).unwrap();
+        assert_eq!(open(&engine).unwrap().1.tail, [next]);
+    }
+}
+
+#[test]
+#[should_panic(expected = "a log that begins after 9@3 under")]
+fn a_reset_to_an_unknown_term_is_an_assertion() {
+    let (_, mut store) = log_of(&[1, 1, 2]);
+    let _ = store.reset(Position { index: Index(9), term: Term(3) });
+}
+
 // ---- the property: every crash leaves a state that some prefix of the writes leads to ----
 
 /// One Ready, before it is made to fit the log it meets.
 #[derive(Clone, Debug)]
 struct Step {
     new_term: bool,
+    /// Entries up to so far from the end may go.
+    compact: Option<u64>,
     truncate: Option<u64>,
     sizes: Vec<usize>,
 }
 
+/// What is synced at once: a batch of Readies, and then perhaps a reset, which ends so much later (or earlier) than the log.
+type Synced = (Vec<Step>, Option<u64>);
+
 fn step() -> impl Strategy<Value = Step> {
     let size = prop_oneof![20 => 0..40usize, 2 => 20_000..60_000usize, 1 => 90_000..250_000usize];
-    (any::<bool>(), prop::option::weighted(0.3, 0..12u64), prop::collection::vec(size, 0..6))
-        .prop_map(|(new_term, truncate, sizes)| Step { new_term, truncate, sizes })
+    let (compact, truncate) = (prop::option::weighted(0.3, 0..12u64), prop::option::weighted(0.3, 0..12u64));
+    (any::<bool>(), compact, truncate, prop::collection::vec(size, 0..6))
+        .prop_map(|(new_term, compact, truncate, sizes)| Step { new_term, compact, truncate, sizes })
 }
 
+fn synced() -> impl Strategy<Value = Synced> {
+    (prop::collection::vec(step(), 1..4), prop::option::weighted(0.15, 0..20u64))
+}
+
+/// A log as it may be found: with as much of what may go as there is.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Model {
     hard_state: HardState,
+    base: Position,
     log: Vec<Entry>,
+    /// Up to here it may have gone.
+    may_go: Index,
 }
 
 impl Model {
+    fn last(&self) -> Position {
+        self.log.last().map_or(self.base, |entry| entry.position)
+    }
+
+    /// Without the entries up to `base`, which may have gone.
+    fn after(&self, base: Index) -> Option<Model> {
+        let gone = base.0.checked_sub(self.base.index.0)? as usize;
+        if gone > 0 && (base > self.may_go || gone > self.log.len()) {
+            return None;
+        }
+        let base = gone.checked_sub(1).map_or(self.base, |last| self.log[last].position);
+        Some(Model { base, log: self.log[gone..].to_vec(), ..self.clone() })
+    }
+
+    /// Whether `found` is this log, compacted as far as may be.
+    fn is(&self, found: &Model) -> bool {
+        self.after(found.base.index).is_some_and(|own| Model { may_go: Index(0), ..own } == *found)
+    }
+
     /// The Ready that `step` is here; every state that a crash may leave on the way is pushed to `states`.
-    fn take(&mut self, seq: u64, step: &Step, states: &mut Vec<Model>) -> Ready {
+    fn take(&mut self, seq: u64, step: &Step, persisted: Index, states: &mut Vec<Model>) -> Ready {
         let mut out = ready(seq);
         // No entry is of term 0.
         if step.new_term || self.hard_state.term == Term(0) {
@@ -288,22 +414,41 @@ impl Model {
             out.hard_state = Some(self.hard_state);
             states.push(self.clone());
         }
+        if let Some(back) = step.compact {
+            // What is not durable yet is not compacted.
+            let to = Index(self.last().index.0.saturating_sub(back)).min(persisted);
+            out.compact_to = Some(to);
+            self.may_go = self.may_go.max(to);
+            states.push(self.clone());
+        }
         if let Some(back) = step.truncate {
-            let from = (self.log.len() as u64).saturating_sub(back).max(1);
+            let from = self.last().index.0.saturating_sub(back).max(self.base.index.max(self.may_go).0 + 1);
             out.truncate_from = Some(Index(from));
-            while self.log.len() as u64 >= from {
+            while self.last().index >= Index(from) {
                 self.log.pop();
                 states.push(self.clone());
             }
         }
         for size in &step.sizes {
-            let index = self.log.len() as u64 + 1;
+            let index = self.last().index.0 + 1;
             let new = entry(index, self.hard_state.term.0, vec![seq as u8; *size]);
             out.entries.push(new.clone());
             self.log.push(new);
             states.push(self.clone());
         }
         out
+    }
+
+    /// The log is reset.
+    fn reset(&mut self, ahead: u64, states: &mut Vec<Model>) -> Position {
+        let index = Index((self.last().index.0 + ahead).saturating_sub(10));
+        let to = Position { index, term: self.hard_state.term };
+        while self.log.pop().is_some() {
+            states.push(self.clone());
+        }
+        (self.base, self.may_go) = (to, Index(0));
+        states.push(self.clone());
+        to
     }
 }
 
@@ -313,36 +458,45 @@ fn recover(engine: &MemoryEngine) -> (LogStore, Model) {
     let mut runs: Vec<(Index, Term)> = terms.collect();
     runs.dedup_by_key(|(_, term)| *term);
     assert_eq!(recovered.terms, runs);
-    assert_eq!(recovered.last, recovered.tail.last().map_or(Position::default(), |entry| entry.position));
-    (store, Model { hard_state: recovered.hard_state, log: recovered.tail })
+    let Recovered { hard_state, base, tail: log, .. } = recovered;
+    let found = Model { hard_state, base, log, may_go: Index(0) };
+    assert_eq!(recovered.last, found.last());
+    (store, found)
 }
 
 /// Runs all batches, the last one without its sync. Returns the engine, the state at the last sync, and the states that
 /// a crash may leave since, in order.
-fn run(batches: &[Vec<Step>]) -> (MemoryEngine, Vec<Model>) {
+fn run(batches: &[Synced]) -> (MemoryEngine, Vec<Model>) {
     let engine = MemoryEngine::new();
     let (mut store, mut model) = recover(&engine);
     let mut states = vec![model.clone()];
     let mut seq = 0;
-    for (number, batch) in batches.iter().enumerate() {
+    for (number, (batch, reset)) in batches.iter().enumerate() {
         let torn = number + 1 == batches.len();
         if torn {
-            engine.fail_syncs_after(0);
+            // The last sync of the two that a batch and a reset make.
+            engine.fail_syncs_after(u64::from(reset.is_some()));
         }
-        states.drain(..states.len() - 1);
-        states.push(model.clone());
-        let readies: Vec<Ready> = batch
-            .iter()
-            .map(|step| {
-                seq += 1;
-                model.take(seq, step, &mut states)
-            })
-            .collect();
+        let persisted = model.last().index;
+        states = vec![model.clone()];
+        let mut readies = Vec::new();
+        for step in batch {
+            seq += 1;
+            // What this batch cuts off was durable only before it.
+            let persisted = persisted.min(model.last().index);
+            readies.push(model.take(seq, step, persisted, &mut states));
+        }
         let outcome = store.persist(&readies);
-        assert_eq!(outcome.is_err(), torn);
+        assert_eq!(outcome.is_err(), torn && reset.is_none());
         if let Ok(persisted) = outcome {
-            let last = model.log.last().map_or(Position::default(), |entry| entry.position);
-            assert_eq!(persisted, Some(Persisted { seq: WriteSeq(seq), last }));
+            assert_eq!(persisted, Some(Persisted { seq: WriteSeq(seq), last: model.last() }));
+            let mut firsts = store.records.keys().skip(1);
+            assert!(firsts.next().is_none_or(|second| second.prev() > model.may_go), "what may go went");
+        }
+        if let Some(ahead) = reset {
+            states = vec![model.clone()];
+            let to = model.reset(*ahead, &mut states);
+            assert_eq!(store.reset(to).is_err(), torn);
         }
     }
     (engine, states)
@@ -353,7 +507,7 @@ proptest! {
 
     #[test]
     fn every_crash_leaves_a_prefix(
-        batches in prop::collection::vec(prop::collection::vec(step(), 1..4), 1..5),
+        batches in prop::collection::vec(synced(), 1..5),
         after in step(),
     ) {
         let (whole, states) = run(&batches);
@@ -362,25 +516,26 @@ proptest! {
             let (engine, _) = run(&batches);
             engine.crash(keep);
             let (mut store, found) = recover(&engine);
-            let at = states[earliest..].iter().position(|state| *state == found);
+            let at = states[earliest..].iter().position(|state| state.is(&found));
             prop_assert!(at.is_some(), "kept {keep}: {found:?}");
             earliest += at.unwrap_or(0);
             prop_assert!(found.log.iter().all(|entry| entry.position.term <= found.hard_state.term));
             if keep == whole.unsynced() {
-                prop_assert_eq!(Some(&found), states.last());
+                prop_assert!(states.last().is_some_and(|last| last.is(&found)));
             }
             // Life goes on over what the crash left.
             let mut model = found;
-            let next = model.take(1, &after, &mut Vec::new());
+            let next = model.take(1, &after, model.last().index, &mut Vec::new());
             store.persist(&[next]).unwrap();
             let (store, found) = recover(&engine);
-            prop_assert_eq!(&found, &model);
-            for from in 1..=model.log.len() {
-                let read = store.read(Index(from as u64), 500).unwrap();
-                prop_assert!(!read.is_empty() && model.log[from - 1..].starts_with(&read));
+            prop_assert!(model.is(&found), "{:?} is not {:?}", found, model);
+            for (skipped, first) in found.log.iter().enumerate() {
+                let read = store.read(first.position.index, 500).unwrap();
+                prop_assert!(!read.is_empty() && found.log[skipped..].starts_with(&read));
             }
             let slots: usize = store.records.values().map(|slots| usize::from(*slots)).sum();
-            prop_assert_eq!(engine.len(), 2 + slots, "nothing is left lying about");
+            let start = usize::from(engine.get(&Key::LogStart.encode()).unwrap().is_some());
+            prop_assert_eq!(engine.len(), 2 + start + slots, "nothing is left lying about");
         }
     }
 }
