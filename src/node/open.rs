@@ -73,7 +73,7 @@ pub fn open(opening: Opening) -> Result<Opened, Halt> {
     }
     let applied = machine.applied();
     let tail = unapplied_tail(&log, &recovered, applied.index)?;
-    let entries = Log::restore(recovered.terms, recovered.last, tail);
+    let entries = Log::restore(Position::default(), recovered.terms, recovered.last, tail);
     check_applied(&entries, applied)?;
     let floor = (!entries.last().reaches(mark.last)).then_some(mark.last);
     if let Some(floor) = floor

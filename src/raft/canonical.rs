@@ -15,8 +15,10 @@
 //! ([`Raft::is_deaf_to`]).
 
 use super::election::{Campaign, Transfer};
+use super::membership::Leaving;
 use super::message::{Envelope, Message};
 use super::progress::{Flow, Progress};
+use super::quorum::Configuration;
 use super::raft::{Following, Raft, State};
 use super::read::{FollowerReads, Rounds};
 use super::replication::Leading;
@@ -40,6 +42,8 @@ pub(crate) struct Matters {
     pub appends: bool,
     /// Which lives of its peers a member has heard of: only where there is a second one.
     pub lives: bool,
+    /// Who votes: only where that changes.
+    pub changes: bool,
 }
 
 impl<N: Fn(MemberId) -> u64 + Copy> Ink<N> {
@@ -92,6 +96,16 @@ impl<N: Fn(MemberId) -> u64 + Copy> Ink<N> {
         self.number(hard.vote.map_or(u64::MAX, self.name));
     }
 
+    fn configuration(&mut self, configuration: &Configuration) {
+        self.number(configuration.version());
+        self.unordered(configuration.incoming(), |ink, member| ink.member(*member));
+        self.unordered(configuration.outgoing(), |ink, member| ink.member(*member));
+        self.unordered(configuration.learners(), |ink, (member, promotion)| {
+            ink.member(*member);
+            ink.number(*promotion as u64);
+        });
+    }
+
     pub(crate) fn finish(&self) -> u64 {
         mix(self.hash)
     }
@@ -108,6 +122,7 @@ impl Raft {
             log,
             commit,
             applied,
+            configurations,
             state,
             election_deadline: _,
             hint: _,
@@ -128,9 +143,16 @@ impl Raft {
             events: _,
         } = self;
         ink.hard_state(*hard);
-        ink.ordered((1..=log.last().index.0).filter_map(|i| log.position_at(Index(i))), |ink, at| ink.position(at));
+        let from_base = (log.base().index.0..=log.last().index.0).filter_map(|i| log.position_at(Index(i)));
+        ink.ordered(from_base, |ink, at| ink.position(at));
         ink.number(commit.0);
         ink.number(applied.0);
+        if ink.matters.changes {
+            ink.ordered(configurations.iter(), |ink, (index, configuration)| {
+                ink.number(index.0);
+                ink.configuration(configuration);
+            });
+        }
         match state {
             State::Follower(following) => write_following(following, ink),
             State::PreCandidate(campaign) => write_campaign(1, campaign, writes, ink),
@@ -242,6 +264,8 @@ fn write_campaign<N: Fn(MemberId) -> u64 + Copy>(role: u64, campaign: &Campaign,
 fn write_leading<N: Fn(MemberId) -> u64 + Copy>(leading: &Leading, ink: &mut Ink<N>) {
     let Leading {
         progress,
+        leaving,
+        retiring,
         term_start,
         rounds,
         transfer,
@@ -256,6 +280,11 @@ fn write_leading<N: Fn(MemberId) -> u64 + Copy>(leading: &Leading, ink: &mut Ink
         ink.member(*peer);
         write_progress(progress, ink);
     });
+    ink.unordered(leaving, |ink, (peer, Leaving { entry, until: _ })| {
+        ink.member(*peer);
+        ink.number(entry.0);
+    });
+    ink.number(u64::from(*retiring));
     ink.unordered(transfer, |ink, Transfer { target, deadline: _, told }| {
         ink.member(*target);
         ink.number(u64::from(*told));
@@ -291,6 +320,7 @@ fn write_progress<N: Fn(MemberId) -> u64 + Copy>(progress: &Progress, ink: &mut 
         sequence,
         told_commit,
         contact: _,
+        heard,
         confirmed,
         incarnation: _, // a note of what `Raft::incarnations` says
         loading,
@@ -300,8 +330,14 @@ fn write_progress<N: Fn(MemberId) -> u64 + Copy>(progress: &Progress, ink: &mut 
     match flow {
         Flow::Probe { outstanding } => ink.number(outstanding.map_or(u64::MAX, |(last, _)| last.0)),
         Flow::Replicate { window, bytes: _ } => ink.ordered(window, |ink, (last, _)| ink.number(last.0)),
+        Flow::Install { base, due } => ink.number(base.0 << 1 | u64::from(*due)),
     }
-    ink.number(u64::from(matches!(flow, Flow::Probe { .. })));
+    ink.number(match flow {
+        Flow::Replicate { .. } => 0,
+        Flow::Probe { .. } => 1,
+        Flow::Install { .. } => 2,
+    });
+    ink.number(u64::from(ink.matters.changes && *heard));
     ink.number(*session);
     ink.number(if ink.matters.appends { *sequence } else { 0 });
     ink.number(told_commit.0);
@@ -320,11 +356,22 @@ fn write_reads<N: Fn(MemberId) -> u64 + Copy>(reads: &FollowerReads, ink: &mut I
 }
 
 fn write_writes<N: Fn(MemberId) -> u64 + Copy>(writes: &Writes, ink: &mut Ink<N>) {
-    let Writes { hard_dirty, truncate_from, unstable, next, durable, durable_term, of_term, on_its_way, persisted } =
-        writes;
+    let Writes {
+        hard_dirty,
+        truncate_from,
+        compact_to,
+        unstable,
+        next,
+        durable,
+        durable_term,
+        of_term,
+        on_its_way,
+        persisted,
+    } = writes;
     let ahead = |seq: &WriteSeq| seq.0.saturating_sub(durable.0);
     ink.number(u64::from(*hard_dirty));
     ink.index(*truncate_from);
+    ink.index(*compact_to);
     ink.number(unstable.0);
     ink.number(ahead(next));
     ink.number(durable_term.0);

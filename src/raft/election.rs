@@ -17,13 +17,12 @@
 //! There is one gate to campaigning, [`Raft::may_campaign`], for a lost patience, a hint and a transfer alike.
 
 use super::message::Message;
-use super::progress::Progress;
 use super::quorum::Tally;
 use super::raft::{Event, Following, LossCause, Raft, State};
 use super::replication::Leading;
 use crate::ids::{Incarnation, MemberId, Position, Term, WriteSeq};
 use crate::time::{Duration, Time};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// The first campaign after a lost connection starts within this time: long enough for the other followers to notice the
 /// same loss, and to part the candidates.
@@ -104,12 +103,15 @@ impl Raft {
     pub fn transfer(&mut self, now: Time, target: Option<MemberId>) -> Result<MemberId, TransferError> {
         let timeout = self.config.election_timeout;
         let State::Leader(leading) = &mut self.state else { return Err(TransferError::NotLeader) };
+        // Who votes only until the change under way is over would have to hand over again.
+        let voters = self.configurations.newest().incoming();
         let target = match target {
             Some(target) if target == self.config.id => return Ok(target),
-            Some(target) if leading.progress.contains_key(&target) => target,
+            Some(target) if voters.contains(&target) => target,
             Some(_) => return Err(TransferError::BadTarget),
             None => {
-                let alive = leading.progress.iter().filter(|(_, p)| now.since(p.contact) < timeout);
+                let voters = leading.progress.iter().filter(|(peer, _)| voters.contains(peer));
+                let alive = voters.filter(|(_, p)| now.since(p.contact) < timeout);
                 *alive.max_by_key(|(_, p)| p.matched).ok_or(TransferError::BadTarget)?.0
             }
         };
@@ -128,10 +130,10 @@ impl Raft {
         }
     }
 
-    /// The one gate: only a voter whose log holds everything it ever acknowledged.
+    /// The one gate: only a voter, by its own newest configuration, whose log holds everything it ever acknowledged.
     fn may_campaign(&self) -> bool {
         let complete = self.floor.is_none_or(|floor| self.log.last().reaches(floor));
-        self.config.configuration.contains(self.config.id) && complete
+        self.configuration().contains(self.config.id) && complete
     }
 
     /// What stands for this member's log in vote checks: its end, or the mark it once acknowledged and lost.
@@ -219,7 +221,7 @@ impl Raft {
         } else {
             running.rejected.insert(from)
         };
-        if self.config.configuration.tally(&running.granted, &running.rejected) == Tally::Won {
+        if self.configurations.newest().tally(&running.granted, &running.rejected) == Tally::Won {
             self.campaign(now, false);
         }
     }
@@ -248,7 +250,7 @@ impl Raft {
         } else {
             running.rejected.insert(from)
         };
-        if self.config.configuration.tally(&running.granted, &running.rejected) == Tally::Won {
+        if self.configurations.newest().tally(&running.granted, &running.rejected) == Tally::Won {
             self.become_leader(now);
         }
     }
@@ -277,11 +279,9 @@ impl Raft {
     fn become_leader(&mut self, now: Time) {
         assert!(matches!(self.state, State::Candidate(_)), "only a candidate can win an election");
         let next = self.log.last().index.next();
-        let life = |m: &MemberId| self.incarnations.get(m).copied().unwrap_or_default();
-        let progress: BTreeMap<MemberId, Progress> =
-            self.peers().into_iter().map(|peer| (peer, Progress::new(next, life(&peer), now))).collect();
         let uncommitted = self.log.bytes_after(self.commit);
-        self.state = State::Leader(Box::new(Leading::new(progress, next, uncommitted, now)));
+        self.state = State::Leader(Box::new(Leading::new(next, uncommitted, now)));
+        self.follow_configuration(now);
         self.hint = None;
         self.note(Event::LeaderKnown { term: self.hard.term, leader: self.config.id });
         self.append_noop();

@@ -10,11 +10,15 @@
 //! ---+----------------+-------------------------+
 //! ```
 //!
+//! Everything up to the *base* was compacted away: the log remembers of it only where it ended, for that is what precedes
+//! the first entry that is left. The disk may still hold some of it; nobody asks.
+//!
 //! # Invariants
 //!
 //! 1. Entries are contiguous from `base + 1` to `last`; terms never decrease.
 //! 2. What is in memory is a suffix.
 //! 3. Only entries that were applied leave the memory, so whatever may still be truncated or applied is there.
+//! 4. Only entries that were applied are compacted away, so the base is committed.
 //!
 //! It may not know what is durable (`raft.rs` keeps that) nor what is committed.
 
@@ -49,15 +53,53 @@ impl Log {
         Log { base: Position::default(), runs: Vec::new(), last: Index(0), memory: VecDeque::new(), memory_bytes: 0 }
     }
 
-    /// A log as found on the disk: the runs of its terms, its end, and its newest entries.
+    /// A log as found on the disk: what came before its first entry, the runs of its terms, its end, and its newest entries.
+    /// Runs may begin at or below the base, where a record on the disk does.
     ///
     /// # Panics
     /// If the parts contradict each other: the log store has verified them.
-    pub fn restore(runs: Vec<(Index, Term)>, last: Position, tail: Vec<Entry>) -> Log {
-        assert_eq!(runs.last().map_or(Term(0), |run| run.1), last.term, "the last run is not of the last term");
+    pub fn restore(base: Position, runs: Vec<(Index, Term)>, last: Position, tail: Vec<Entry>) -> Log {
+        assert_eq!(runs.last().map_or(base.term, |run| run.1), last.term, "the last run is not of the last term");
+        assert!(base.index <= last.index, "a log that begins after {base} and ends at {last}");
         assert_eq!(tail.last().map_or(last, |e| e.position), last, "the tail does not end where the log ends");
+        let first = runs.first().map_or(base.index.next(), |run| run.0);
+        assert!(first <= base.index.next(), "the terms after {base} are unknown up to {first}");
         let memory_bytes = tail.iter().map(Entry::size).sum();
-        Log { base: Position::default(), runs, last: last.index, memory: tail.into(), memory_bytes }
+        let mut log = Log { base, runs, last: last.index, memory: tail.into(), memory_bytes };
+        log.forget_below();
+        log
+    }
+
+    /// What precedes the first entry.
+    pub fn base(&self) -> Position {
+        self.base
+    }
+
+    /// Forgets `index` and everything before it, but for its term. Below the base there is nothing left to forget.
+    ///
+    /// # Panics
+    /// If the log ends before.
+    pub fn compact_to(&mut self, index: Index) {
+        assert!(index <= self.last, "a compaction at {index} of a log that ends at {}", self.last);
+        if index > self.base.index {
+            self.base = self.position_at(index).expect("within the log");
+            self.forget_below();
+        }
+    }
+
+    /// Drops runs and entries that the base covers.
+    fn forget_below(&mut self) {
+        let first = self.base.index.next();
+        let covering = self.runs.partition_point(|(start, _)| *start <= first);
+        self.runs.drain(..covering.saturating_sub(1));
+        if let Some(run) = self.runs.first_mut() {
+            run.0 = run.0.max(first);
+        }
+        self.runs.retain(|(start, _)| *start <= self.last);
+        while self.memory.front().is_some_and(|e| e.position.index < first) {
+            let entry = self.memory.pop_front().expect("just seen");
+            self.memory_bytes -= entry.size();
+        }
     }
 
     /// Where the log ends.
@@ -141,12 +183,26 @@ impl Log {
     }
 
     /// The last position at or before `index` whose term is not above `term`: where a log that has `term` at `index` could
-    /// still agree with this one. Skips whole terms (Raft §5.3, "the optimisation").
-    pub fn last_not_above(&self, index: Index, term: Term) -> Position {
+    /// still agree with this one. Skips whole terms (Raft §5.3, "the optimisation"). `None` if it is below the base.
+    pub fn last_not_above(&self, index: Index, term: Term) -> Option<Position> {
+        if index < self.base.index || term < self.base.term {
+            return None;
+        }
         let index = index.min(self.last);
         let run = self.runs.partition_point(|(first, t)| *first <= index && *t <= term);
         let end = self.runs.get(run).map_or(index, |(first, _)| first.prev().min(index));
-        self.position_at(end.max(self.base.index)).expect("within the log")
+        self.position_at(end)
+    }
+
+    /// The entries after `index` that are in memory: all that are not applied, if `index` is.
+    pub fn in_memory_after(&self, index: Index) -> impl Iterator<Item = &Entry> {
+        let skip = self.memory.front().map_or(0, |first| index.next().0.saturating_sub(first.position.index.0));
+        self.memory.iter().skip(usize::try_from(skip).unwrap_or(usize::MAX))
+    }
+
+    /// Whether everything after `index` is in memory.
+    pub fn holds_after(&self, index: Index) -> bool {
+        self.memory.front().map_or(self.last, |first| first.position.index.prev()) <= index
     }
 
     /// Bytes of the entries after `index`, as far as they are in memory.
@@ -188,6 +244,7 @@ mod tests {
             cut in 1u64..30,
             more in proptest::collection::vec(6u64..8, 0..5),
             applied in 0u64..30,
+            compacted in 0u64..40,
         ) {
             terms.sort_unstable();
             let mut log = log_of(&terms);
@@ -199,18 +256,31 @@ mod tests {
                 log.append(entry(terms.len() as u64, term));
             }
             log.evict(Index(applied), 0);
-            let at = |i: u64| if i == 0 { Some(0) } else { terms.get(i as usize - 1).copied() };
+            let base = if compacted > terms.len() as u64 { 0 } else { compacted };
+            log.compact_to(Index(base));
+            let whole = log.clone();
+            log.compact_to(Index(base / 2));
+            prop_assert_eq!(format!("{log:?}"), format!("{whole:?}"), "a compaction below the base is nothing");
+            let at = |i: u64| match i {
+                _ if i < base => None,
+                0 => Some(0),
+                _ => terms.get(i as usize - 1).copied(),
+            };
+            prop_assert_eq!(log.base().index.0, base);
             prop_assert_eq!(log.last().index.0, terms.len() as u64);
             for i in 0..35 {
                 prop_assert_eq!(log.term_at(Index(i)).map(|t| t.0), at(i));
                 for term in 0..9 {
-                    let expected = (0..=i.min(terms.len() as u64)).rev().find(|j| at(*j).unwrap() <= term).unwrap();
-                    prop_assert_eq!(log.last_not_above(Index(i), Term(term)).index.0, expected);
+                    let mut candidates = (base..=i.min(terms.len() as u64)).rev();
+                    let expected = candidates.find(|j| at(*j).unwrap() <= term);
+                    prop_assert_eq!(log.last_not_above(Index(i), Term(term)).map(|p| p.index.0), expected);
                 }
+                let after: Vec<u64> = log.in_memory_after(Index(i)).map(|e| e.position.index.0).collect();
+                prop_assert_eq!(after, (i.max(applied).max(base) + 1..=terms.len() as u64).collect::<Vec<u64>>());
                 let slice = log.slice(Index(i.max(1)), usize::MAX);
                 if i.max(1) > terms.len() as u64 {
                     prop_assert_eq!(slice, Slice::Past);
-                } else if i.max(1) <= applied {
+                } else if i.max(1) <= applied.max(base) {
                     prop_assert_eq!(slice, Slice::OnDisk);
                 } else {
                     let Slice::Entries(entries) = slice else { panic!("{slice:?}") };
@@ -245,13 +315,27 @@ mod tests {
             let mut prev = leader.last();
             let mut rounds = 1;
             while follower.term_at(prev.index) != Some(prev.term) {
-                let hint = follower.last_not_above(prev.index.prev(), prev.term);
-                prev = leader.last_not_above(hint.index.min(prev.index.prev()), hint.term);
+                let hint = follower.last_not_above(prev.index.prev(), prev.term).expect("nothing is compacted");
+                prev = leader.last_not_above(hint.index.min(prev.index.prev()), hint.term).expect("nothing is compacted");
                 rounds += 1;
             }
             prop_assert_eq!(prev.index.0, shared.len() as u64);
             prop_assert!(rounds <= distinct.len() + 2, "{} rounds for {} terms", rounds, distinct.len());
         }
+    }
+
+    #[test]
+    fn a_log_is_restored_above_a_base_inside_a_run() {
+        let at = |index, term| Position { index: Index(index), term: Term(term) };
+        let runs = vec![(Index(1), Term(1)), (Index(3), Term(2)), (Index(8), Term(5))];
+        let log = Log::restore(at(5, 2), runs, at(9, 5), vec![entry(9, 5)]);
+        let terms: Vec<Option<u64>> = (4..=10).map(|i| log.term_at(Index(i)).map(|t| t.0)).collect();
+        assert_eq!(terms, [None, Some(2), Some(2), Some(2), Some(5), Some(5), None]);
+        assert_eq!(log.slice(Index(6), 1), Slice::OnDisk);
+        let mut empty = Log::restore(at(9, 5), Vec::new(), at(9, 5), Vec::new());
+        assert_eq!((empty.last(), empty.base()), (at(9, 5), at(9, 5)));
+        empty.append(entry(10, 5));
+        assert_eq!((empty.term_at(Index(10)), empty.term_at(Index(8))), (Some(Term(5)), None));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! A replicated log, by Ongaro and Ousterhout's Raft: *In Search of an Understandable Consensus Algorithm* ("Raft §n"
 //! below) and Ongaro's dissertation. The files are the thesis's table of contents: `election` (§5.2, pre-vote, transfer),
-//! `replication` and `progress` (§5.3), `log` (what a member holds), `quorum` (what a majority is), `read` (ReadIndex,
-//! dissertation §6.4). `raft.rs` holds the state and routes, `writes` knows what is durable, `outbox` holds messages back until
+//! `replication` and `progress` (§5.3), `log` (what a member holds), `membership` (dissertation §4), `quorum` (what a majority
+//! is), `read` (ReadIndex, dissertation §6.4). `raft.rs` holds the state and routes, `writes` knows what is durable, `outbox` holds messages back until
 //! it is; `message.rs` is what members say.
 //!
 //! [`Raft`] is a value. Messages and a time go in; messages, writes and committed entries come out. It has no thread,
@@ -26,23 +26,26 @@
 //! 1. Term and commit never decrease within a life; the vote is cleared only when the term grows.
 //! 2. At most one grant per term leaves a member in its whole life, and it is durable when it leaves.
 //! 3. An entry of term *t* is on the disk only if a term ≥ *t* is (the hard state is written first).
-//! 4. commit ≤ last; applied ≤ min(commit, persisted); persisted ≤ last.
+//! 4. commit ≤ last; applied ≤ min(commit, persisted); persisted ≤ last; the log's base ≤ applied.
 //! 5. A follower's commit is at most the last index verified against the current leader (Raft fig. 2, rule 5).
 //! 6. A leader commits by counting only entries of its own term (Raft §5.4.2), by a plain sort of match indexes.
 //! 7. For each follower match < next, and match never decreases within a session.
 //! 8. Nothing committed is ever truncated: an append that would do so is an assertion, with both positions.
+//! 9. The configuration that counts is the newest one in the log (dissertation §4.1).
 //!
 //! # What is left out
 //!
-//! Snapshots and log compaction, changes of membership, learners, lease reads: their places are marked by what takes a
-//! configuration as a value (`quorum.rs`) and a base position of the log (`log.rs`). Also left out, for good: witnesses,
-//! priorities, leader stickiness by configuration, resuming as leader after a restart (always a follower).
+//! How a state is taken over: a follower whose log ends before the leader's begins is only told so ([`Raft::take_install`]),
+//! and is opened again on the state that it got. When the log may be compacted: [`Raft::compact_to`] is told. Lease reads.
+//! Also left out, for good: witnesses, priorities, leader stickiness by configuration, resuming as leader after a restart
+//! (always a follower).
 
 use crate::ids::{Index, MemberId, Position, Term, WriteSeq};
 
 mod canonical;
 mod election;
 pub mod log;
+pub mod membership;
 pub mod message;
 mod outbox;
 pub mod progress;
@@ -57,6 +60,7 @@ mod writes;
 
 pub(crate) use canonical::{Ink, Matters};
 pub use election::TransferError;
+pub use membership::{Change, ChangeRefusal};
 pub use message::{Entry, EntryKind, Envelope, Message, Refusal};
 pub use raft::{Config, Event, Limits, LossCause, Raft, ReadState, Role, Status};
 

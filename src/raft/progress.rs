@@ -4,6 +4,10 @@
 //! **replicated** to: appends go out without waiting, as far as the window allows, and `next` runs ahead of what is
 //! acknowledged. Any sign of loss brings back the probe.
 //!
+//! A follower that is to be sent what was compacted away can't be sent appends: it is told to **install** a state that reaches
+//! the log's base, and told so again when its heartbeats show that it is still there. To a follower that has the base after
+//! all this is as good as a probe at it: it acknowledges, and is replicated to.
+//!
 //! A *session* is a fresh start with a follower: at the beginning of a term, and whenever its process turns out to be a new
 //! one. Answers carry the session's number; those of older sessions move nothing (openraft's #1500, #1960 and kin were all
 //! late answers that did).
@@ -32,6 +36,13 @@ pub enum Flow {
         /// The sum of those bytes.
         bytes: usize,
     },
+    /// What it needs is below the log's base: no appends, it must take over a state.
+    Install {
+        /// The base that it was told.
+        base: Index,
+        /// To be told (again).
+        due: bool,
+    },
 }
 
 /// What a leader knows of one follower. See the module's essay.
@@ -49,8 +60,10 @@ pub struct Progress {
     pub sequence: u64,
     /// The commit index last told.
     pub told_commit: Index,
-    /// When it was last heard of in this term.
+    /// When it was last heard of in this term; at first, when it was first spoken to.
     pub contact: Time,
+    /// Whether it was heard of in this term at all.
+    pub heard: bool,
     /// The newest read round it confirmed.
     pub confirmed: u64,
     /// Which life of it.
@@ -65,6 +78,7 @@ impl Progress {
         match &self.flow {
             Flow::Probe { outstanding } => usize::from(outstanding.is_some()),
             Flow::Replicate { window, .. } => window.len(),
+            Flow::Install { .. } => 0,
         }
     }
 
@@ -78,6 +92,7 @@ impl Progress {
             sequence: 0,
             told_commit: Index(0),
             contact: now,
+            heard: false,
             confirmed: 0,
             incarnation,
             loading: None,
@@ -87,9 +102,14 @@ impl Progress {
     /// Another process of this follower: what the former one acknowledged is not taken for granted.
     pub fn restart(&mut self, incarnation: Incarnation) {
         let session = self.session + 1;
-        let (contact, confirmed) = (self.contact, self.confirmed);
+        let (contact, heard, confirmed) = (self.contact, self.heard, self.confirmed);
         *self = Progress::new(self.search_start(), incarnation, contact);
-        (self.session, self.confirmed) = (session, confirmed);
+        (self.session, self.heard, self.confirmed) = (session, heard, confirmed);
+    }
+
+    /// A sign of life in this term.
+    pub fn heard(&mut self, now: Time) {
+        (self.contact, self.heard) = (now, true);
     }
 
     /// Where to look for the place at which the logs part: after what is acknowledged. If nothing is, the search goes on
@@ -107,8 +127,25 @@ impl Progress {
 
     /// Nothing gets through: no append before a sign of life.
     pub fn hold(&mut self) {
+        if let Flow::Install { due, .. } = &mut self.flow {
+            *due = false;
+            return;
+        }
         self.probe();
         self.flow = Flow::Probe { outstanding: Some((self.next.prev(), 0)) };
+    }
+
+    /// The next entry to send is at or below the log's `base`. Says whether the follower is to be told now.
+    pub fn needs_state(&mut self, base: Index) -> bool {
+        let now = match self.flow {
+            Flow::Install { due, .. } => due,
+            Flow::Probe { outstanding } => outstanding.is_none(),
+            Flow::Replicate { .. } => true,
+        };
+        if now {
+            self.flow = Flow::Install { base, due: false };
+        }
+        now
     }
 
     /// Whether one more append with entries may leave.
@@ -116,6 +153,7 @@ impl Progress {
         match &self.flow {
             Flow::Probe { outstanding } => outstanding.is_none(),
             Flow::Replicate { window, bytes } => window.len() < max_messages && *bytes < max_bytes,
+            Flow::Install { .. } => false,
         }
     }
 
@@ -131,6 +169,7 @@ impl Progress {
                     self.next = last.next();
                 }
             }
+            Flow::Install { .. } => unreachable!("an append to a follower that must install"),
         }
     }
 
@@ -155,6 +194,12 @@ impl Progress {
                 }
                 self.next = self.next.max(self.matched.next());
             }
+            Flow::Install { base, .. } => {
+                self.next = self.next.max(self.matched.next());
+                if self.matched >= *base {
+                    self.flow = Flow::Replicate { window: VecDeque::new(), bytes: 0 };
+                }
+            }
         }
         assert!(self.matched < self.next, "matched {} must stay below next {}", self.matched, self.next);
         news
@@ -165,6 +210,7 @@ impl Progress {
         let current = match self.flow {
             Flow::Probe { .. } => prev.next() == self.next,
             Flow::Replicate { .. } => prev > self.matched,
+            Flow::Install { .. } => false, // of an append before it
         };
         if current && prev > self.matched {
             assert!(at < prev, "a conflict at {prev} must lead further back than {at}");
@@ -179,6 +225,7 @@ impl Progress {
         match self.flow {
             Flow::Probe { .. } => "probe",
             Flow::Replicate { .. } => "replicate",
+            Flow::Install { .. } => "install",
         }
     }
 }

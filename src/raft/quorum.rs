@@ -134,6 +134,11 @@ impl Configuration {
         self.voters().chain(self.learners.keys().copied()).collect()
     }
 
+    /// Whether `member` receives the log.
+    pub fn has_member(&self, member: MemberId) -> bool {
+        self.contains(member) || self.learners.contains_key(&member)
+    }
+
     /// Whether `member` votes.
     pub fn contains(&self, member: MemberId) -> bool {
         self.voters.contains(&member) || self.outgoing.contains(&member)

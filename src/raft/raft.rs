@@ -6,13 +6,14 @@
 //!
 //! | the sender's term | then |
 //! |---|---|
-//! | older incarnation of the sender, a stranger, not to us | not heard |
+//! | older incarnation of the sender, a stranger who does not lead or campaign, not to us | not heard |
 //! | lower than ours | answered with ours where the sender needs to know (appends, heartbeats, votes, forwards), else not heard |
 //! | higher than ours | we follow it first, except for what must not move terms: pre-votes, and votes that stickiness refuses |
 //! | equal | heard |
 
 use super::election::{Campaign, Hint};
 use super::log::{Log, Slice};
+use super::membership::Configurations;
 use super::message::{Dependency, Entry, Envelope, Message, Refusal};
 use super::outbox::Outbox;
 use super::quorum::Configuration;
@@ -33,7 +34,7 @@ pub struct Config {
     pub id: MemberId,
     /// Which life of it.
     pub incarnation: Incarnation,
-    /// Who votes.
+    /// Who votes and learns, as of the applied index: what the log says after that counts on top.
     pub configuration: Configuration,
     /// A leader speaks at least this often.
     pub heartbeat_interval: Duration,
@@ -207,6 +208,7 @@ pub struct Raft {
     pub(super) log: Log,
     pub(super) commit: Index,
     pub(super) applied: Index,
+    pub(super) configurations: Configurations,
     pub(super) state: State,
     /// When a follower or candidate loses patience.
     pub(super) election_deadline: Time,
@@ -238,10 +240,11 @@ impl Raft {
     /// A member as it was left: always a follower, whatever it was before.
     ///
     /// # Panics
-    /// If `applied` is beyond the log: recovery (`node/open.rs`) refuses that with a sentence.
+    /// If `applied` is not in the log: recovery (`node/open.rs`) refuses that with a sentence.
     pub fn new(config: Config, hard: HardState, log: Log, applied: Index, now: Time) -> Raft {
-        let last = log.last();
+        let (base, last) = (log.base(), log.last());
         assert!(applied <= last.index, "applied {applied} is beyond the log's end {last}");
+        assert!(applied >= base.index, "applied {applied} is before the log's beginning {base}");
         assert!(last.term <= hard.term, "the log ends in term {} but the hard state says {}", last.term, hard.term);
         let mut rng = Rng::new(config.seed);
         // A newborn asks soon: if there is a leader, the others refuse the pre-vote, and if there is none, why wait.
@@ -251,6 +254,7 @@ impl Raft {
             hard,
             commit: applied,
             applied,
+            configurations: Configurations::restore(config.configuration.clone(), applied, &log),
             state: State::Follower(Following::default()),
             election_deadline: now + patience,
             hint: Some(Hint::default()),
@@ -279,7 +283,7 @@ impl Raft {
     /// Takes a message.
     pub fn step(&mut self, now: Time, envelope: Envelope) {
         let Envelope { from, to, term, incarnation, message } = envelope;
-        if to != self.config.id || from == self.config.id || !self.config.configuration.contains(from) {
+        if to != self.config.id || from == self.config.id || !self.hears(from, &message) {
             return;
         }
         if !self.is_current_life(from, incarnation) {
@@ -380,9 +384,9 @@ impl Raft {
             Message::Forward { id, data, grows } => self.on_forward(from, id, data, grows),
             Message::ForwardRefused { sequence, reason } => self.refusals.push((sequence, reason)),
             Message::TimeoutNow => self.on_timeout_now(now, from, term),
-            Message::Install { session: _, base } => {
+            Message::Install { session, base } => {
                 self.hear_leader(now, from);
-                self.install = Some(base);
+                self.on_install(from, session, base);
             }
             Message::Ask { context, question } if self.is_leader() => self.asks.push((from, context, question)),
             Message::Answer { context, answer } if self.leader() == Some(from) => self.answers.push((context, answer)),
@@ -432,10 +436,30 @@ impl Raft {
     pub fn flush(&mut self, now: Time) {
         self.ask_read_index(now);
         if let State::Leader(_) = self.state {
+            self.drive_change(now);
             self.begin_read_round(now);
             self.replicate();
+            self.retire(now);
         }
         self.log.evict(self.applied, self.config.limits.memory_bytes);
+    }
+
+    /// The state's database holds, durably, what the entries up to `index` did: they may go. The next [`Raft::ready`] asks the
+    /// disk to let them go; a follower that lacks them is told to take over a state.
+    ///
+    /// # Panics
+    /// If they are not all applied and durable here.
+    pub fn compact_to(&mut self, index: Index) {
+        assert!(index <= self.applied, "a compaction at {index}, but only {} is applied", self.applied);
+        if index > self.log.base().index {
+            self.log.compact_to(index);
+            self.writes.compacted(index);
+        }
+    }
+
+    /// What precedes the first entry of the log.
+    pub fn log_base(&self) -> Position {
+        self.log.base()
     }
 
     /// When [`Raft::tick`] must be called at the latest.
@@ -594,7 +618,7 @@ impl Raft {
             State::Leader(leading) => {
                 leading.progress.iter().map(|(peer, p)| (*peer, p.flow_name(), p.matched)).collect()
             }
-            _ => self.peers().into_iter().map(|peer| (peer, "", Index(0))).collect(),
+            _ => self.others().into_iter().map(|peer| (peer, "", Index(0))).collect(),
         }
     }
 
@@ -637,8 +661,13 @@ impl Raft {
         self.outbox.send(envelope, after, self.writes.durable());
     }
 
+    /// The other voters.
     pub(super) fn peers(&self) -> Vec<MemberId> {
-        self.config.configuration.voters().filter(|m| *m != self.config.id).collect()
+        self.configuration().voters().filter(|m| *m != self.config.id).collect()
+    }
+
+    fn others(&self) -> Vec<MemberId> {
+        self.configuration().members().into_iter().filter(|m| *m != self.config.id).collect()
     }
 
     pub(super) fn note(&mut self, event: Event) {
@@ -665,6 +694,7 @@ impl Raft {
     pub(super) fn truncate(&mut self, from: Index) {
         assert!(from > self.commit, "truncation at {from}, but {} is committed", self.commit);
         self.log.truncate_from(from);
+        self.configurations.truncated(from);
         self.writes.truncated(from);
     }
 

@@ -112,10 +112,9 @@ impl Raft {
     /// Leader: releases the round in flight if a quorum has confirmed it.
     pub(super) fn finish_read_round(&mut self) {
         let State::Leader(leading) = &mut self.state else { return };
-        let confirmed = self.config.configuration.reached(|m| match leading.progress.get(&m) {
-            Some(progress) => progress.confirmed,
-            None => leading.rounds.number,
-        });
+        let (own, own_round) = (self.config.id, leading.rounds.number);
+        let confirmed = |m| leading.progress.get(&m).map_or(if m == own { own_round } else { 0 }, |p| p.confirmed);
+        let confirmed = self.configurations.newest().reached(confirmed);
         let Some(round) = leading.rounds.in_flight.take_if(|round| round.number <= confirmed) else { return };
         let index = round.index;
         self.readable.extend(round.local.into_iter().map(|context| ReadState { context, index }));

@@ -13,8 +13,10 @@
 use super::LogRead;
 use super::election::Transfer;
 use super::log::Slice;
+use super::membership::Leaving;
 use super::message::{Entry, EntryKind, Message, Refusal};
 use super::progress::{Flow, Progress};
+use super::quorum::Configuration;
 use super::raft::{Event, LossCause, Raft, State};
 use super::read::Rounds;
 use crate::ids::{Incarnation, Index, MemberId, Position, RequestId, Term};
@@ -25,7 +27,12 @@ use std::collections::BTreeMap;
 /// What a leader knows: gone when it steps down.
 #[derive(Clone, Debug)]
 pub(super) struct Leading {
+    /// Of all members but itself, and of those that are leaving.
     pub progress: BTreeMap<MemberId, Progress>,
+    /// Members that a change removed and that are told so.
+    pub leaving: BTreeMap<MemberId, Leaving>,
+    /// Its configuration is settled without it: it hands over and goes.
+    pub retiring: bool,
     /// Where its own term begins: its no-op.
     pub term_start: Index,
     pub rounds: Rounds,
@@ -39,9 +46,11 @@ pub(super) struct Leading {
 }
 
 impl Leading {
-    pub(super) fn new(progress: BTreeMap<MemberId, Progress>, start: Index, uncommitted: usize, now: Time) -> Leading {
+    pub(super) fn new(start: Index, uncommitted: usize, now: Time) -> Leading {
         Leading {
-            progress,
+            progress: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            retiring: false,
             term_start: start,
             rounds: Rounds::default(),
             transfer: None,
@@ -103,14 +112,20 @@ impl Raft {
         self.append_own(EntryKind::Noop, RequestId::default(), Bytes::new());
     }
 
-    fn append_own(&mut self, kind: EntryKind, id: RequestId, data: Bytes) -> Position {
+    pub(super) fn append_own(&mut self, kind: EntryKind, id: RequestId, data: Bytes) -> Position {
         let position = Position { index: self.log.last().index.next(), term: self.hard.term };
         let entry = Entry::new(position, kind, id, data);
         if let State::Leader(leading) = &mut self.state {
             leading.uncommitted_bytes += entry.size();
         }
-        self.log.append(entry);
+        self.append_to_log(entry);
         position
+    }
+
+    /// The one place where the log grows: a configuration counts from here on.
+    fn append_to_log(&mut self, entry: Entry) {
+        self.configurations.appended(&entry);
+        self.log.append(entry);
     }
 
     /// A leader's timers: does a quorum still hear it, is a transfer overdue, is its own disk stuck, is a heartbeat due.
@@ -121,6 +136,9 @@ impl Raft {
             leading.transfer = None;
         }
         let heartbeat_due = now >= leading.next_heartbeat;
+        if heartbeat_due && !leading.leaving.is_empty() {
+            leading.forget_the_deaf(now);
+        }
         let handing_over = leading.transfer.is_some() || leading.progress.is_empty() || now < leading.next_stall_check;
         if now.since(self.quorum_contact(now)) >= timeout {
             tracing::warn!(term = %self.hard.term, "no quorum heard for an election timeout: stepping down");
@@ -148,7 +166,9 @@ impl Raft {
     /// The latest moment at which a quorum, this member included, was heard.
     fn quorum_contact(&self, now: Time) -> Time {
         let State::Leader(leading) = &self.state else { return now };
-        self.config.configuration.reached(|m| leading.progress.get(&m).map_or(now, |p| p.contact))
+        let own = self.config.id;
+        let contact = |m| leading.progress.get(&m).map_or(if m == own { now } else { Time(0) }, |p| p.contact);
+        self.configuration().reached(contact)
     }
 
     pub(super) fn leader_deadline(&self, leading: &Leading) -> Time {
@@ -183,7 +203,9 @@ impl Raft {
 
     /// Sends each follower what it lacks, as far as its window allows.
     pub(super) fn replicate(&mut self) {
-        for peer in self.peers() {
+        let State::Leader(leading) = &self.state else { return };
+        let peers: Vec<MemberId> = leading.progress.keys().copied().collect();
+        for peer in peers {
             while self.replicate_once(peer) {}
         }
         self.tell_transferee();
@@ -191,11 +213,18 @@ impl Raft {
 
     /// Sends one append to `peer` if there is something to say. Says whether there may be more.
     fn replicate_once(&mut self, peer: MemberId) -> bool {
-        let (last, commit) = (self.log.last().index, self.commit);
+        let (base, last, commit) = (self.log.base(), self.log.last().index, self.commit);
         let (messages, bytes) = (self.config.limits.max_inflight_messages, self.config.limits.max_inflight_bytes);
         let State::Leader(leading) = &mut self.state else { return false };
         let Some(p) = leading.progress.get_mut(&peer) else { return false };
         if p.loading.is_some() {
+            return false;
+        }
+        if p.next <= base.index {
+            if p.needs_state(base.index) {
+                let session = p.session;
+                self.send(peer, Message::Install { session, base });
+            }
             return false;
         }
         let room = p.has_room(messages, bytes);
@@ -215,6 +244,7 @@ impl Raft {
             Flow::Probe { outstanding } => outstanding.is_none(),
             // Even with a full window the commit index must spread (etcd PR #14633).
             Flow::Replicate { .. } => p.told_commit < commit.min(p.next.prev()),
+            Flow::Install { .. } => unreachable!("next {} is above the base {base}", p.next),
         };
         if news {
             self.send_append(peer, Vec::new());
@@ -265,7 +295,7 @@ impl Raft {
         let last = self.log.last().index;
         let State::Leader(leading) = &mut self.state else { return };
         let Some(p) = leading.progress.get_mut(&from) else { return };
-        p.contact = now;
+        p.heard(now);
         if session != p.session || matched > last {
             return;
         }
@@ -275,12 +305,15 @@ impl Raft {
     }
 
     pub(super) fn on_conflict(&mut self, now: Time, from: MemberId, session: u64, prev: Index, hint: Position) {
-        let at = self.log.last_not_above(hint.index.min(prev.prev()), hint.term);
+        let place = hint.index.min(prev.prev());
+        // What is not in this log any more leads below its base.
+        let below = place.min(self.log.base().index.prev());
+        let at = self.log.last_not_above(place, hint.term).map_or(below, |at| at.index);
         let State::Leader(leading) = &mut self.state else { return };
         let Some(p) = leading.progress.get_mut(&from) else { return };
-        p.contact = now;
+        p.heard(now);
         if session == p.session && prev.0 > 0 {
-            p.conflicted(prev, at.index);
+            p.conflicted(prev, at);
         }
     }
 
@@ -298,11 +331,12 @@ impl Raft {
         let State::Leader(leading) = &mut self.state else { return };
         let newest_round = leading.rounds.number;
         let Some(p) = leading.progress.get_mut(&from) else { return };
-        p.contact = now;
+        p.heard(now);
         p.confirmed = p.confirmed.max(round.min(newest_round));
         if session == p.session {
             self.on_appended(now, from, session, matched);
             self.notice_loss(from, sequence, received);
+            self.notice_farewell(from, received);
         }
         self.finish_read_round();
     }
@@ -319,6 +353,7 @@ impl Raft {
             Flow::Probe { outstanding } if sequence == p.sequence && (received < sequence || sequence == 0) => {
                 *outstanding = None;
             }
+            Flow::Install { due, .. } => *due = true,
             Flow::Probe { .. } | Flow::Replicate { .. } => {}
         }
     }
@@ -327,7 +362,9 @@ impl Raft {
     pub(super) fn advance_commit(&mut self) {
         let own = self.writes.persisted();
         let State::Leader(leading) = &mut self.state else { return };
-        let reached = self.config.configuration.reached(|m| leading.progress.get(&m).map_or(own, |p| p.matched));
+        let id = self.config.id;
+        let matched = |m| leading.progress.get(&m).map_or(if m == id { own } else { Index(0) }, |p| p.matched);
+        let reached = self.configurations.newest().reached(matched);
         if reached > self.commit && self.log.term_at(reached) == Some(self.hard.term) {
             let bytes = self.log.bytes_after(self.commit) - self.log.bytes_after(reached);
             leading.uncommitted_bytes -= bytes;
@@ -339,6 +376,7 @@ impl Raft {
         assert!(commit >= self.commit && commit <= self.log.last().index, "commit {} to {commit}", self.commit);
         let before = self.log.term_at(self.commit);
         self.commit = commit;
+        self.configurations.commit(commit);
         let term = self.hard.term;
         if before != Some(term) && self.log.term_at(commit) == Some(term) {
             self.note(Event::TermCommitted { term });
@@ -375,9 +413,10 @@ impl Raft {
         if !entries.is_empty() && !self.accepting {
             return; // no space: declined, the leader keeps asking
         }
-        if self.log.term_at(prev.index) != Some(prev.term) {
+        let base = self.log.base();
+        if prev.index >= base.index && self.log.position_at(prev.index) != Some(prev) {
             assert!(prev.index > self.commit, "{from} says {prev}, but {} is committed here otherwise", prev.index);
-            let hint = self.log.last_not_above(prev.index.prev(), prev.term);
+            let hint = self.log.last_not_above(prev.index.prev(), prev.term).unwrap_or(base);
             self.send(from, Message::Conflict { session, prev_index: prev.index, hint });
             return;
         }
@@ -385,16 +424,40 @@ impl Raft {
         for entry in entries {
             match self.log.term_at(entry.position.index) {
                 Some(term) if term == entry.position.term => continue,
+                None if entry.position.index < base.index => continue,
                 Some(_) => self.truncate(entry.position.index),
                 None => {}
             }
-            self.log.append(entry);
+            self.append_to_log(entry);
         }
         if let State::Follower(following) = &mut self.state {
             following.received = following.received.max(sequence);
-            following.verified = following.verified.max(verified);
         }
+        self.verify(verified);
         self.learn_commit(commit);
+        self.acknowledge(true);
+    }
+
+    /// This log equals the leader's up to `index`, and up to whatever is committed: a leader has all of that (Raft §5.4.3,
+    /// Leader Completeness), so what was compacted here need not be compared.
+    fn verify(&mut self, index: Index) {
+        let commit = self.commit;
+        let State::Follower(following) = &mut self.state else { return };
+        following.verified = following.verified.max(index).max(commit);
+    }
+
+    /// The leader's log begins after `base`. Where this one reaches `base`, that is as good as an append after it.
+    pub(super) fn on_install(&mut self, from: MemberId, session: u64, base: Position) {
+        if !self.enter_session(session) {
+            return;
+        }
+        if base.index >= self.log.base().index && self.log.position_at(base.index) != Some(base) {
+            assert!(base.index > self.commit, "{from} says {base}, but {} is committed here otherwise", base.index);
+            self.install = Some(base);
+            return;
+        }
+        self.verify(base.index);
+        self.learn_commit(base.index);
         self.acknowledge(true);
     }
 
@@ -450,6 +513,7 @@ fn is_well_formed(prev: Position, entries: &[Entry], term: Term) -> bool {
     entries.iter().all(|entry| {
         let follows = entry.position.index == at.index.next() && entry.position.term >= at.term;
         at = entry.position;
-        follows && at.term <= term && entry.is_sound()
+        let makes_sense = entry.kind != EntryKind::Configuration || Configuration::decode(&entry.data).is_some();
+        follows && at.term <= term && entry.is_sound() && makes_sense
     })
 }

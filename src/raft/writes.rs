@@ -23,6 +23,8 @@ use std::collections::VecDeque;
 pub(super) struct Writes {
     pub hard_dirty: bool,
     pub truncate_from: Option<Index>,
+    /// Entries up to this one may go. No message waits for that.
+    pub compact_to: Option<Index>,
     /// The first entry that no write has taken.
     pub unstable: Index,
     pub next: WriteSeq,
@@ -49,6 +51,7 @@ impl Writes {
         Writes {
             hard_dirty: false,
             truncate_from: None,
+            compact_to: None,
             unstable: last.next(),
             next: WriteSeq(1),
             durable: WriteSeq(0),
@@ -82,10 +85,16 @@ impl Writes {
         }
     }
 
+    /// The log was compacted: what is durable up to `to` is not needed any more.
+    pub(super) fn compacted(&mut self, to: Index) {
+        assert!(to <= self.persisted, "a compaction at {to}, but only {} is durable", self.persisted);
+        self.compact_to = Some(to);
+    }
+
     /// The dirty part, as the next write; `None` if nothing is dirty.
     pub(super) fn take(&mut self, now: Time, hard: HardState, log: &Log) -> Option<Ready> {
         let last = log.last().index;
-        if !self.is_dirty(last) {
+        if !self.is_dirty(last) && self.compact_to.is_none() {
             return None;
         }
         let entries = match log.slice(self.unstable, usize::MAX) {
@@ -98,7 +107,8 @@ impl Writes {
         self.unstable = last.next();
         self.on_its_way.push_back(Writing { seq, term: hard.term, last, since: now });
         let hard_state = std::mem::take(&mut self.hard_dirty).then_some(hard);
-        Some(Ready { seq, hard_state, compact_to: None, truncate_from: self.truncate_from.take(), entries })
+        let (compact_to, truncate_from) = (self.compact_to.take(), self.truncate_from.take());
+        Some(Ready { seq, hard_state, compact_to, truncate_from, entries })
     }
 
     /// All writes up to `seq` are durable. Says whether that is news: reports may pass each other.

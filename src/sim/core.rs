@@ -193,7 +193,7 @@ impl Host for Core {
                 runs.push((index, term));
             }
         }
-        let log = Log::restore(runs, self.last(), self.entries[self.synced.0 as usize..].to_vec());
+        let log = Log::restore(Position::default(), runs, self.last(), self.entries[self.synced.0 as usize..].to_vec());
         let raft = Raft::new(config, self.hard, log, self.synced, now);
         let stamps: Vec<Stamp> = self.entries.iter().map(Stamp::of).collect();
         let digest = stamps[..self.synced.0 as usize].iter().fold(0, digest);

@@ -221,7 +221,8 @@ impl World {
                 runs.push((entry.position.index, entry.position.term));
             }
         }
-        let log = Log::restore(runs, m.disk.last(), m.disk.entries[m.applied.0 as usize..].to_vec());
+        let log =
+            Log::restore(Position::default(), runs, m.disk.last(), m.disk.entries[m.applied.0 as usize..].to_vec());
         m.raft = Some(Raft::new(config, m.disk.hard, log, m.applied, m.clock));
         (m.sequence, m.newest_write) = (0, 0);
     }

@@ -132,7 +132,7 @@ fn born(id: MemberId, life: u64, disk: &Disk, applied: Index, scope: &Scope) -> 
 }
 
 fn ink(naming: usize, scope: &Scope) -> Ink<impl Fn(MemberId) -> u64 + Copy> {
-    let matters = Matters { appends: scope.heartbeats > 0, lives: scope.crashes + scope.wipes > 0 };
+    let matters = Matters { appends: scope.heartbeats > 0, lives: scope.crashes + scope.wipes > 0, changes: false };
     Ink::new(move |member: MemberId| NAMINGS[naming][member.0 as usize], matters)
 }
 
