@@ -10,20 +10,29 @@
 //!   the state's ordinary writes. A record with nothing left becomes a husk, and a husk swallows the husks that follow it.
 //!
 //! Members, leases, alarms, the configuration and the mark have no history. An effect on one of them is dead when a later one
-//! has replaced it ([`Litter`] knows the newest of each), and one that only undoes (a lease is gone, an alarm is cleared) is
-//! dead from the start. They are swept along. That a member is gone is never dead: its id must never come again.
+//! has replaced it ([`Litter`] knows the newest of each). One that only undoes (a lease is gone, an alarm is cleared) is dead
+//! for a mark that lies behind it: when it was made, that revision was not there yet. They are swept along. That a member is
+//! gone is never dead: its id must never come again.
 //!
 //! # Why the lowest first
 //!
 //! After a crash some prefix of the writes is there (`storage`). So a deletion must not be lost from its record before the
 //! put that it undoes is lost from another one: after a crash in between, the key would be back. The same goes for a lease
-//! that is gone. What is undone always stands in an earlier record than, or in the same as, what undoes it; both records become
-//! dirty in the same step; and a record is rewritten only when no dirty one lies below it. So in every prefix of the writes,
-//! whatever undoes something is there as long as what it undoes is. That a replaced effect is gone while its replacement is
-//! there needs no such care: its replacement was written long before the record was rewritten.
+//! that is gone. What is undone always stands in an earlier record than, or in the same as, what undoes it; the latter
+//! becomes dirty in the same step or later; and a record is rewritten only when no dirty one lies below it. So in every prefix
+//! of the writes, whatever undoes something is there as long as what it undoes is. That a replaced effect is gone while its
+//! replacement is there needs no such care: its replacement was written long before the record was rewritten.
 //!
 //! The mark is written before the first record that was rewritten for it, so whoever finds the latter knows the former. A pass
 //! that a crash cut short begins anew at the next start: it finds what is still there.
+//!
+//! # A pin
+//!
+//! Another member may take over the records as they are, piece by piece ([`super::takeover`]). A later one that was rewritten
+//! must not meet an earlier one that was not: what the later one undid would be back. So the sweep rests while the machine is
+//! pinned. Between members the marks say what fits: all that is dead for [`Machine::swept`] is gone from every record here, and
+//! nothing that undoes is gone but what was dead for [`Machine::rewritten_for`]. That is why an effect that only undoes stays
+//! until the mark lies behind it: then what it undid is dead for that mark on every member.
 //!
 //! # Husks
 //!
@@ -75,6 +84,8 @@ pub struct Litter {
     /// The record with the newest effect on each thing that is there.
     newest: BTreeMap<Thing, LogIndex>,
     dirty: BTreeSet<LogIndex>,
+    /// Records with effects that only undo, for readers before the next mark.
+    undoing: BTreeSet<LogIndex>,
     /// Records with nothing in them.
     husks: BTreeMap<LogIndex, Header>,
 }
@@ -89,7 +100,13 @@ impl Litter {
     /// `record` says that the thing is not there any more.
     pub fn undone(&mut self, thing: Thing, record: LogIndex) {
         self.dirty.extend(self.newest.remove(&thing));
-        self.dirty.insert(record);
+        self.undoing.insert(record);
+    }
+
+    /// Nobody needs the effects that only undo in the records before this one.
+    fn undone_before(&mut self, record: LogIndex) {
+        let kept = self.undoing.split_off(&record);
+        self.dirty.extend(std::mem::replace(&mut self.undoing, kept));
     }
 
     /// The thing is not there any more, which is said by something that stays.
@@ -123,7 +140,8 @@ fn lives(state: &State, effect: &Effect<'_>, record: LogIndex, ordinal: u32) -> 
         Effect::Compacted { .. } => is_newest(Thing::Mark),
         Effect::Configuration(_) => is_newest(Thing::Configuration),
         Effect::MemberGone { .. } => true,
-        Effect::LeaseGone { .. } | Effect::Alarm { raised: Raised::Not, .. } | Effect::Applied(_) => false,
+        Effect::LeaseGone { .. } | Effect::Alarm { raised: Raised::Not, .. } => state.litter.undoing.contains(&record),
+        Effect::Applied(_) => false,
         Effect::Alarm { member, alarm, .. } => is_newest(Thing::Alarm(member, alarm)),
     }
 }
@@ -150,12 +168,16 @@ pub struct Pass {
     done: i64,
     /// The run with rewritten records that is on its way to the engine.
     in_flight: Option<u64>,
+    /// Records may have been rewritten for this mark, in this life or before.
+    rewritten_for: i64,
+    /// It rests.
+    pinned: bool,
 }
 
 impl Pass {
-    /// Nothing was swept yet.
-    pub fn new() -> Pass {
-        Pass { stage: Stage::Idle, target: -1, done: -1, in_flight: None }
+    /// Nothing was swept yet in this life; `compacted` is the mark that was found.
+    pub fn new(compacted: i64) -> Pass {
+        Pass { stage: Stage::Idle, target: -1, done: -1, in_flight: None, rewritten_for: compacted, pinned: false }
     }
 
     /// The runs up to `run` are in the engine.
@@ -178,7 +200,7 @@ impl Machine {
     pub fn sweeps(&self) -> bool {
         let state = self.shared.read();
         match &self.pass.stage {
-            _ if self.pass.in_flight.is_some() => false,
+            _ if self.pass.in_flight.is_some() || self.pass.pinned => false,
             Stage::Idle => state.compacted > self.pass.target,
             Stage::Keys(_) => true,
             Stage::Records(end) => match state.litter.dirty.first() {
@@ -192,6 +214,26 @@ impl Machine {
     /// nothing was.
     pub fn swept(&self) -> Revision {
         Revision(self.pass.done)
+    }
+
+    /// Nothing that undoes is gone from this member's records but what was dead for this revision.
+    pub fn rewritten_for(&self) -> Revision {
+        Revision(self.pass.rewritten_for)
+    }
+
+    /// The sweep rests until [`Machine::unpin`]: no record in the engine changes, but for writes on their way.
+    pub fn pin(&mut self) {
+        self.pass.pinned = true;
+    }
+
+    /// The sweep may go on.
+    pub fn unpin(&mut self) {
+        self.pass.pinned = false;
+    }
+
+    /// Whether no record in the engine changes: it is pinned, and what was on its way is there.
+    pub fn is_at_rest(&self) -> bool {
+        self.pass.pinned && self.pass.in_flight.is_none()
     }
 
     /// Whether a pass is under way, its last writes included, or due.
@@ -212,7 +254,11 @@ impl Machine {
         assert!(self.record.last().is_none() && self.closed.is_empty(), "a sweep comes after a seal");
         match std::mem::take(&mut self.pass.stage) {
             Stage::Idle => {
-                self.pass.target = self.shared.read().compacted;
+                let mut state = self.shared.write();
+                self.pass.target = state.compacted;
+                self.pass.rewritten_for = state.compacted;
+                let State { records, litter, .. } = &mut *state;
+                records.holding(self.pass.target).into_iter().for_each(|record| litter.undone_before(record));
                 self.pass.stage = Stage::Keys(None);
                 Ok(None)
             }

@@ -134,6 +134,11 @@ impl Records {
         }
     }
 
+    /// The last record whose first event is of `revision` or earlier: what stands in records before it was there before that.
+    pub fn holding(&self, revision: i64) -> Option<LogIndex> {
+        self.0.range(..=revision).next_back().map(|(_, record)| *record)
+    }
+
     /// The records that may hold events of `from` and later, oldest first.
     fn from(&self, from: i64) -> impl Iterator<Item = (i64, LogIndex)> {
         let holding = self.0.range(..=from).next_back().map_or(from, |(first, _)| *first);

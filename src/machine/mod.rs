@@ -29,7 +29,7 @@
 //! `check` (a request's shape), `kv`, `txn` and `lease` (commands), `range` (reads), `stream` (reads piece by
 //! piece), `snapshot` (all of it, to be kept elsewhere), `budget` (what reads may hold), `history` (what happened, for watchers), `member` (who belongs to the cluster; alarms), `record`
 //! (bytes and digest), `index` (keys and versions), `compact` (what nobody may read any more goes), `space` (who owns it),
-//! `hash` (are members alike), `state` (what writer and readers share), `view` (the readers' door).
+//! `hash` (are members alike), `takeover` (records of another member), `state` (what writer and readers share), `view` (the readers' door).
 //!
 //! # What is left out
 //!
@@ -70,6 +70,7 @@ mod snapshot;
 mod space;
 mod state;
 mod stream;
+pub mod takeover;
 mod txn;
 mod view;
 
@@ -248,6 +249,7 @@ impl Machine {
         }
         state.attach_all();
         state.recent.begin(revision + 1);
+        let pass = Pass::new(state.compacted);
         let mut machine = Machine {
             shared: Arc::new(Shared::new(engine, state, revision, applied)),
             applied,
@@ -257,7 +259,7 @@ impl Machine {
             run: 1,
             sealed: VecDeque::new(),
             lease_changes: Vec::new(),
-            pass: Pass::new(),
+            pass,
         };
         if applied.index == Index(0) {
             // They stand at the head of the first record, before the first entry.
@@ -432,7 +434,7 @@ impl Machine {
     }
 
     /// The first record that may not be in the engine.
-    fn first_unwritten(&self) -> Index {
+    pub fn first_unwritten(&self) -> Index {
         let sealed = self.sealed.front().map(|sealed| sealed.first);
         sealed.or(self.closed.first().map(|(first, _)| *first)).unwrap_or(self.record.first())
     }

@@ -18,6 +18,8 @@ use proptest::option::of;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
+mod takeover;
+
 type Pairs = BTreeMap<Bytes, KeyValue>;
 
 /// What an entry holds.
