@@ -5,7 +5,8 @@
 //! simulator) carries them and decides nothing. So the node that serves is, byte for byte, the node that is tested.
 //!
 //! - `node.rs` is the turn: what happens in which order.
-//! - `open.rs` is birth: from two databases to a node, the only constructor, in production and simulation alike.
+//! - `open.rs` is birth: from two databases to a node, the only constructor, in production and simulation alike; `marks.rs` is
+//!   what the state's database says for it beside the state.
 //! - `proposals.rs` and `reads.rs` keep what clients wait for. Each slot is answered exactly once.
 //! - `lessor.rs` is the leader's clock over the leases; `leases.rs` keeps what callers want of it, and brings it there.
 //! - `stages.rs` knows when a request passed which stage, so that a slow one can be explained.
@@ -34,6 +35,7 @@ pub mod events;
 pub mod input;
 mod leases;
 mod lessor;
+mod marks;
 mod membership;
 #[expect(clippy::module_inception, reason = "the file of the room's one value, named after it")]
 mod node;
@@ -53,7 +55,7 @@ pub use input::{
 };
 pub use leases::LeaseCounts;
 pub use node::Node;
-pub use open::{Opened, Opening, open};
+pub use open::{Opened, Opening, Unopened, open};
 pub use space::{SpaceConfig, SpaceStatus};
 pub use stages::Stages;
 

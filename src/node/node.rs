@@ -11,18 +11,18 @@ use super::elections::Elections;
 use super::events::Glance;
 use super::input::{Effect, Input, Refused, Reply, Request, Slot, StateWrite, Uncertain};
 use super::leases::{Leases, Wish};
+use super::marks::AckedMark;
 use super::membership;
 use super::proposals::{Command, Proposals};
 use super::reads::Reads;
 use super::space::Space;
 use super::stages::Marks;
 use super::{Config, Halt, Identity, PeerStatus, Status};
-use crate::ids::{Incarnation, Index, MemberId, Position, RequestId, Term};
+use crate::ids::{MemberId, Position, RequestId, Term};
 use crate::machine::{self, Content, Machine, View};
 use crate::proto::quorate as own;
 use crate::raft::{Entry, EntryKind, Raft, Refusal, TransferError};
-use crate::storage::key::{self, Key};
-use crate::storage::{Engine, Fault, Op};
+use crate::storage::Op;
 use crate::time::{Duration, Time};
 use prost::Message as _;
 use std::collections::VecDeque;
@@ -372,7 +372,8 @@ impl Node {
 
     /// Tells the cluster this member's name, client URLs and disk, until the replicated state has them.
     fn publish(&mut self, now: Time) -> Result<(), Halt> {
-        if self.published || self.is_pending(self.publishing) {
+        // A hollow member does not know what the replicated state has.
+        if self.published || self.raft.is_hollow() || self.is_pending(self.publishing) {
             return Ok(());
         }
         let id = self.identity;
@@ -477,9 +478,9 @@ impl Node {
         }
     }
 
-    /// Whether the state's disk keeps up.
+    /// Whether there is a state to apply to, and its disk keeps up.
     pub(super) fn may_apply(&self) -> bool {
-        self.machine.pending_bytes() <= UNWRITTEN_STATE_BYTES_MAX
+        !self.raft.is_hollow() && self.machine.pending_bytes() <= UNWRITTEN_STATE_BYTES_MAX
     }
 
     /// Applies what is committed and durable, and hands what it did to the state's disk.
@@ -539,34 +540,5 @@ impl Node {
             self.replies.push((slot, Reply::Applied { outcome, term: entry.position.term, stages }));
         }
         Ok(())
-    }
-}
-
-/// What the state database witnesses of the log database, as of its own last sync: how far the log reached, in which term
-/// the member was, and in which life. A log database that knows less has lost what it acknowledged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct AckedMark {
-    pub last: Position,
-    pub term: Term,
-    pub incarnation: Incarnation,
-}
-
-impl AckedMark {
-    /// Appends the write of the mark.
-    pub(super) fn put(self, ops: &mut Vec<Op>) {
-        let words = [self.last.index.0, self.last.term.0, self.term.0, self.incarnation.0];
-        let value: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        key::put_ops(|_| Key::AckedMark.encode(), &value, ops);
-    }
-
-    /// The mark as last synced; the default where none was written yet.
-    pub(super) fn read(engine: &dyn Engine) -> Result<AckedMark, Fault> {
-        let Some(value) = key::get_value(engine, |_| Key::AckedMark.encode())? else { return Ok(AckedMark::default()) };
-        let words: Vec<u64> = value.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
-        let [index, last_term, term, incarnation] = words[..] else {
-            return Err(Fault { what: "reading the acked mark".into(), why: format!("it has {} bytes", value.len()) });
-        };
-        let last = Position { index: Index(index), term: Term(last_term) };
-        Ok(AckedMark { last, term: Term(term), incarnation: Incarnation(incarnation) })
     }
 }

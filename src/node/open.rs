@@ -11,13 +11,24 @@
 //! | the same, and it is the only member | | refused: nobody can send what is missing |
 //! | its term is older than the mark's | | it lost its vote too: it votes for nobody else up to the mark's term |
 //! | ends before what was applied, or disagrees with it | | refused: the log's database was lost or replaced |
+//! | ends before it, or disagrees with it | was taken over up to there | the log is emptied, and begins there: the lawful end of an install that was cut short |
+//! | begins after what was applied | | hollow: the state was lost, and is taken over from the leader |
+//! | the same, and it is the only member | | refused: nobody can send what is missing |
+//! | empty | empty, and no member is known | hollow: a joiner, whose state is the leader's |
 //! | a record that is not what was written | | refused, with the record |
-//! | | a record that is not what was written | refused, with the record |
+//! | | a record that is not what was written | refused, as [`Unopened::State`]: where there are others, the shell sets the state aside and opens again on an empty one |
+//!
+//! **Hollow** is a member that holds the whole log it acknowledged, but can't apply it. It votes and acknowledges as ever; it
+//! does not campaign, and applies nothing, until it has taken over a state and is opened again.
+//!
+//! With a state that is set aside the acked mark goes too. Then nothing witnesses the log any more: had it lost its tail at the
+//! same time, nobody would know. Two databases that rot at once are one fault more than a member is built for.
 //!
 //! Commit is not stored: it starts again at what was applied, until a leader says more. The member is a follower, whatever
 //! it was before.
 
-use super::node::{AckedMark, Node};
+use super::marks::{AckedMark, Adopted};
+use super::node::Node;
 use super::{Config, Halt, Identity};
 use crate::ids::{Index, MemberId, Position, WriteSeq};
 use crate::machine::{Machine, Member};
@@ -34,7 +45,7 @@ const TAIL_BYTES: usize = 4 << 20;
 
 /// What there is to open.
 pub struct Opening {
-    /// Who this is.
+    /// Who this is. A joiner knows no members yet.
     pub meta: Meta,
     /// The database of term, vote and log.
     pub raft: Arc<dyn Engine>,
@@ -57,33 +68,72 @@ pub struct Opened {
     pub log: LogStore,
 }
 
+/// Why a member can't be opened. The sentence says what, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unopened {
+    /// Its state is not what was written. Where there are other members, it can be taken over from them.
+    #[error(transparent)]
+    State(Halt),
+    /// Everything else.
+    #[error(transparent)]
+    Member(#[from] Halt),
+}
+
+impl From<Unopened> for Halt {
+    fn from(unopened: Unopened) -> Halt {
+        let (Unopened::State(halt) | Unopened::Member(halt)) = unopened;
+        halt
+    }
+}
+
+fn rotten_state(why: impl std::fmt::Display) -> Unopened {
+    Unopened::State(Halt(format!("the state database: {why}")))
+}
+
+fn log_fault(why: impl std::fmt::Display) -> Halt {
+    Halt(format!("the log database: {why}"))
+}
+
 /// Opens what a member left on its disk.
 ///
 /// # Errors
-/// The disks failed, or hold what can't be: the sentence says what, and what to do.
-pub fn open(opening: Opening) -> Result<Opened, Halt> {
+/// The disks failed, or hold what can't be.
+pub fn open(opening: Opening) -> Result<Opened, Unopened> {
     let Opening { meta, raft: raft_engine, state: state_engine, config, seed, now } = opening;
     let members = meta.members.iter().map(initial_member).collect();
-    let machine = Machine::open(state_engine.clone(), members).map_err(|e| Halt(format!("the state database: {e}")))?;
-    let mark = AckedMark::read(&*state_engine).map_err(|e| Halt(format!("the state database: {e}")))?;
-    let (mut log, mut recovered) = LogStore::open(raft_engine, TAIL_BYTES, mark.incarnation)
-        .map_err(|e| Halt(format!("the log database: {e}")))?;
+    let machine = Machine::open(state_engine.clone(), members).map_err(rotten_state)?;
+    let applied = machine.applied();
+    let mark = AckedMark::read(&*state_engine).map_err(rotten_state)?;
+    let adopted = Adopted::read(&*state_engine).map_err(rotten_state)?;
+    if let Some(Adopted(up_to)) = adopted
+        && applied.index < up_to.index
+    {
+        return Err(rotten_state(format_args!("it was taken over up to {up_to}, but ends at {applied}")));
+    }
+    let (mut log, mut recovered) = LogStore::open(raft_engine, TAIL_BYTES, mark.incarnation).map_err(log_fault)?;
     if recovered.hard_state.term < mark.term {
         recovered.hard_state = forgotten_vote(&mut log, meta.member, mark)?;
     }
-    let applied = machine.applied();
-    let tail = unapplied_tail(&log, &recovered, applied.index)?;
-    let entries = Log::restore(Position::default(), recovered.terms, recovered.last, tail);
-    check_applied(&entries, applied)?;
+    if adopted == Some(Adopted(applied)) {
+        begin_at(&mut log, &mut recovered, applied)?;
+    }
+    let hollow = is_hollow(&recovered, applied, meta.members.len())?;
+    // A hollow member goes on as if everything up to its log's base were applied: it is committed.
+    let in_use = if hollow { recovered.base.index } else { applied.index };
+    let tail = unapplied_tail(&log, &recovered, in_use)?;
+    let entries = Log::restore(recovered.base, recovered.terms, recovered.last, tail);
+    if !hollow {
+        check_applied(&entries, applied)?;
+    }
     let floor = (!entries.last().reaches(mark.last)).then_some(mark.last);
     if let Some(floor) = floor
         && meta.members.len() == 1
     {
-        return Err(Halt(format!(
+        return Err(Unopened::Member(Halt(format!(
             "the log ends at {}, but this member had acknowledged {floor}, and it is the only member: nobody can send what is \
              missing. Put back a copy of the whole data directory, or begin anew with an empty --data-dir.",
             recovered.last
-        )));
+        ))));
     }
     if let Some(floor) = floor {
         tracing::error!(
@@ -93,12 +143,14 @@ pub fn open(opening: Opening) -> Result<Opened, Halt> {
     }
 
     let voters = meta.members.iter().map(|m| m.id);
-    let mut raft_config = raft::Config::new(meta.member, recovered.incarnation, Configuration::new(voters), seed);
+    let configuration = if meta.members.is_empty() { Configuration::unknown() } else { Configuration::new(voters) };
+    let mut raft_config = raft::Config::new(meta.member, recovered.incarnation, configuration, seed);
     raft_config.heartbeat_interval = config.heartbeat_interval;
     raft_config.election_timeout = config.election_timeout;
     raft_config.limits = config.limits.clone();
     raft_config.floor = floor;
-    let raft = Raft::new(raft_config, recovered.hard_state, entries, applied.index, now);
+    raft_config.hollow = hollow;
+    let raft = Raft::new(raft_config, recovered.hard_state, entries, in_use, now);
     let identity =
         Identity { cluster: meta.cluster, member: meta.member, disk: meta.disk, incarnation: recovered.incarnation };
     Ok(Opened { node: Node::new(identity, config, raft, machine, mark.last, now), log })
@@ -114,13 +166,62 @@ fn unapplied_tail(log: &LogStore, recovered: &Recovered, applied: Index) -> Resu
     let mut tail = Vec::new();
     let mut next = applied.next();
     while next < held {
-        let more = log.read(next, usize::MAX).map_err(|e| Halt(format!("the log database: {e}")))?;
+        let more = log.read(next, usize::MAX).map_err(log_fault)?;
         let Some(last) = more.last() else { break };
         next = last.position.index.next();
         tail.extend(more.into_iter().filter(|e| e.position.index < held));
     }
     tail.extend(recovered.tail.iter().cloned());
     Ok(tail)
+}
+
+/// The state was taken over, and ends at `end`: a log that does not lead there gives way. What it held up to there is in the
+/// state; what it held beyond is not what was committed, or was cut off by an earlier try at this.
+fn begin_at(log: &mut LogStore, recovered: &mut Recovered, end: Position) -> Result<(), Halt> {
+    if end.index < recovered.base.index || leads_to(recovered, end) {
+        return Ok(());
+    }
+    if recovered.hard_state.term < end.term {
+        // No word that depended on the newer term has left this member: it would be on the disk. So it may still vote in it.
+        recovered.hard_state = HardState { term: end.term, vote: None };
+        write_hard_state(log, recovered.hard_state)?;
+    }
+    tracing::info!(%end, log_ends = %recovered.last, "the log begins anew where the state that was taken over ends");
+    log.reset(end).map_err(log_fault)?;
+    (recovered.base, recovered.last) = (end, end);
+    (recovered.terms, recovered.tail) = (Vec::new(), Vec::new());
+    Ok(())
+}
+
+/// Whether the log holds the entry at `end`, or begins after it.
+fn leads_to(recovered: &Recovered, end: Position) -> bool {
+    let run = recovered.terms.iter().rev().find(|(first, _)| *first <= end.index);
+    let term = run.map_or(recovered.base.term, |run| run.1);
+    end.index <= recovered.last.index && term == end.term
+}
+
+/// Whether there is nothing here that the log could be applied to: a state that ends before the log begins, or a joiner's.
+///
+/// # Errors
+/// It is so, and there is nobody to take a state over from.
+fn is_hollow(recovered: &Recovered, applied: Position, members: usize) -> Result<bool, Halt> {
+    let joins = members == 0 && applied.index == Index(0);
+    if joins || applied.index >= recovered.base.index {
+        return Ok(joins);
+    }
+    let (base, last) = (recovered.base, recovered.last);
+    if members == 1 {
+        return Err(Halt(format!(
+            "the state ends at entry {applied}, but the log holds only what follows {base}, and this is the only member: \
+             nobody can send what is missing. The directory `state` is damaged, or was replaced: put the original one back, or \
+             a copy of the whole data directory.",
+        )));
+    }
+    tracing::error!(
+        state_ends = %applied, log_begins_after = %base, log_ends = %last,
+        "the state was lost, and the log alone can't make it again; it is taken over from the leader"
+    );
+    Ok(true)
 }
 
 /// The state never runs ahead of the log, so a log that lacks what was applied is not the one the state was made from.
@@ -131,7 +232,7 @@ fn check_applied(log: &Log, applied: Position) -> Result<(), Halt> {
             "the state was made from entry {applied}, but the log ends at {} and has term {} there: the directory `raft` is \
              damaged, or was replaced. Some of this member's votes and acknowledgements are gone with it, so it must not go on \
              under its old id. Put the original `raft` directory back; if it is lost, bring the member back \
-             under a new id, with an empty directory: the other members have the data",
+             under a new id, with an empty directory (quorate member replace <name>, on another member): the others have the data",
             log.last(),
             found.map_or("none".into(), |term| term.to_string()),
         ))),
@@ -143,6 +244,11 @@ fn check_applied(log: &Log, applied: Position) -> Result<(), Halt> {
 fn forgotten_vote(log: &mut LogStore, own: MemberId, mark: AckedMark) -> Result<HardState, Halt> {
     let hard_state = HardState { term: mark.term, vote: Some(own) };
     tracing::error!(term = %mark.term, "the log database lost this member's term and vote; it does not vote in that term any more");
+    write_hard_state(log, hard_state)?;
+    Ok(hard_state)
+}
+
+fn write_hard_state(log: &mut LogStore, hard_state: HardState) -> Result<(), Halt> {
     let ready = Ready {
         seq: WriteSeq(0),
         hard_state: Some(hard_state),
@@ -150,6 +256,5 @@ fn forgotten_vote(log: &mut LogStore, own: MemberId, mark: AckedMark) -> Result<
         truncate_from: None,
         entries: Vec::new(),
     };
-    log.persist(&[ready]).map_err(|e| Halt(format!("the log database: {e}")))?;
-    Ok(hard_state)
+    log.persist(&[ready]).map(|_| ()).map_err(log_fault)
 }

@@ -4,7 +4,7 @@
 //!
 //! `QUORATE_SEEDS=1000` runs more, `QUORATE_SEED=n` runs one. A failure names its seed.
 
-use super::node::AckedMark;
+use super::marks::AckedMark;
 use super::*;
 use crate::ids::{Incarnation, Position, RequestId};
 use crate::machine;
@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 mod leases;
+mod openings;
 mod space;
 
 struct Host {
@@ -587,7 +588,7 @@ fn the_only_member_with_a_short_log_says_that_nobody_can_help() {
     let members = vec![InitialMember { id, name: String::new(), peer_urls: vec![] }];
     let meta = Meta { cluster: ClusterId(7), member: id, disk: DiskId(101), members };
     let (raft, state, config) = (Arc::new(MemoryEngine::new()), Arc::new(state), config_of(id));
-    let refusal = open(Opening { meta, raft, state, config, seed: Seed(1), now: Time(0) }).unwrap_err();
+    let refusal = Halt::from(open(Opening { meta, raft, state, config, seed: Seed(1), now: Time(0) }).unwrap_err());
     assert!(refusal.0.contains("it is the only member") && refusal.0.contains("--data-dir"), "{refusal}");
 }
 
@@ -884,7 +885,8 @@ fn a_state_that_another_log_made_is_refused() {
     let initial = |id| InitialMember { id: MemberId(id), name: String::new(), peer_urls: vec![] };
     let meta = Meta { cluster: ClusterId(7), member: id, disk: DiskId(101), members: (1..=3).map(initial).collect() };
     let (raft, state) = (Arc::new(other.raft), Arc::new(member.state));
-    let refusal = open(Opening { meta, raft, state, config: config_of(id), seed: Seed(1), now: Time(0) }).unwrap_err();
+    let opening = Opening { meta, raft, state, config: config_of(id), seed: Seed(1), now: Time(0) };
+    let refusal = Halt::from(open(opening).unwrap_err());
     assert!(refusal.0.contains("the state was made from entry 3@1"), "{refusal}");
 }
 

@@ -130,10 +130,11 @@ impl Raft {
         }
     }
 
-    /// The one gate: only a voter, by its own newest configuration, whose log holds everything it ever acknowledged.
+    /// The one gate: only a voter, by its own newest configuration, whose log holds everything it ever acknowledged, and who
+    /// can apply it.
     fn may_campaign(&self) -> bool {
         let complete = self.floor.is_none_or(|floor| self.log.last().reaches(floor));
-        self.configuration().contains(self.config.id) && complete
+        self.configuration().contains(self.config.id) && complete && !self.config.hollow
     }
 
     /// What stands for this member's log in vote checks: its end, or the mark it once acknowledged and lost.

@@ -45,6 +45,9 @@ pub struct Config {
     /// The member acknowledged up to here before its log lost its tail: it stands in for the log's end in vote checks, and
     /// the member does not campaign until its log is there again.
     pub floor: Option<Position>,
+    /// What was applied here is lost, and is to be taken over from a leader: until it is opened again the member votes and
+    /// acknowledges by its log, but does not campaign.
+    pub hollow: bool,
     /// How much it holds and sends.
     pub limits: Limits,
 }
@@ -88,6 +91,7 @@ impl Config {
             election_timeout: Duration::from_millis(1000),
             seed,
             floor: None,
+            hollow: false,
             limits: Limits::default(),
         }
     }
@@ -279,6 +283,11 @@ impl Raft {
     }
 
     // ---- what goes in
+
+    /// [`Config::hollow`].
+    pub fn is_hollow(&self) -> bool {
+        self.config.hollow
+    }
 
     /// Takes a message.
     pub fn step(&mut self, now: Time, envelope: Envelope) {

@@ -208,7 +208,7 @@ impl Member {
             seed: entropy(),
             now: clock.now(),
         })
-        .map_err(|halt| halt.0)?;
+        .map_err(|unopened| unopened.to_string())?;
         let identity = opened.node.identity();
         Ok(Member { opened, identity, peers, state: databases.state, guard, clock, directory })
     }
