@@ -27,8 +27,7 @@
 //!
 //! # The scenarios that every core must pass
 //!
-//! From the literature, numbered as the scripts' first lines quote them (5A.1 …). What speaks of snapshots, membership
-//! and learners (6, 7, 13, 14, 18–21, 24) waits for those; 26 and later are for real processes.
+//! From the literature, numbered as the scripts' first lines quote them (5A.1 …); 26 and later are for real processes.
 //!
 //! | scenario | scripts |
 //! |---|---|
@@ -37,16 +36,25 @@
 //! | 3 up-to-date vote | `vote_up_to_date` (asked), `vote_checks_the_log_again` (voted) |
 //! | 4 pre-vote does no harm | `prevote_does_no_harm` |
 //! | 5 leader of a lower term | `term_that_ran_ahead`, `stale_candidate_low_term` |
+//! | 6 removed node is quiet | `removed_while_away` (what it learns, it learns from the others' doors), `removed_are_told` |
+//! | 7 learner vote | `learner_must_vote`, `unknown_member_votes` |
 //! | 8 reordered shorter append | `append_late_and_short`: acknowledged is what was ever verified against this leader, so 10 where others say 5 |
 //! | 9 divergent tails | `figure_7` |
 //! | 10 window full | `window_full`: the empty append needs no room, so it need not wait for a heartbeat |
 //! | 11 async disk ABA | `disk_overwritten_and_back` |
 //! | 12 leader's slow disk | `disk_stall_of_the_leader` |
+//! | 13 snapshot at the tip | `compacted_follower_installs` |
+//! | 14 snapshot then old append | `append_below_the_base`, `committed_is_never_replaced`, `base_is_never_replaced` |
 //! | 15 ReadIndex before the no-op | `read_before_the_noop` |
 //! | 16 read on a minority leader | `read_on_a_minority_leader`: the read does not fail, it asks the new leader |
 //! | 17 batch of reads | `reads_share_a_round`, `reads_by_the_thousand` |
+//! | 18 joint replace of two | `joint_replace_of_two`, `joint_elections_need_both` |
+//! | 19 leader removes itself | `leader_removes_itself`, `leader_removes_itself_alone` |
+//! | 20 config rollback | `configuration_rolled_back` |
+//! | 21 Ongaro guard | `change_waits_for_the_term` |
 //! | 22 transfer | `transfer`, `transfer_to_one_behind`, `transfer_to_a_dead_one`, `transfer_dies_with_the_role` |
 //! | 23 uncommitted limit | `uncommitted_limit` |
+//! | 24 crash at every write of install | `install_crashes`: one step here; the steps are the storage's and the simulator's |
 //! | 25 ancient traffic | `ancient_traffic`, `ancient_traffic_of_ten_terms` |
 //!
 //! # Verbs
@@ -56,6 +64,11 @@
 //! | `cluster n1 n2 n3 [timeout=1s] [inflight=N] …` | members with empty disks, started; `down` leaves them unstarted |
 //! | `disk n1 term=T [vote=n2] log="1 1 2"` | (before `start`) a disk as earlier terms may have left it |
 //! | `start n1 …`, `crash n1 [torn]`, `restart n1 [lose=N] [floor=5@3] [applied=N]` | lives; a crash loses what is not durable |
+//! | `join n4` | a member with an empty disk that knows nobody, started |
+//! | `compact n1 5` | n1's shell lets the log up to 5 go |
+//! | `install n3 from=n1 [at=5]` | n3 is opened again on n1's state, as after it has taken that over |
+//! | `change n1 voters=n1,n2 [learners=n3,n4+] [version=N]` | proposes a configuration; `+` becomes a voter by itself |
+//! | `members [n1]`, `caught-up n1 n4` | who belongs to the cluster, by whose log; whether n1 would let n4 vote |
 //! | `campaign n1`, `tick n1` | moves n1's clock, and no other, to its next deadline |
 //! | `advance [n1 …] 100ms` | moves all (or these) clocks, stopping at each deadline |
 //! | `run 3s` | everything at once: clocks, messages, disks; prints events only |
@@ -79,8 +92,11 @@ mod world;
 use bytes::Bytes;
 use goldenscript::{ArgumentConsumer, Command, Context};
 use quorate::ids::{Incarnation, Index, MemberId, Position, Term, WriteSeq};
+use quorate::raft::Change;
+use quorate::raft::quorum::Promotion;
 use quorate::rng::{Rng, Seed};
 use quorate::time::Duration;
+use std::collections::BTreeMap;
 use std::error::Error;
 use world::{Filter, Id, World};
 
@@ -89,6 +105,19 @@ type Fallible<T> = Result<T, Box<dyn Error>>;
 fn id(name: &str) -> Fallible<Id> {
     let number = name.strip_prefix('n').ok_or_else(|| format!("not a member: {name}"))?;
     Ok(number.parse()?)
+}
+
+fn ids(text: &str) -> Fallible<Vec<Id>> {
+    text.split(',').map(id).collect()
+}
+
+/// `n4,n5+`: the second becomes a voter by itself.
+fn learners(text: &str) -> Fallible<BTreeMap<MemberId, Promotion>> {
+    let learner = |name: &str| {
+        let promotion = if name.ends_with('+') { Promotion::WhenCaughtUp } else { Promotion::OnRequest };
+        Ok((MemberId(id(name.trim_end_matches('+'))?), promotion))
+    };
+    text.split(',').map(learner).collect()
 }
 
 fn duration(text: &str) -> Fallible<Duration> {
@@ -167,6 +196,20 @@ impl Script {
                 _ => return Err("crash n1 [torn]".into()),
             },
             "restart" => self.restart(a)?,
+            "join" => a.members()?.into_iter().for_each(|n| {
+                self.world.add(n, true);
+                self.world.start(n, None);
+            }),
+            "install" => {
+                let (from, at) = (a.key("from", id)?.ok_or("from is missing")?, a.number("at")?);
+                self.world.install(a.member()?, from, at.map(Index));
+            }
+            "compact" => {
+                let (n, to) = (a.member()?, a.need()?.parse()?);
+                self.world.raft(n).compact_to(Index(to));
+                self.world.turn(n);
+            }
+            "change" => self.change(a)?,
             "campaign" | "tick" => self.world.tick(a.member()?),
             "elect" => self.elect(a)?,
             "advance" => self.advance(a)?,
@@ -210,7 +253,7 @@ impl Script {
         };
         let down = a.key("down", |_| Ok(()))?.is_some();
         let members = a.members()?;
-        members.iter().for_each(|n| self.world.add(*n));
+        members.iter().for_each(|n| self.world.add(*n, false));
         if !down {
             members.into_iter().for_each(|n| self.world.start(n, None));
         }
@@ -306,6 +349,22 @@ impl Script {
             } else if let Err(reason) = self.world.raft(n).propose(request, data, grows) {
                 self.world.line(format!("n{n}     refuses: {reason:?}"));
             }
+        }
+        self.world.turn(n);
+        Ok(())
+    }
+
+    fn change(&mut self, a: &mut Args) -> Fallible<()> {
+        let version = a.number("version")?;
+        let voters = a.key("voters", ids)?.unwrap_or_default();
+        let learners = a.key("learners", learners)?.unwrap_or_default();
+        let n = a.member()?;
+        let version = version.unwrap_or(self.world.raft(n).configuration().version());
+        let voters = voters.into_iter().map(MemberId).collect();
+        let (request, clock) = (self.world.next_request(n), self.world.member(n).clock);
+        let change = Change { version, voters, learners };
+        if let Err(refusal) = self.world.raft(n).propose_change(clock, request, &change, b"") {
+            self.world.line(format!("n{n}     refuses: {refusal:?}"));
         }
         self.world.turn(n);
         Ok(())
@@ -412,8 +471,23 @@ impl Script {
                 let disk = &self.world.member(n).disk;
                 let vote = disk.hard.vote.map_or("–".into(), |v| format!("n{v}"));
                 let entries: Vec<String> = disk.entries.iter().map(print::entry).collect();
-                let line = format!("n{n}     disk: term={} vote={vote} [{}]", disk.hard.term, entries.join(", "));
+                let base = if disk.base.index.0 > 0 { format!(" base={}", disk.base) } else { String::new() };
+                let line = format!("n{n}     disk: term={} vote={vote}{base} [{}]", disk.hard.term, entries.join(", "));
                 self.world.line(line);
+            }
+            "members" => {
+                let wanted = a.members()?;
+                let wanted = if wanted.is_empty() { self.world.ids() } else { wanted };
+                for n in wanted.into_iter().filter(|n| self.world.is_up(*n)).collect::<Vec<Id>>() {
+                    let line = print::membership(n, self.world.raft(n));
+                    self.world.line(line);
+                }
+            }
+            "caught-up" => {
+                let (n, peer) = (a.member()?, a.member()?);
+                let clock = self.world.member(n).clock;
+                let is = self.world.raft(n).is_caught_up(clock, MemberId(peer));
+                self.world.line(format!("n{n}     says of n{peer}: {}", if is { "caught up" } else { "behind" }));
             }
             "patience" => {
                 for n in a.members()? {
@@ -468,12 +542,24 @@ scripts! {
     ack_is_what_was_verified
     ancient_traffic
     ancient_traffic_of_ten_terms
+    append_below_the_base
     append_late_and_short
     append_lost_is_noticed
     append_probe_once
+    base_is_never_replaced
     caught_up_after_unreachable
+    change_refusals
+    change_waits_for_the_term
     check_quorum
     commit_not_beyond_the_verified
+    committed_is_never_replaced
+    compacted_follower_installs
+    compaction_keeps_the_last_entry
+    compaction_while_a_load_is_out
+    compaction_while_a_probe_is_out
+    configuration_rolled_back
+    configuration_survives_a_restart
+    conflict_hint_below_the_base
     disk_overwritten_and_back
     disk_reports_late
     disk_stall_of_a_follower
@@ -483,20 +569,35 @@ scripts! {
     figure_7
     figure_8
     former_life_is_not_heard
-    forward_once
     forward_not_refused_by_a_former_leader
+    forward_once
     hint_granter_holds_back
     hint_killed_leader
     hint_live_stream_refuses
     hint_newborn_asks_soon
     hint_once_per_leader_life
     hint_three_retries
+    install_brings_a_configuration
+    install_by_a_deposed_leader
+    install_crashes
+    install_is_a_probe
+    install_is_told_again
+    install_where_the_log_parted
+    joint_elections_need_both
+    joint_is_left_by_the_next_leader
+    joint_replace_of_two
     late_answers_move_nothing
+    leader_removes_itself
+    leader_removes_itself_alone
+    learner_campaigns_never
+    learner_counts_nowhere
+    learner_must_vote
     match_never_goes_back
     one_way_cut
     prevote_does_no_harm
     prevote_grants_the_known_leader
     prevote_late_answer
+    promotion_waits_for_the_log
     read_answer_to_a_former_life
     read_asks_again
     read_before_the_noop
@@ -505,14 +606,18 @@ scripts! {
     reads_by_the_thousand
     reads_need_a_quorum
     reads_share_a_round
+    removed_are_told
+    removed_while_away
     restart_is_follower
     restarted_follower_keeps_its_log
     session_ends_with_the_life
     short_log
+    shrink_to_one_and_grow
     single_member_waits_for_its_disk
     space_low
     stale_candidate_low_term
     sticky_while_the_leader_lives
+    stranger_is_heard
     term_before_entries
     term_that_ran_ahead
     transfer
@@ -520,6 +625,7 @@ scripts! {
     transfer_to_a_dead_one
     transfer_to_one_behind
     uncommitted_limit
+    unknown_member_votes
     unreachable_before_the_first_append
     vote_checks_the_log_again
     vote_is_durable

@@ -1,4 +1,4 @@
-//! What a script can't order: answers of the disk that come when the log has changed meanwhile.
+//! What a script can't order: answers of the disk that come when the log has changed meanwhile, and what strangers say.
 
 use super::log::Log;
 use super::quorum::Configuration;
@@ -50,4 +50,53 @@ fn entries_that_were_loaded_before_they_were_overwritten_are_not_sent() {
     let read = raft.take_loads()[0];
     raft.loaded(read, vec![entry(1, 2), entry(2, 2)]);
     assert_eq!(appends(turn(&mut raft)), 1);
+}
+
+/// A member that knows `configuration`, with an empty log, in term 1.
+fn newborn(configuration: Configuration) -> Raft {
+    let config = Config::new(MemberId(1), Incarnation(1), configuration, Seed(1));
+    Raft::new(config, HardState { term: Term(1), vote: None }, Log::empty(), Index(0), Time(0))
+}
+
+#[test]
+fn strangers_are_heard_if_they_lead_or_campaign() {
+    let (question, nowhere) = (Bytes::new(), Position::default());
+    let leads = [
+        Message::Append { session: 1, sequence: 1, prev: nowhere, commit: Index(0), entries: Vec::new() },
+        Message::Heartbeat { session: 1, sequence: 0, commit: Index(0), round: 0 },
+        Message::Install { session: 1, base: nowhere },
+        Message::Vote { campaign: 1, last: nowhere, transfer: false },
+    ];
+    let neither = [
+        Message::VoteReply { campaign: 1, granted: true },
+        Message::Appended { session: 1, matched: Index(0) },
+        Message::Conflict { session: 1, prev_index: Index(1), hint: nowhere },
+        Message::HeartbeatReply { session: 1, sequence: 0, received: 0, matched: Index(0), round: 0 },
+        Message::ReadIndex { context: 1 },
+        Message::Forward { id: RequestId::default(), data: question.clone(), grows: false },
+        Message::TimeoutNow,
+        Message::Ask { context: 1, question },
+    ];
+    for (messages, heard) in [(&leads[..], true), (&neither[..], false)] {
+        for message in messages {
+            let mut raft = newborn(Configuration::new((1..=3).map(MemberId)));
+            let (from, to, incarnation) = (MemberId(9), MemberId(1), Incarnation(1));
+            raft.step(Time(0), Envelope { from, to, term: Term(7), incarnation, message: message.clone() });
+            assert_eq!(raft.term() == Term(7), heard, "{message:?}");
+        }
+    }
+}
+
+#[test]
+fn who_knows_nobody_hears_what_its_leader_answers() {
+    let mut raft = newborn(Configuration::unknown());
+    let mut hear = |from, message| {
+        let (to, incarnation) = (MemberId(1), Incarnation(1));
+        raft.step(Time(0), Envelope { from: MemberId(from), to, term: Term(1), incarnation, message });
+        raft.take_answers()
+    };
+    let answer = Message::Answer { context: 5, answer: Bytes::from_static(b"a record") };
+    hear(9, Message::Heartbeat { session: 1, sequence: 0, commit: Index(0), round: 0 });
+    assert_eq!(hear(8, answer.clone()), []);
+    assert_eq!(hear(9, answer), [(5, Bytes::from_static(b"a record"))]);
 }

@@ -41,6 +41,17 @@ pub fn configuration(c: &Configuration) -> String {
     out
 }
 
+/// `n1     v2: 1,2,3,4|1,2,3; committed v1: 1,2,3`.
+pub fn membership(id: u64, raft: &Raft) -> String {
+    let (newest, committed) = (raft.configuration(), raft.committed_configuration());
+    let said = |c: &Configuration| match c.members().is_empty() {
+        true => format!("v{}: nobody", c.version()),
+        false => format!("v{}: {}", c.version(), configuration(c)),
+    };
+    let committed = if newest == committed { String::new() } else { format!("; committed {}", said(committed)) };
+    format!("n{id}     {}{committed}", said(newest))
+}
+
 /// `[1@1, 2@1 x]`; long runs by their ends.
 pub fn entries(entries: &[Entry]) -> String {
     match entries {

@@ -8,8 +8,9 @@
 //! 2. one grant per member and term, in everything that ever left it (Raft §5.2);
 //! 3. what leaves is durable: no message of a term that the sender's disk does not know, no acknowledgement of an entry
 //!    that the sender's disk does not hold;
-//! 4. when a leader's commit index grows, it is on the disks of a quorum, dead members' disks included;
-//! 5. the same entries are applied everywhere, in the same order (Raft fig. 3, state machine safety).
+//! 4. when a leader's commit index grows, it is on the disks of a quorum of its configuration, dead members' disks included;
+//! 5. the same entries are applied everywhere, in the same order (Raft fig. 3, state machine safety);
+//! 6. the configuration that counts is the newest one among what is applied and the log after that (dissertation §4.1).
 
 use super::print;
 use bytes::Bytes;
@@ -28,16 +29,33 @@ pub type Id = u64;
 #[derive(Default)]
 pub struct Disk {
     pub hard: HardState,
+    /// What precedes the first entry.
+    pub base: Position,
     pub entries: Vec<Entry>,
 }
 
 impl Disk {
     pub fn last(&self) -> Position {
-        self.entries.last().map_or(Position::default(), |e| e.position)
+        self.entries.last().map_or(self.base, |e| e.position)
     }
 
+    /// Where entry `index` stands in the list.
+    fn place(&self, index: Index) -> usize {
+        let place = index.0.checked_sub(self.base.index.0 + 1);
+        place.unwrap_or_else(|| panic!("{index} is compacted away: the log begins after {}", self.base)) as usize
+    }
+
+    /// Whether it has the entry, or had it and let it go because it is committed.
     fn holds(&self, at: Position) -> bool {
-        at.index.0 == 0 || self.entries.get(at.index.0 as usize - 1).is_some_and(|e| e.position == at)
+        at.index <= self.base.index || self.entries.get(self.place(at.index)).is_some_and(|e| e.position == at)
+    }
+
+    /// Lets entries up to `to` go, but never the last one.
+    fn compact(&mut self, to: Index) {
+        let last = self.last().index;
+        while self.entries.first().is_some_and(|e| e.position.index <= to && e.position.index < last) {
+            self.base = self.entries.remove(0).position;
+        }
     }
 
     fn execute(&mut self, ready: &Ready) {
@@ -45,9 +63,12 @@ impl Disk {
             assert!(hard.term >= self.hard.term, "the disk's term would fall from {} to {}", self.hard.term, hard.term);
             self.hard = hard;
         }
+        if let Some(to) = ready.compact_to {
+            self.compact(to);
+        }
         if let Some(from) = ready.truncate_from {
             assert!(from <= self.last().index, "a truncation at {from} of a disk that ends at {}", self.last());
-            self.entries.truncate(from.prev().0 as usize);
+            self.entries.truncate(self.place(from));
         }
         for entry in &ready.entries {
             assert_eq!(entry.position.index, self.last().index.next(), "a write that does not follow the disk's log");
@@ -68,6 +89,8 @@ pub struct Member {
     pub stalled: bool,
     pub loads: VecDeque<LogRead>,
     pub applied: Index,
+    /// It was told nothing at its birth: it knows who belongs to the cluster from the log and from states only.
+    joined: bool,
     pub reads: BTreeMap<u64, String>,
     /// Each finished write of this life, as the disk reported it.
     pub done: Vec<Persisted>,
@@ -136,6 +159,8 @@ pub struct World {
     /// The highest commit index of any leader.
     committed: Index,
     history: BTreeMap<Index, Entry>,
+    /// Who voted when the first members were born.
+    first: BTreeSet<MemberId>,
 }
 
 impl World {
@@ -167,9 +192,13 @@ impl World {
 
     // ---- lives
 
-    /// Adds a member with an empty disk, not started.
-    pub fn add(&mut self, id: Id) {
+    /// Adds a member with an empty disk, not started. One that joins knows nobody.
+    pub fn add(&mut self, id: Id, joins: bool) {
+        if !joins {
+            self.first.insert(MemberId(id));
+        }
         let member = Member {
+            joined: joins,
             id,
             raft: None,
             life: 0,
@@ -196,16 +225,49 @@ impl World {
             Entry::new(position, EntryKind::Command, RequestId::default(), Bytes::new())
         });
         let hard = HardState { term: Term(term), vote: vote.map(MemberId) };
-        self.member(id).disk = Disk { hard, entries: entries.collect() };
+        self.member(id).disk = Disk { hard, base: Position::default(), entries: entries.collect() };
+    }
+
+    /// The configuration that a state at `applied` says, of a member that was told the first one at its birth or was not.
+    fn configuration_at(&self, applied: Index, joined: bool) -> Configuration {
+        let mut entries = self.history.range(..=applied).rev().map(|(_, entry)| entry);
+        match entries.find(|entry| entry.kind == EntryKind::Configuration) {
+            Some(entry) => Configuration::decode(&entry.data).expect("what was applied is sound").0,
+            None if joined => Configuration::unknown(),
+            None => Configuration::new(self.first.iter().copied()),
+        }
+    }
+
+    /// Opens a member again on a state that another one has applied up to `at`, as after it has taken that over. Its log
+    /// stays if it reaches there.
+    pub fn install(&mut self, id: Id, from: Id, at: Option<Index>) {
+        if self.is_up(id) {
+            self.crash(id);
+        }
+        let at = at.unwrap_or(self.members[&from].applied);
+        assert!(at <= self.members[&from].applied, "n{from} has not applied {at}");
+        let reached = self.history[&at].position;
+        self.line(format!("n{id}     is opened again on a state of n{from} at {reached}"));
+        let m = self.member(id);
+        assert!(m.applied <= at, "n{id} has applied {} already", m.applied);
+        assert!(m.disk.hard.term >= reached.term, "n{id} knows only term {}", m.disk.hard.term);
+        (m.applied, m.joined) = (at, false);
+        if m.disk.last().index < at || !m.disk.holds(reached) {
+            (m.disk.base, m.disk.entries) = (reached, Vec::new());
+        }
+        self.start(id, None);
     }
 
     /// Starts a member from its disk, as a new life.
     pub fn start(&mut self, id: Id, floor: Option<Position>) {
-        let (limits, voters) = (self.limits.clone(), self.ids());
+        let limits = self.limits.clone();
+        let m = self.member(id);
+        m.applied = m.applied.min(m.disk.last().index);
+        let (applied, joined) = (m.applied, m.joined);
+        let configuration = self.configuration_at(applied, joined);
         let m = self.member(id);
         assert!(m.raft.is_none(), "n{id} is up");
         m.life += 1;
-        let configuration = Configuration::new(voters.into_iter().map(MemberId));
         let mut config = Config::new(MemberId(id), Incarnation(m.life), configuration, Seed(id * 1000 + m.life));
         config.floor = floor;
         config.election_timeout = limits.timeout.unwrap_or(config.election_timeout);
@@ -214,15 +276,14 @@ impl World {
         config.limits.max_append_bytes = limits.append.unwrap_or(config.limits.max_append_bytes);
         config.limits.max_uncommitted_bytes = limits.uncommitted.unwrap_or(config.limits.max_uncommitted_bytes);
         config.limits.memory_bytes = limits.memory.unwrap_or(config.limits.memory_bytes);
-        m.applied = m.applied.min(m.disk.last().index);
         let mut runs: Vec<(Index, Term)> = Vec::new();
         for entry in &m.disk.entries {
             if runs.last().is_none_or(|run| run.1 != entry.position.term) {
                 runs.push((entry.position.index, entry.position.term));
             }
         }
-        let log =
-            Log::restore(Position::default(), runs, m.disk.last(), m.disk.entries[m.applied.0 as usize..].to_vec());
+        let tail = m.disk.entries[m.disk.place(applied.next())..].to_vec();
+        let log = Log::restore(m.disk.base, runs, m.disk.last(), tail);
         m.raft = Some(Raft::new(config, m.disk.hard, log, m.applied, m.clock));
         (m.sequence, m.newest_write) = (0, 0);
     }
@@ -244,7 +305,7 @@ impl World {
     pub fn crash_torn(&mut self, id: Id) {
         let m = self.member(id);
         let mut torn = m.queue.front().unwrap_or_else(|| panic!("n{id} writes nothing")).clone();
-        (torn.truncate_from, torn.entries) = (None, Vec::new());
+        (torn.compact_to, torn.truncate_from, torn.entries) = (None, None, Vec::new());
         m.disk.execute(&torn);
         self.crash(id);
     }
@@ -268,6 +329,9 @@ impl World {
         }
         let envelopes: Vec<Envelope> = raft.messages().collect();
         let loads = raft.take_loads();
+        if let Some(base) = raft.take_install() {
+            self.line(format!("n{id}     must take over a state at {base} or later"));
+        }
         let committed = raft.take_committed(usize::MAX);
         let reads = raft.take_reads();
         self.member(id).raft = Some(raft);
@@ -282,6 +346,7 @@ impl World {
         self.member(id).waiting.extend(reads.into_iter().map(|state| (state.context, state.index)));
         self.serve(id);
         self.check_leader(id);
+        self.check_configuration(id);
     }
 
     fn apply(&mut self, id: Id, entry: Entry) {
@@ -403,7 +468,8 @@ impl World {
         while let Some(read) = self.member(id).loads.pop_front() {
             let m = self.member(id);
             let mut bytes = 0;
-            let from = read.from.0 as usize - 1;
+            let gone = read.from <= m.disk.base.index;
+            let from = if gone { m.disk.entries.len() } else { m.disk.place(read.from) };
             let fits = |e: &&Entry| {
                 let first = bytes == 0;
                 bytes += e.size();
@@ -554,7 +620,25 @@ impl World {
         }
         self.committed = status.commit;
         let at = self.raft(id).position_before(status.commit.next());
-        let holders = self.members.values().filter(|m| m.disk.holds(at)).count();
-        assert!(holders * 2 > self.members.len(), "n{id} commits {at}, which is on {holders} disks");
+        let holders: BTreeSet<MemberId> =
+            self.members.values().filter(|m| m.disk.holds(at)).map(|m| MemberId(m.id)).collect();
+        let enough = self.raft(id).configuration().is_quorum(&holders);
+        assert!(enough, "n{id} commits {at}, which is on the disks of {holders:?}");
+    }
+
+    /// Finds the configuration that counts again, from what is applied and the log after that.
+    fn check_configuration(&mut self, id: Id) {
+        let m = &self.members[&id];
+        let mut log: Vec<&Entry> = m.disk.entries.iter().collect();
+        for ready in &m.queue {
+            log.retain(|entry| ready.truncate_from.is_none_or(|from| entry.position.index < from));
+            log.extend(&ready.entries);
+        }
+        let later = |entry: &&&Entry| entry.kind == EntryKind::Configuration && entry.position.index > m.applied;
+        let expected = match log.iter().rfind(later) {
+            Some(entry) => Configuration::decode(&entry.data).expect("what a leader appended is sound").0,
+            None => self.configuration_at(m.applied, m.joined),
+        };
+        assert_eq!(*self.raft(id).configuration(), expected, "n{id} goes by another configuration");
     }
 }
