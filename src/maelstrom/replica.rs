@@ -12,7 +12,7 @@ use super::Settings;
 use super::protocol::{Body, Error, body, field};
 use crate::ids::{ClusterId, DiskId, MemberId, stable_hash};
 use crate::machine::View;
-use crate::node::{self, Config, Effect, Halt, Input, Node, Opening, Reply, Request, Slot, SpaceConfig};
+use crate::node::{self, Config, Effect, Halt, Input, Node, Opening, Reply, Request, Retention, Slot, SpaceConfig};
 use crate::proto::quorate as pb;
 use crate::raft::{Envelope, Limits, Ready};
 use crate::rng::Rng;
@@ -65,6 +65,7 @@ impl Replica {
             request_timeout: settings.request_timeout,
             limits: Limits::default(),
             space: SpaceConfig::default(),
+            retention: Retention::everything(),
             name: own.to_owned(),
             client_urls: Vec::new(),
         };

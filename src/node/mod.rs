@@ -12,6 +12,7 @@
 //! - `stages.rs` knows when a request passed which stage, so that a slow one can be explained.
 //! - `events.rs` tells what a turn changed.
 //! - `space.rs` bounds what the store holds: a quota, and compactions, which `compactor.rs` times.
+//! - `retention.rs` lets go of what the log need not hold any more.
 //! - `elections.rs` remembers changes of leader, for people.
 //!
 //! # Invariants
@@ -43,6 +44,7 @@ mod open;
 mod proposals;
 mod questions;
 mod reads;
+mod retention;
 mod space;
 mod stages;
 #[cfg(test)]
@@ -56,6 +58,7 @@ pub use input::{
 pub use leases::LeaseCounts;
 pub use node::Node;
 pub use open::{Opened, Opening, Unopened, open};
+pub use retention::Retention;
 pub use space::{SpaceConfig, SpaceStatus};
 pub use stages::Stages;
 
@@ -76,6 +79,8 @@ pub struct Config {
     pub limits: raft::Limits,
     /// How much the store holds, and for how long.
     pub space: SpaceConfig,
+    /// How much of the log is kept.
+    pub retention: Retention,
 }
 
 /// Why a node stops for good: printed, then the process exits.

@@ -15,10 +15,11 @@ use super::marks::AckedMark;
 use super::membership;
 use super::proposals::{Command, Proposals};
 use super::reads::Reads;
+use super::retention::Retained;
 use super::space::Space;
 use super::stages::Marks;
 use super::{Config, Halt, Identity, PeerStatus, Status};
-use crate::ids::{MemberId, Position, RequestId, Term};
+use crate::ids::{Index, MemberId, Position, RequestId, Term};
 use crate::machine::{self, Content, Machine, View};
 use crate::proto::quorate as own;
 use crate::raft::{Entry, EntryKind, Raft, Refusal, TransferError};
@@ -57,6 +58,7 @@ pub struct Node {
     published: bool,
     space_low: bool,
     pub(super) space: Space,
+    pub(super) retained: Retained,
     pub(super) replies: Vec<(Slot, Reply)>,
 }
 
@@ -82,9 +84,11 @@ impl Node {
         raft: Raft,
         machine: Machine,
         mark: Position,
+        log_bytes: Vec<(Index, u64)>,
         now: Time,
     ) -> Node {
         Node {
+            retained: Retained::new(config.retention, log_bytes, machine.applied().index),
             space: Space::new(&config.space, now),
             identity,
             config,
@@ -130,6 +134,7 @@ impl Node {
             Input::Loaded { read, entries } => self.raft.loaded(read, entries),
             Input::StateWritten { id } => self.state_written(id),
             Input::StateSynced { id } => {
+                self.retained.synced(id);
                 if self.state.lowering.is_some_and(|lowering| lowering <= id) {
                     self.state.lowering = None;
                 }
@@ -172,6 +177,7 @@ impl Node {
         for event in self.raft.take_events() {
             self.elections.note(now, event);
         }
+        self.compact_log(now);
         self.persist(now, effects);
         effects.extend(self.raft.messages().map(Effect::Send));
         effects.extend(self.raft.take_loads().into_iter().map(Effect::Load));
@@ -509,6 +515,9 @@ impl Node {
         }
         if !ops.is_empty() {
             let write = self.state_write(ops, sync_due);
+            if write.sync {
+                self.retained.syncing(write.id, self.machine.applied().index);
+            }
             if let Some(run) = run {
                 self.state.inserting.push_back((write.id, run));
             }
@@ -518,6 +527,7 @@ impl Node {
     }
 
     fn apply_entry(&mut self, entry: Entry) -> Result<(), Halt> {
+        self.retained.applied(entry.position.index, entry.size());
         if !entry.is_sound() {
             return Err(Halt(format!("entry {} is not what was appended: a bit of it was flipped", entry.position)));
         }

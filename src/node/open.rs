@@ -121,6 +121,7 @@ pub fn open(opening: Opening) -> Result<Opened, Unopened> {
     // A hollow member goes on as if everything up to its log's base were applied: it is committed.
     let in_use = if hollow { recovered.base.index } else { applied.index };
     let tail = unapplied_tail(&log, &recovered, in_use)?;
+    let log_bytes = recovered.bytes;
     let entries = Log::restore(recovered.base, recovered.terms, recovered.last, tail);
     if !hollow {
         check_applied(&entries, applied)?;
@@ -153,7 +154,7 @@ pub fn open(opening: Opening) -> Result<Opened, Unopened> {
     let raft = Raft::new(raft_config, recovered.hard_state, entries, in_use, now);
     let identity =
         Identity { cluster: meta.cluster, member: meta.member, disk: meta.disk, incarnation: recovered.incarnation };
-    Ok(Opened { node: Node::new(identity, config, raft, machine, mark.last, now), log })
+    Ok(Opened { node: Node::new(identity, config, raft, machine, mark.last, log_bytes, now), log })
 }
 
 fn initial_member(member: &crate::storage::directory::InitialMember) -> Member {
@@ -189,7 +190,7 @@ fn begin_at(log: &mut LogStore, recovered: &mut Recovered, end: Position) -> Res
     tracing::info!(%end, log_ends = %recovered.last, "the log begins anew where the state that was taken over ends");
     log.reset(end).map_err(log_fault)?;
     (recovered.base, recovered.last) = (end, end);
-    (recovered.terms, recovered.tail) = (Vec::new(), Vec::new());
+    (recovered.terms, recovered.tail, recovered.bytes) = (Vec::new(), Vec::new(), Vec::new());
     Ok(())
 }
 

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 mod leases;
 mod openings;
+mod retained;
 mod space;
 
 struct Host {
@@ -56,6 +57,7 @@ struct World {
     reads: BTreeMap<u64, (MemberId, String)>,
     digests: BTreeMap<Index, u64>,
     answered: u64,
+    retention: Retention,
 }
 
 impl World {
@@ -93,6 +95,7 @@ impl World {
             reads: BTreeMap::new(),
             digests: BTreeMap::new(),
             answered: 0,
+            retention: Retention::default(),
             rng,
         };
         (1..=size).for_each(|id| world.start(MemberId(id)));
@@ -104,6 +107,7 @@ impl World {
         let host = self.hosts.get_mut(&id).unwrap();
         let mut config = config_of(id);
         // Passes go on while members crash; the keys here have one version each, so nothing that is looked for goes.
+        config.retention = self.retention;
         config.space.auto_compaction = AutoCompaction::Periodic(Duration::from_millis(300));
         let (raft, state) = (Arc::new(host.raft.clone()), Arc::new(host.state.clone()));
         let opened = open(Opening { meta: host.meta.clone(), raft, state, config, seed, now: self.now }).unwrap();
@@ -348,6 +352,7 @@ fn config_of(id: MemberId) -> Config {
         client_urls: vec![format!("http://n{id}:2379")],
         limits: crate::raft::Limits::default(),
         space: SpaceConfig::default(),
+        retention: Retention::default(),
     }
 }
 

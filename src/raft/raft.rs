@@ -16,6 +16,7 @@ use super::log::{Log, Slice};
 use super::membership::Configurations;
 use super::message::{Dependency, Entry, Envelope, Message, Refusal};
 use super::outbox::Outbox;
+use super::progress::{Flow, Progress};
 use super::quorum::Configuration;
 use super::read::FollowerReads;
 use super::replication::Leading;
@@ -464,6 +465,18 @@ impl Raft {
             self.log.compact_to(index);
             self.writes.compacted(index);
         }
+    }
+
+    /// Leader: up to where the log may be compacted without a follower missing it that was heard of, or first spoken to, within
+    /// `patience`; `None` if there is none. Of one that takes over a state it is the base that it was told.
+    pub fn needed_by_followers(&self, now: Time, patience: Duration) -> Option<Index> {
+        let State::Leader(leading) = &self.state else { return None };
+        let waited_for = leading.progress.values().filter(|p| now.since(p.contact) < patience);
+        let has = |p: &Progress| match p.flow {
+            Flow::Install { base, .. } => base.max(p.matched),
+            Flow::Probe { .. } | Flow::Replicate { .. } => p.matched,
+        };
+        waited_for.map(has).min()
     }
 
     /// What precedes the first entry of the log.

@@ -8,7 +8,7 @@
 
 use super::flags::{FLAGS, Fate, Settings};
 use crate::ids::{ClusterId, MemberId, initial_cluster_id, initial_member_id};
-use crate::node::{AutoCompaction, SpaceConfig};
+use crate::node::{AutoCompaction, Retention, SpaceConfig};
 use crate::storage::directory::InitialMember;
 use crate::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -133,6 +133,8 @@ pub struct Config {
     pub cors: Vec<String>,
     /// `--quota-backend-bytes`, `--auto-compaction-*` and `--nospace-alarm`.
     pub space: SpaceConfig,
+    /// `--snapshot-count` and `--snapshot-catchup-entries`, which etcd 3.5 calls `--experimental-…`.
+    pub retention: Retention,
     /// `--warning-unary-request-duration`, which etcd 3.5 calls `--experimental-…`.
     pub warning_request: Duration,
     /// `--warning-apply-duration`, likewise.
@@ -230,6 +232,7 @@ impl Config {
             gateway: boolean(&source(settings, "enable-grpc-gateway"), &text(settings, "enable-grpc-gateway"))?,
             cors: text(settings, "cors").split(',').map(|origin| origin.trim().to_owned()).collect(),
             space: space(settings, &mut notices)?,
+            retention: retention(settings)?,
             warning_request: formerly_experimental(settings, "warning-unary-request-duration")?,
             warning_apply: formerly_experimental(settings, "warning-apply-duration")?,
             log: log_config(settings, called)?,
@@ -363,6 +366,13 @@ const DEFAULT_QUOTA_BYTES: u64 = 2 << 30;
 
 /// Above this, etcd warns that a member takes long to start and to be copied.
 const RECOMMENDED_MAX_QUOTA_BYTES: u64 = 8 << 30;
+
+fn retention(settings: &Settings) -> Result<Retention, ConfigError> {
+    let every = number(settings, "snapshot-count", 1, u64::MAX)?;
+    let (name, former) = ("snapshot-catchup-entries", "experimental-snapshot-catchup-entries");
+    let given = if settings.get(name).is_none() && settings.get(former).is_some() { former } else { name };
+    Ok(Retention { every, keep_entries: number(settings, given, 0, u64::MAX)?, ..Retention::default() })
+}
 
 fn space(settings: &Settings, notices: &mut Vec<String>) -> Result<SpaceConfig, ConfigError> {
     let quota = match text(settings, "quota-backend-bytes").parse::<i64>() {

@@ -204,6 +204,7 @@ impl Member {
                 client_urls: config.advertise_client.iter().map(Url::to_string).collect(),
                 limits: crate::raft::Limits::default(),
                 space: config.space,
+                retention: config.retention,
             },
             seed: entropy(),
             now: clock.now(),

@@ -7,7 +7,7 @@ use crate::check::history::{Call, Reply};
 use crate::ids::{Incarnation, Index, MemberId, Position};
 use crate::machine;
 use crate::node::events::Glance;
-use crate::node::{Effect, Halt, Input, SpaceConfig, StateWrite};
+use crate::node::{Effect, Halt, Input, Retention, SpaceConfig, StateWrite};
 use crate::raft::{Entry, HardState, Limits, LogRead, Persisted, Raft, Ready};
 use crate::rng::Seed;
 use crate::time::{Duration, Time};
@@ -28,6 +28,8 @@ pub struct Shape {
     pub limits: Limits,
     /// Compactions and quota.
     pub space: SpaceConfig,
+    /// How much of the log is kept.
+    pub retention: Retention,
 }
 
 impl Shape {
@@ -39,6 +41,7 @@ impl Shape {
             request_timeout: Duration::from_secs(1) + plan.timers.election * 2,
             limits: plan.limits(),
             space: plan.history.config(),
+            retention: Retention::everything(),
         }
     }
 }

@@ -80,6 +80,7 @@ impl Member {
             client_urls: vec![format!("http://n{}:2379", self.id)],
             limits: self.shape.limits.clone(),
             space: self.shape.space,
+            retention: self.shape.retention,
         }
     }
 

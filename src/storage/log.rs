@@ -70,6 +70,9 @@ const REMEDY: &str = "Nothing was changed. This member must not vote from this l
 /// goes with the batches that follow.
 const COMPACTED_RECORDS_PER_BATCH: usize = 256;
 
+/// What is found at open is counted in shares of at least so many bytes.
+const COUNTED_BYTES: u64 = 4096;
+
 /// Executes what the Raft core wants durable. Owned by one thread.
 pub struct LogStore {
     engine: Arc<dyn Engine>,
@@ -116,6 +119,8 @@ pub struct Recovered {
     pub last: Position,
     /// The newest entries, contiguous up to `last`, at most about `tail_bytes` of them.
     pub tail: Vec<Entry>,
+    /// How large the log is: the bytes of all entries up to and including an index, for every few of them, ascending.
+    pub bytes: Vec<(Index, u64)>,
 }
 
 /// Why a log can't be opened.
@@ -205,7 +210,7 @@ impl LogStore {
         store.engine.sync()?;
         let (base, terms, last) = (store.base, store.terms.clone(), store.last);
         let tail = scan.tail.into_iter().flatten().collect();
-        Ok((store, Recovered { hard_state, incarnation, base, terms, last, tail }))
+        Ok((store, Recovered { hard_state, incarnation, base, terms, last, tail, bytes: scan.bytes }))
     }
 
     /// Empties the log and lets it begin after `to`: a state that holds everything up to there has taken its place. A crash on
@@ -445,6 +450,9 @@ struct Scan {
     last: Position,
     tail: VecDeque<Vec<Entry>>,
     bytes_in_tail: usize,
+    bytes_in_all: u64,
+    /// [`Recovered::bytes`].
+    bytes: Vec<(Index, u64)>,
 }
 
 impl Scan {
@@ -480,6 +488,10 @@ impl Scan {
         }
         self.records.insert(first, slots);
         self.bytes_in_tail += size(&record.entries);
+        self.bytes_in_all += size(&record.entries) as u64;
+        if self.bytes.last().is_none_or(|(_, counted)| self.bytes_in_all - counted >= COUNTED_BYTES) {
+            self.bytes.push((self.last.index, self.bytes_in_all));
+        }
         self.tail.push_back(record.entries);
         while let Some(oldest) = self.tail.front()
             && self.bytes_in_tail - size(oldest) >= self.tail_bytes

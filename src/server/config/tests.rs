@@ -93,15 +93,29 @@ fn values_arrive() {
 #[test]
 fn etcds_other_flags_share_one_line_of_notice() {
     let config = config(
-        "--snapshot-count 10000 --max-wals 5 --pre-vote --log-rotation-config-json {} --auth-token simple \
+        "--max-snapshots 10000 --max-wals 5 --pre-vote --log-rotation-config-json {} --auth-token simple \
          --client-cert-auth=false --cert-file= --unsafe-no-fsync=false --host-whitelist *",
     )
     .unwrap();
     assert_eq!(
         config.notices,
-        ["accepted, but without effect in this version: --log-rotation-config-json --max-wals --snapshot-count \
+        ["accepted, but without effect in this version: --log-rotation-config-json --max-snapshots --max-wals \
           --pre-vote"]
     );
+}
+
+#[test]
+fn the_log_is_cut_as_etcds_flags_say() {
+    let kept = |line: &str| config(line).map(|config| (config.retention.every, config.retention.keep_entries));
+    for (line, expected) in [
+        ("", (10_000, 5_000)),
+        ("--snapshot-count 100", (100, 5_000)),
+        ("--experimental-snapshot-catchup-entries 7", (10_000, 7)),
+        ("--snapshot-catchup-entries 8 --experimental-snapshot-catchup-entries 7", (10_000, 8)),
+    ] {
+        assert_eq!(kept(line).unwrap(), expected, "{line}");
+    }
+    assert!(kept("--snapshot-count 0").is_err() && kept("--snapshot-catchup-entries many").is_err());
 }
 
 #[test]
