@@ -66,6 +66,7 @@ impl Replica {
             limits: Limits::default(),
             space: SpaceConfig::default(),
             retention: Retention::everything(),
+            max_learners: 0,
             name: own.to_owned(),
             client_urls: Vec::new(),
         };

@@ -157,7 +157,7 @@ impl Replicated {
             Reply::Uncertain(why) if proposed => Error::new(Code::Crash, format!("perhaps done: {why:?}")),
             Reply::Uncertain(why) => Error::new(Code::TemporarilyUnavailable, format!("not read: {why:?}")),
             Reply::Refused(why) => Error::new(Code::TemporarilyUnavailable, format!("not done: {why:?}")),
-            Reply::Transferred | Reply::Lease(_) => unreachable!("nobody asked for it"),
+            Reply::Transferred | Reply::Lease(_) | Reply::Changed { .. } => unreachable!("nobody asked for it"),
         };
         Ok(Some(caller.answer(&self.own, Err(error))))
     }

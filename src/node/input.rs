@@ -3,9 +3,11 @@
 //! A shell feeds [`Input`]s and executes [`Effect`]s; it decides nothing. Requests carry a [`Slot`] that the shell chose;
 //! the node answers each slot exactly once with a [`Reply`], whatever happens, so nobody waits for ever.
 
+use super::membership::ChangeRefused;
 use super::stages::Stages;
 use crate::ids::{Incarnation, Index, MemberId, Term};
 use crate::machine;
+use crate::proto::quorate::MemberChange;
 use crate::raft::{Entry, Envelope, LogRead, Persisted, Ready};
 use crate::storage::Op;
 use crate::time::Duration;
@@ -99,6 +101,8 @@ pub enum Request {
         /// Which.
         lease: i64,
     },
+    /// Change who belongs to the cluster: answered by [`Reply::Changed`] when that is over.
+    Change(MemberChange),
     /// Hand leadership over: to `Some` member, or to the best one. Only the leader can.
     Transfer(Option<MemberId>),
 }
@@ -120,6 +124,8 @@ pub enum Refused {
     BadTransferee,
     /// The member is stopping.
     Stopping,
+    /// The membership can't be changed in this way, or not now.
+    Change(ChangeRefused),
 }
 
 /// Why nobody knows whether a request was carried out.
@@ -163,6 +169,11 @@ pub enum Reply {
     Lease(Option<TimeLeft>),
     /// The target leads now.
     Transferred,
+    /// The membership is what was asked for: the simple configuration was applied here.
+    Changed {
+        /// The term of its entry.
+        term: Term,
+    },
     /// Surely not done.
     Refused(Refused),
     /// Perhaps done.

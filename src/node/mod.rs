@@ -9,6 +9,7 @@
 //!   what the state's database says for it beside the state.
 //! - `proposals.rs` and `reads.rs` keep what clients wait for. Each slot is answered exactly once.
 //! - `lessor.rs` is the leader's clock over the leases; `leases.rs` keeps what callers want of it, and brings it there.
+//! - `membership.rs` brings changes of who belongs to the cluster to the leader, and makes voters of those who have caught up.
 //! - `stages.rs` knows when a request passed which stage, so that a slow one can be explained.
 //! - `events.rs` tells what a turn changed.
 //! - `space.rs` bounds what the store holds: a quota, and compactions, which `compactor.rs` times.
@@ -24,7 +25,7 @@
 //! 4. The node never waits: for a sync, a peer or a client. The one disk wait it may meet is a value that apply reads.
 //!
 //! It may not know tokio, sockets, threads, locks, and what time it is but for the argument. Left out until they are built:
-//! watches, snapshots, changes of membership, quarantine after a digest that differs.
+//! watches, snapshots, quarantine after a digest that differs.
 
 use crate::ids::{ClusterId, DiskId, Incarnation, Index, MemberId, Term};
 use crate::raft;
@@ -56,6 +57,7 @@ pub use input::{
     Effect, Input, RecordsRead, Refused, Reply, Request, Slot, StageWrite, StateWrite, TimeLeft, Uncertain,
 };
 pub use leases::LeaseCounts;
+pub use membership::ChangeRefused;
 pub use node::Node;
 pub use open::{Opened, Opening, Unopened, open};
 pub use retention::Retention;
@@ -81,6 +83,8 @@ pub struct Config {
     pub space: SpaceConfig,
     /// How much of the log is kept.
     pub retention: Retention,
+    /// `--max-learners`: how many members may learn until somebody asks for them to vote.
+    pub max_learners: usize,
 }
 
 /// Why a node stops for good: printed, then the process exits.

@@ -12,7 +12,7 @@ use super::events::Glance;
 use super::input::{Effect, Input, Refused, Reply, Request, Slot, StateWrite, Uncertain};
 use super::leases::{Leases, Wish};
 use super::marks::AckedMark;
-use super::membership;
+use super::membership::{self, Changes};
 use super::proposals::{Command, Proposals};
 use super::reads::Reads;
 use super::retention::Retained;
@@ -48,6 +48,7 @@ pub struct Node {
     pub(super) proposals: Proposals,
     pub(super) reads: Reads,
     pub(super) leases: Leases,
+    pub(super) changes: Changes,
     marks: Marks,
     transfers: Vec<(Slot, MemberId, Time)>,
     elections: Elections,
@@ -98,6 +99,7 @@ impl Node {
             proposals: Proposals::new(identity.incarnation),
             reads: Reads::default(),
             leases: Leases::new(identity.incarnation),
+            changes: Changes::default(),
             marks: Marks::default(),
             transfers: Vec::new(),
             elections: Elections::default(),
@@ -156,6 +158,7 @@ impl Node {
     /// # Errors
     /// The node can't go on: see [`Halt`].
     pub fn advance(&mut self, now: Time, effects: &mut Vec<Effect>) -> Result<(), Halt> {
+        self.check_removal()?;
         self.raft.tick(now);
         self.note_leadership();
         for (sequence, reason) in self.raft.take_refusals() {
@@ -171,8 +174,10 @@ impl Node {
             self.keep_space(now);
         }
         self.note_lessor();
+        self.note_changes();
         self.hear_questions(now);
         self.lease_questions(now);
+        self.drive_changes(now);
         self.raft.flush(now);
         for event in self.raft.take_events() {
             self.elections.note(now, event);
@@ -201,6 +206,9 @@ impl Node {
         if self.raft.has_committed() && self.may_apply() {
             return Time(0); // the last turn's share was not all
         }
+        if self.is_removed() && !self.raft.is_leader() {
+            return Time(0); // it is over
+        }
         let (submitted, parked) = self.proposals.oldest();
         // A sync that is due waits for the write that lowers the mark, which wakes the node when it is durable.
         let unsynced = self.state.unsynced_since.filter(|_| self.state.lowering.is_none());
@@ -209,6 +217,8 @@ impl Node {
             parked.map(|since| since + self.leaderless_patience()),
             self.reads.oldest().map(|since| since + self.read_patience()),
             self.leases.oldest().map(|since| since + self.read_patience()),
+            self.changes.oldest().map(|since| since + self.read_patience()),
+            Some(self.changes.deadline()),
             Some(self.leases.deadline()),
             self.transfers.iter().map(|(_, _, deadline)| *deadline).min(),
             unsynced.map(|since| since + STATE_SYNC_INTERVAL),
@@ -293,6 +303,7 @@ impl Node {
             }
             Request::KeepAlive { lease } => self.leases.ask(now, slot, Wish::KeepAlive(lease)),
             Request::TimeToLive { lease } => self.leases.ask(now, slot, Wish::TimeToLive(lease)),
+            Request::Change(change) => self.ask_change(now, slot, change),
             Request::Transfer(target) => match self.raft.transfer(now, target) {
                 Ok(target) if target == self.identity.member => self.replies.push((slot, Reply::Transferred)),
                 Ok(target) => self.transfers.push((slot, target, now + self.config.election_timeout * 2)),
@@ -305,6 +316,7 @@ impl Node {
     fn cancel(&mut self, slot: Slot) {
         self.proposals.cancel(slot);
         self.leases.cancel(slot);
+        self.changes.cancel(slot);
         if let Some(mark) = self.reads.cancel(slot) {
             self.raft.forget_read(mark);
         }
@@ -383,9 +395,8 @@ impl Node {
             return Ok(());
         }
         let id = self.identity;
-        let Some(known) = self.machine.members().into_iter().find(|m| m.id == id.member) else {
-            return Err(Halt(format!("member {} is not part of cluster {} any more", id.member, id.cluster)));
-        };
+        // A member that was added later finds itself here when it has taken over or applied what added it.
+        let Some(known) = self.machine.members().into_iter().find(|m| m.id == id.member) else { return Ok(()) };
         if known.disk.is_some_and(|disk| disk != id.disk) {
             return Err(Halt(super::foreign_disk(id.member, known.disk.unwrap_or_default(), id.disk)));
         }
@@ -425,6 +436,7 @@ impl Node {
         let leader_known = self.raft.leader().is_some();
         let waited = before(self.read_patience());
         self.leases.expire(waited, leader_known, &mut self.replies);
+        self.changes.expire(waited, leader_known, &mut self.replies);
         for mark in self.reads.expire(waited, leader_known, &mut self.replies) {
             self.raft.forget_read(mark);
         }
@@ -545,6 +557,9 @@ impl Node {
             return Err(Halt(format!("the state database failed while entry {} was applied: {fault}", entry.position)));
         }
         let ours = entry.id.origin == self.identity.member && entry.id.incarnation == self.identity.incarnation;
+        if membership.is_some() {
+            self.note_membership(&entry, ours);
+        }
         if ours && let Some((slot, stages)) = self.proposals.applied(entry.id.sequence, self.identity.member) {
             let stages = self.marks.of(entry.position.index, stages);
             self.replies.push((slot, Reply::Applied { outcome, term: entry.position.term, stages }));

@@ -28,11 +28,12 @@
 //! it was before.
 
 use super::marks::{AckedMark, Adopted};
+use super::membership;
 use super::node::Node;
 use super::{Config, Halt, Identity};
 use crate::ids::{Index, MemberId, Position, WriteSeq};
 use crate::machine::{Machine, Member};
-use crate::raft::{self, HardState, Raft, Ready, log::Log, quorum::Configuration};
+use crate::raft::{self, HardState, Raft, Ready, log::Log};
 use crate::rng::Seed;
 use crate::storage::Engine;
 use crate::storage::directory::Meta;
@@ -117,7 +118,9 @@ pub fn open(opening: Opening) -> Result<Opened, Unopened> {
     if adopted == Some(Adopted(applied)) {
         begin_at(&mut log, &mut recovered, applied)?;
     }
-    let hollow = is_hollow(&recovered, applied, meta.members.len())?;
+    let configuration = membership::of_state(&machine.view().configuration(), meta.members.iter().map(|m| m.id))?;
+    let members = configuration.members().len();
+    let hollow = is_hollow(&recovered, applied, members)?;
     // A hollow member goes on as if everything up to its log's base were applied: it is committed.
     let in_use = if hollow { recovered.base.index } else { applied.index };
     let tail = unapplied_tail(&log, &recovered, in_use)?;
@@ -128,7 +131,7 @@ pub fn open(opening: Opening) -> Result<Opened, Unopened> {
     }
     let floor = (!entries.last().reaches(mark.last)).then_some(mark.last);
     if let Some(floor) = floor
-        && meta.members.len() == 1
+        && members == 1
     {
         return Err(Unopened::Member(Halt(format!(
             "the log ends at {}, but this member had acknowledged {floor}, and it is the only member: nobody can send what is \
@@ -143,8 +146,6 @@ pub fn open(opening: Opening) -> Result<Opened, Unopened> {
         );
     }
 
-    let voters = meta.members.iter().map(|m| m.id);
-    let configuration = if meta.members.is_empty() { Configuration::unknown() } else { Configuration::new(voters) };
     let mut raft_config = raft::Config::new(meta.member, recovered.incarnation, configuration, seed);
     raft_config.heartbeat_interval = config.heartbeat_interval;
     raft_config.election_timeout = config.election_timeout;

@@ -38,8 +38,9 @@ impl Node {
     fn hear_question(&mut self, _now: Time, peer: MemberId, context: u64, question: Bytes) {
         match own::LeaderQuestion::decode(question).map(|question| question.question) {
             Ok(Some(Question::Lease(question))) => self.lease_question(peer, context, question),
+            Ok(Some(Question::Change(question))) => self.change_question(peer, context, question),
             // Kinds of a later release.
-            Ok(Some(Question::Records(_) | Question::Change(_)) | None) => {}
+            Ok(Some(Question::Records(_)) | None) => {}
             Err(error) => tracing::error!(%peer, %error, "a question to the leader can't be read"),
         }
     }
@@ -47,7 +48,8 @@ impl Node {
     fn hear_answer(&mut self, _now: Time, context: u64, answer: Bytes) {
         match own::LeaderAnswer::decode(answer).map(|answer| answer.answer) {
             Ok(Some(Answer::Lease(answer))) => self.lease_answer(context, &answer),
-            Ok(Some(Answer::Records(_) | Answer::Change(_)) | None) => {}
+            Ok(Some(Answer::Change(answer))) => self.change_answer(answer),
+            Ok(Some(Answer::Records(_)) | None) => {}
             Err(error) => tracing::error!(%error, "an answer of the leader can't be read"),
         }
     }

@@ -20,6 +20,7 @@ use prost::Message as _;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+mod changes;
 mod leases;
 mod openings;
 mod retained;
@@ -55,6 +56,12 @@ struct World {
     refused: Vec<String>,
     /// Reads by slot: the key that was acknowledged before, and where it is read.
     reads: BTreeMap<u64, (MemberId, String)>,
+    /// Changes of the membership that are not answered, by slot, and where they were asked for.
+    changes: BTreeMap<u64, MemberId>,
+    /// What became of the others.
+    changed: BTreeMap<u64, Result<(), Reply>>,
+    /// Members that stopped because they were removed.
+    removed: Vec<MemberId>,
     digests: BTreeMap<Index, u64>,
     answered: u64,
     retention: Retention,
@@ -93,6 +100,9 @@ impl World {
             acknowledged: Vec::new(),
             refused: Vec::new(),
             reads: BTreeMap::new(),
+            changes: BTreeMap::new(),
+            changed: BTreeMap::new(),
+            removed: Vec::new(),
             digests: BTreeMap::new(),
             answered: 0,
             retention: Retention::default(),
@@ -121,9 +131,14 @@ impl World {
         let life = alive.node.identity().incarnation;
         host.raft.crash(self.rng.below(host.raft.unsynced() as u64 + 1) as usize);
         host.state.crash(self.rng.below(host.state.unsynced() as u64 + 1) as usize);
-        // Its callers see their connections break: whatever they asked for may have happened or not.
+        self.lost(id, life);
+    }
+
+    /// Its callers see their connections break: whatever they asked for may have happened or not.
+    fn lost(&mut self, id: MemberId, life: Incarnation) {
         self.puts.retain(|slot, _| slot >> 32 != id.0);
         self.reads.retain(|slot, _| slot >> 32 != id.0);
+        self.changes.retain(|_, at| *at != id);
         for other in self.alive() {
             self.input(other, Input::PeerLost { peer: id, incarnation: life });
         }
@@ -148,7 +163,7 @@ impl World {
         for key in due {
             let envelope = self.network.remove(&key).unwrap();
             let to = envelope.to;
-            if self.hosts[&to].alive.is_some() {
+            if self.hosts.get(&to).is_some_and(|host| host.alive.is_some()) {
                 self.input(to, Input::Peer(envelope));
                 self.turn(to);
             }
@@ -157,7 +172,7 @@ impl World {
             self.disks(id);
             self.turn(id);
         }
-        if harm {
+        if harm && !self.hosts.is_empty() {
             let ids: Vec<MemberId> = self.hosts.keys().copied().collect();
             let id = ids[self.rng.below(ids.len() as u64) as usize];
             match self.hosts[&id].alive.is_some() {
@@ -225,7 +240,13 @@ impl World {
         let now = self.now;
         let alive = self.hosts.get_mut(&id).unwrap().alive.as_mut().unwrap();
         let mut effects = Vec::new();
-        alive.node.advance(now, &mut effects).unwrap();
+        if let Err(halt) = alive.node.advance(now, &mut effects) {
+            assert!(alive.node.is_removed(), "{halt}");
+            let life = alive.node.identity().incarnation;
+            self.hosts.remove(&id);
+            self.removed.push(id);
+            return self.lost(id, life);
+        }
         let status = alive.node.status();
         assert!(status.applied <= status.commit.min(status.persisted), "{id} runs ahead of its log: {status:?}");
         let position = alive.node.applied();
@@ -283,6 +304,10 @@ impl World {
                 assert_eq!(at, id);
                 assert!(self.finds(id, &key), "a linearizable read at {id} misses {key}");
             }
+            reply if self.changes.remove(&slot).is_some() => {
+                let outcome = if let Reply::Changed { .. } = reply { Ok(()) } else { Err(reply) };
+                assert!(self.changed.insert(slot, outcome).is_none(), "answered once");
+            }
             Reply::Refused(_) => {
                 self.reads.remove(&slot);
                 self.refused.extend(self.puts.remove(&slot));
@@ -291,7 +316,7 @@ impl World {
                 self.puts.remove(&slot);
                 self.reads.remove(&slot);
             }
-            Reply::Transferred | Reply::Lease(_) => panic!("nobody asked for it"),
+            Reply::Transferred | Reply::Lease(_) | Reply::Changed { .. } => panic!("nobody asked for it"),
         }
     }
 
@@ -353,6 +378,7 @@ fn config_of(id: MemberId) -> Config {
         limits: crate::raft::Limits::default(),
         space: SpaceConfig::default(),
         retention: Retention::default(),
+        max_learners: 1,
     }
 }
 

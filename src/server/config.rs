@@ -107,6 +107,10 @@ pub struct Config {
     pub existing: bool,
     /// `--initial-cluster-token`.
     pub token: String,
+    /// `--join`: peer addresses of a running cluster; empty if it was not given.
+    pub join: Vec<Url>,
+    /// `--max-learners`, which etcd 3.5 calls `--experimental-max-learners`.
+    pub max_learners: usize,
     /// `--heartbeat-interval`.
     pub heartbeat_interval: Duration,
     /// `--election-timeout`.
@@ -219,6 +223,8 @@ impl Config {
             initial_cluster: initial_cluster(settings)?,
             existing: initial_cluster_state(settings)?,
             token: text(settings, "initial-cluster-token"),
+            join: join(settings)?,
+            max_learners: number(settings, experimental_or(settings, "max-learners").as_str(), 0, 255)? as usize,
             heartbeat_interval,
             election_timeout,
             max_request_bytes,
@@ -438,9 +444,13 @@ fn auto_compaction(settings: &Settings) -> Result<AutoCompaction, ConfigError> {
 
 /// A time that etcd 3.5 calls `--experimental-NAME` and later versions `--NAME`.
 fn formerly_experimental(settings: &Settings, name: &'static str) -> Result<Duration, ConfigError> {
+    duration(settings, &experimental_or(settings, name))
+}
+
+/// Under which of the two names a flag was given.
+fn experimental_or(settings: &Settings, name: &str) -> String {
     let former = format!("experimental-{name}");
-    let given = if settings.get(name).is_none() && settings.get(&former).is_some() { &former } else { name };
-    duration(settings, given)
+    if settings.get(name).is_none() && settings.get(&former).is_some() { former } else { name.to_owned() }
 }
 
 /// Go's notation: `1h30m`, `20s`, `500ms`, `0`.
@@ -480,6 +490,31 @@ fn parse_duration(text: &str) -> Option<Duration> {
         rest = &rest[end..];
     }
     (!text.is_empty()).then_some(total)
+}
+
+/// The port of peers, where an address has none.
+const PEER_PORT: u16 = 2380;
+
+/// Peers to be asked, each as `host:port`, as a host, or as a URL.
+fn join(settings: &Settings) -> Result<Vec<Url>, ConfigError> {
+    let Some(given) = settings.get("join").filter(|given| !given.value.is_empty()) else { return Ok(Vec::new()) };
+    if settings.get("initial-cluster").is_some() {
+        return wrong(format!(
+            "{} and --initial-cluster both say which cluster this is: the peers of --join know it, so leave the other one out",
+            given.source
+        ));
+    }
+    let address = |part: &str| {
+        let part = part.trim();
+        let has_port =
+            part.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) && !part.ends_with(']');
+        match (part.contains("://"), has_port) {
+            (true, _) => url(&given.source, part),
+            (false, true) => url(&given.source, &format!("http://{part}")),
+            (false, false) => url(&given.source, &format!("http://{part}:{PEER_PORT}")),
+        }
+    };
+    given.value.split(',').map(address).collect()
 }
 
 fn comma(urls: &[Url]) -> String {

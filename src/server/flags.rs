@@ -3,8 +3,8 @@
 //! One table names every server flag of etcd 3.5 and 3.6 and says what becomes of it here: it is *used*, it is
 //! *accepted* (it tunes something that is not here; all such flags share one line of notice), or it is *refused*, because
 //! going on without it would break a promise: that traffic is encrypted, that callers are known, that data are synced. A
-//! server that takes `--client-cert-auth` and lets everybody in is worse than one that does not start. Two flags are our
-//! own: `--max-range-bytes` and `--max-ranges-bytes`.
+//! server that takes `--client-cert-auth` and lets everybody in is worse than one that does not start. Three flags are our
+//! own: `--join`, `--max-range-bytes` and `--max-ranges-bytes`.
 //!
 //! Every flag `--a-b` can also be given as `QUORATE_A_B` and `ETCD_A_B`; the command line wins over `QUORATE_`, which wins
 //! over `ETCD_`. As in Go, one dash is as good as two, an empty variable counts as unset, and a boolean takes its value
@@ -92,6 +92,9 @@ pub const FLAGS: &[Flag] = &[
     used("initial-cluster", "", "All first members, as name=url,name=url [default: this one alone]"),
     used("initial-cluster-state", "new", "new, or existing for a member of a running cluster"),
     used("initial-cluster-token", "etcd-cluster", "Told apart by it: clusters made from the same URLs"),
+    used("join", "", "Join the cluster of these peers, as host:port,host:port (their --listen-peer-urls)"),
+    used("max-learners", "1", "How many members may learn until somebody asks for them to vote"),
+    used("experimental-max-learners", "", "What etcd 3.5 calls --max-learners"),
     used("heartbeat-interval", "100", "Milliseconds between a leader's heartbeats"),
     used("election-timeout", "1000", "Milliseconds without a leader before an election"),
     used("quota-backend-bytes", "0", "What keys, values and versions may take, in bytes; 0: 2 GiB; -1: no limit"),
@@ -155,14 +158,12 @@ pub const FLAGS: &[Flag] = &[
     accepted("experimental-distributed-tracing-sampling-rate"),
     accepted("experimental-distributed-tracing-service-name"),
     accepted("experimental-downgrade-check-time"),
-    accepted("experimental-max-learners"),
     accepted("feature-gates"),
     accepted("grpc-keepalive-min-time"),
     accepted("listen-client-http-urls"),
     accepted("listen-metrics-urls"),
     accepted("log-rotation-config-json"),
     accepted("logger"),
-    accepted("max-learners"),
     accepted("max-snapshots"),
     accepted("max-wals"),
     accepted("metrics"),

@@ -205,6 +205,7 @@ impl Member {
                 limits: crate::raft::Limits::default(),
                 space: config.space,
                 retention: config.retention,
+                max_learners: config.max_learners,
             },
             seed: entropy(),
             now: clock.now(),

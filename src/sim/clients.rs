@@ -337,7 +337,7 @@ impl Clients {
                 }
                 Clients::looked(host, &open.call, laws)?
             }
-            Reply::Transferred | Reply::Lease(_) => {
+            Reply::Transferred | Reply::Lease(_) | Reply::Changed { .. } => {
                 laws.broken(Law::AnsweredOnce, || format!("n{} answers another question than {}", node + 1, slot.0))?;
                 Outcome::Unknown("an answer to another question".into())
             }

@@ -111,6 +111,7 @@ impl Alive {
                 self.raft.read(self.sequence);
             }
             // Nobody has leases where commands mean nothing.
+            Request::Change(_) => unreachable!("its members are those that it began with"),
             Request::KeepAlive { .. } | Request::TimeToLive { .. } => self.replies.push((slot, Reply::Lease(None))),
             Request::Transfer(target) => self.replies.push((
                 slot,

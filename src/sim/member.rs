@@ -81,6 +81,7 @@ impl Member {
             limits: self.shape.limits.clone(),
             space: self.shape.space,
             retention: self.shape.retention,
+            max_learners: 1,
         }
     }
 

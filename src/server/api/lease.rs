@@ -53,7 +53,9 @@ impl Lease {
             Reply::Lease(time) => Ok(time),
             Reply::Refused(reason) => Err(status::of_refused(reason)),
             Reply::Uncertain(reason) => Err(status::of_uncertain(reason)),
-            reply @ (Reply::Applied { .. } | Reply::Readable { .. } | Reply::Transferred) => Err(astray(&reply)),
+            reply @ (Reply::Applied { .. } | Reply::Readable { .. } | Reply::Transferred | Reply::Changed { .. }) => {
+                Err(astray(&reply))
+            }
         }
     }
 

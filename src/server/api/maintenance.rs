@@ -118,7 +118,9 @@ impl pb::maintenance_server::Maintenance for Maintenance {
             Reply::Transferred => Ok(Response::new(pb::MoveLeaderResponse { header: None })),
             Reply::Refused(reason) => Err(status::of_refused(reason)),
             Reply::Uncertain(reason) => Err(status::of_uncertain(reason)),
-            reply @ (Reply::Applied { .. } | Reply::Readable { .. } | Reply::Lease(_)) => Err(astray(&reply)),
+            reply @ (Reply::Applied { .. } | Reply::Readable { .. } | Reply::Lease(_) | Reply::Changed { .. }) => {
+                Err(astray(&reply))
+            }
         }
     }
 

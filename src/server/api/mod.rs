@@ -220,7 +220,9 @@ impl Front {
             Reply::Applied { outcome: Err(error), .. } => Err(self.fail(&error)),
             Reply::Refused(reason) => Err(status::of_refused(reason)),
             Reply::Uncertain(reason) => Err(status::of_uncertain(reason)),
-            reply @ (Reply::Readable { .. } | Reply::Lease(_) | Reply::Transferred) => Err(astray(&reply)),
+            reply @ (Reply::Readable { .. } | Reply::Lease(_) | Reply::Transferred | Reply::Changed { .. }) => {
+                Err(astray(&reply))
+            }
         }
     }
 
@@ -249,7 +251,9 @@ impl Front {
             Reply::Readable { term, .. } => Ok((term, timed)),
             Reply::Refused(reason) => Err(status::of_refused(reason)),
             Reply::Uncertain(reason) => Err(status::of_uncertain(reason)),
-            reply @ (Reply::Applied { .. } | Reply::Lease(_) | Reply::Transferred) => Err(astray(&reply)),
+            reply @ (Reply::Applied { .. } | Reply::Lease(_) | Reply::Transferred | Reply::Changed { .. }) => {
+                Err(astray(&reply))
+            }
         }
     }
 
@@ -259,7 +263,7 @@ impl Front {
             Reply::Applied { stages, .. } | Reply::Readable { stages, .. } => End::Done(*stages),
             Reply::Refused(reason) => End::Refused(*reason),
             Reply::Uncertain(reason) => End::Uncertain(*reason),
-            Reply::Transferred | Reply::Lease(_) => return None,
+            Reply::Transferred | Reply::Lease(_) | Reply::Changed { .. } => return None,
         };
         Some(Timed { asked, answered: self.clock.now(), end })
     }

@@ -8,12 +8,15 @@
 //! etcd's texts on their way out.
 
 use crate::machine;
-use crate::node::{Refused, Uncertain};
+use crate::node::{ChangeRefused, Refused, Uncertain};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 /// Response metadata beside `Unavailable` and `ResourceExhausted`: `refused` or `uncertain`.
 pub const OUTCOME: &str = "quorate-outcome";
+
+/// Response metadata beside a refused change of the membership: the sentence, with its numbers.
+pub const WHY: &str = "quorate-why";
 
 /// The caller's mistake, or a fault of this member.
 pub fn of_machine(error: &machine::Error) -> Status {
@@ -55,7 +58,38 @@ pub fn of_refused(reason: Refused) -> Status {
         Refused::NotLeader => Status::failed_precondition("etcdserver: not leader"),
         Refused::BadTransferee => Status::failed_precondition("etcdserver: bad leader transferee"),
         Refused::Stopping => refused(Code::Unavailable, "etcdserver: server stopped"),
+        Refused::Change(reason) => of_change(reason),
     }
+}
+
+/// Surely not done: the membership can't be changed like that. What etcd's texts leave out stands beside them, under
+/// [`WHY`].
+fn of_change(reason: ChangeRefused) -> Status {
+    let precondition = |text: &str| Status::failed_precondition(text);
+    let mut status = match reason {
+        ChangeRefused::MemberNotFound(_) => Status::not_found("etcdserver: member not found"),
+        ChangeRefused::MemberExists(_) => precondition("etcdserver: member ID already exist"),
+        ChangeRefused::PeerUrlsExist => precondition("etcdserver: Peer URLs already exists"),
+        ChangeRefused::NotALearner(_) => precondition("etcdserver: can only promote a learner member"),
+        ChangeRefused::NotCaughtUp(_) => {
+            precondition("etcdserver: can only promote a learner member which is in sync with leader")
+        }
+        ChangeRefused::TooManyLearners { .. } => precondition("etcdserver: too many learner members in cluster"),
+        ChangeRefused::NotEnoughStarted { .. } => {
+            precondition("etcdserver: re-configuration failed due to not enough started members")
+        }
+        ChangeRefused::Unreachable { .. } => refused(Code::Unavailable, "etcdserver: unhealthy cluster"),
+        ChangeRefused::Version { .. } | ChangeRefused::Nothing => {
+            Status::failed_precondition(format!("quorate: {reason}"))
+        }
+        ChangeRefused::Pending => {
+            refused(Code::Unavailable, "quorate: an earlier change of the membership is not over; try again later")
+        }
+    };
+    if let Ok(why) = MetadataValue::try_from(reason.to_string()) {
+        status.metadata_mut().insert(WHY, why);
+    }
+    status
 }
 
 /// Perhaps done.
