@@ -130,11 +130,13 @@ impl Raft {
         }
     }
 
-    /// The one gate: only a voter, by its own newest configuration, whose log holds everything it ever acknowledged, and who
-    /// can apply it.
+    /// The one gate: only a member whose log holds everything it ever acknowledged, who can apply it, and that is a voter by
+    /// its newest configuration or by one that may still be in force. Who votes no more once its newest configuration is committed may be
+    /// the only one that can commit it: those who will vote may lack it, and can't win against a longer log (§4.2.2).
     fn may_campaign(&self) -> bool {
         let complete = self.floor.is_none_or(|floor| self.log.last().reaches(floor));
-        self.configuration().contains(self.config.id) && complete && !self.config.hollow
+        let votes = self.configurations.iter().any(|(_, configuration)| configuration.contains(self.config.id));
+        votes && complete && !self.config.hollow
     }
 
     /// What stands for this member's log in vote checks: its end, or the mark it once acknowledged and lost.

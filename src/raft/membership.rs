@@ -25,8 +25,9 @@
 //! does not know any configuration yet. That is safe: whoever counts votes or acknowledgements counts those of its own
 //! configuration's voters only, so a vote of someone who is none is not counted by anybody; but one that was made a voter
 //! and does not know it yet may be the one without which there is no quorum. One vote per term, durable, and a log that is as
-//! good as the voter's own, is all that a vote ever promised. *Campaigning* is another matter: only who is a voter by its own
-//! newest configuration does. A removed member that was not told keeps asking; the others hear a live leader, or have a
+//! good as the voter's own, is all that a vote ever promised. *Campaigning* is another matter: only who is a voter by a
+//! configuration that may still be in force does: the newest, or one before it as long as the newest is not known to be
+//! committed, for then it may be the only member that can commit that (§4.2.2). A removed member that was not told keeps asking; the others hear a live leader, or have a
 //! longer log.
 //!
 //! # A leader that goes
