@@ -142,6 +142,8 @@ fn lives(state: &State, effect: &Effect<'_>, record: LogIndex, ordinal: u32) -> 
         Effect::MemberGone { .. } => true,
         Effect::LeaseGone { .. } | Effect::Alarm { raised: Raised::Not, .. } => state.litter.undoing.contains(&record),
         Effect::Applied(_) => false,
+        // The records that follow need it as long as one of them is as it was written.
+        Effect::Restored { .. } => true,
         Effect::Alarm { member, alarm, .. } => is_newest(Thing::Alarm(member, alarm)),
     }
 }

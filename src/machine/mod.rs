@@ -27,13 +27,13 @@
 //! # Rooms
 //!
 //! `check` (a request's shape), `kv`, `txn` and `lease` (commands), `range` (reads), `stream` (reads piece by
-//! piece), `snapshot` (all of it, to be kept elsewhere), `budget` (what reads may hold), `history` (what happened, for watchers), `member` (who belongs to the cluster; alarms), `record`
+//! piece), `snapshot` (all of it, to be kept elsewhere), `restore` (back again), `budget` (what reads may hold), `history` (what happened, for watchers), `member` (who belongs to the cluster; alarms), `record`
 //! (bytes and digest), `index` (keys and versions), `compact` (what nobody may read any more goes), `space` (who owns it),
 //! `hash` (are members alike), `takeover` (records of another member), `state` (what writer and readers share), `view` (the readers' door).
 //!
 //! # What is left out
 //!
-//! Auth, restoring a snapshot: each will be more effects through the same door. When a lease is over is not
+//! Auth: it will be more effects through the same door. When a lease is over is not
 //! known here: somebody with a clock says so, in a command.
 
 use crate::ids::{Index, Position, Revision};
@@ -66,6 +66,7 @@ mod lease;
 mod member;
 mod range;
 mod record;
+mod restore;
 mod snapshot;
 mod space;
 mod state;
@@ -83,6 +84,7 @@ pub use hash::KvHash;
 pub use history::{Event, History};
 pub use lease::{Lease, LeaseChange, LeaseTime};
 pub use member::{Content, Member, Membership, Standing};
+pub use restore::Restoring;
 pub use snapshot::{Contents, Damage, Head, Item, Portion, Snapshot, SnapshotReader};
 pub use space::Holding;
 pub use stream::{RangeStream, Step};
@@ -225,6 +227,7 @@ impl Machine {
             digest: Digest::START,
             revision: 1,
             gap: false,
+            leaps_to: 0,
             covered: Vec::new(),
         };
         let mut outcome = Ok(());
@@ -304,6 +307,14 @@ impl Machine {
         self.applied = position;
         *whole = position;
         outcome
+    }
+
+    /// Ends an entry that was made up, and its record with it: see `restore.rs`.
+    fn end_entry(&mut self, position: Position) {
+        self.record.push(&Effect::Applied(position), &mut self.digest);
+        self.applied = position;
+        *self.shared.whole() = position;
+        self.close(position.index.next());
     }
 
     fn carry_out(&mut self, at: Position, op: command::Op) -> Result<Response, Error> {
@@ -500,6 +511,8 @@ struct Rebuilt {
     revision: i64,
     /// Whether a compaction may have taken revisions away since the last one that was seen.
     gap: bool,
+    /// Up to here revisions leap: they were restored from a snapshot.
+    leaps_to: i64,
     /// Deletes of records that a husk before them stands for.
     covered: Vec<Op>,
 }
@@ -520,7 +533,7 @@ impl Rebuilt {
         }
         self.gap |= header.rewritten;
         let mut effects = 0;
-        let Rebuilt { state, applied, digest, revision, gap, .. } = self;
+        let Rebuilt { state, applied, digest, revision, gap, leaps_to, .. } = self;
         record::read(record, digest, &mut |effect, ordinal| {
             match effect {
                 Effect::Applied(position)
@@ -530,12 +543,14 @@ impl Rebuilt {
                 }
                 Effect::Applied(position) => return Err(format!("entry {position} does not follow {applied}")),
                 Effect::Put(record::Put { main, .. }) | Effect::Delete { main, .. } => {
-                    if main < *revision || (main > *revision + 1 && !*gap) {
+                    let leaps = *gap || main <= *leaps_to;
+                    if main < *revision || (main > *revision + 1 && !leaps) {
                         return Err(format!("revision {main} does not follow {revision}"));
                     }
                     *revision = main;
                     *gap = header.rewritten;
                 }
+                Effect::Restored { revision } => *leaps_to = revision,
                 Effect::Member(_)
                 | Effect::MemberGone { .. }
                 | Effect::Configuration(_)

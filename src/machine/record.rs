@@ -94,6 +94,11 @@ pub enum Effect<'a> {
         /// Which.
         id: i64,
     },
+    /// What follows was in a snapshot: revisions leap, up to this one.
+    Restored {
+        /// Where the store stands when all of it is there.
+        revision: i64,
+    },
     /// Readers below this revision are not served any more.
     Compacted {
         /// The oldest readable revision.
@@ -291,6 +296,10 @@ impl<'a> Effect<'a> {
                 out.push(7);
                 out.extend_from_slice(&id.to_le_bytes());
             }
+            Effect::Restored { revision } => {
+                out.push(11);
+                out.extend_from_slice(&revision.to_le_bytes());
+            }
             Effect::Compacted { revision } => {
                 out.push(8);
                 out.extend_from_slice(&revision.to_le_bytes());
@@ -333,6 +342,7 @@ impl<'a> Effect<'a> {
             8 => Effect::Compacted { revision: input.i64()? },
             9 => Effect::Configuration(input.rest()),
             10 => Effect::MemberGone { id: MemberId(input.u64()?) },
+            11 => Effect::Restored { revision: input.i64()? },
             _ => return None,
         };
         input.0.is_empty().then_some(effect)

@@ -55,7 +55,7 @@ use crate::proto::mvccpb::KeyValue;
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeSet, VecDeque};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 /// Length of a blob, but for the last one, in bytes: etcd's.
@@ -346,6 +346,23 @@ pub enum Item {
     Pair(KeyValue),
 }
 
+impl Item {
+    /// A pair or a lease, from the bytes of its frame in a snapshot that was read as a whole before; `None` if they are not
+    /// what was there then.
+    pub fn read(frame: &[u8]) -> Option<Item> {
+        match Effect::decode(frame.get(FRAME..)?)? {
+            Effect::Lease { id, ttl, remaining, granted } => Some(Item::Lease(id, LeaseTime { ttl, remaining, granted })),
+            Effect::Put(put) => Some(Item::Pair(pair(put))),
+            _ => None,
+        }
+    }
+}
+
+fn pair(Put { main, created, version, lease, key, value, .. }: Put<'_>) -> KeyValue {
+    let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+    KeyValue { key, value, create_revision: created, mod_revision: main, version, lease }
+}
+
 /// The bytes are no snapshot that was written as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the snapshot is damaged at byte {at}: {why}")]
@@ -403,11 +420,11 @@ impl Default for SnapshotReader {
 }
 
 impl SnapshotReader {
-    /// Takes in the next bytes, and tells `visit` what is in them.
+    /// Takes in the next bytes, and tells `visit` what is in them, each with where its frame lies ([`Item::read`]).
     ///
     /// # Errors
     /// They can't be what was written.
-    pub fn push(&mut self, bytes: &[u8], visit: &mut dyn FnMut(Item)) -> Result<(), Damage> {
+    pub fn push(&mut self, bytes: &[u8], visit: &mut dyn FnMut(Item, Range<u64>)) -> Result<(), Damage> {
         self.buffer.extend_from_slice(bytes);
         let buffer = std::mem::take(&mut self.buffer);
         let mut rest = &buffer[..];
@@ -452,7 +469,8 @@ impl SnapshotReader {
     }
 
     /// Reads a piece, and says what comes after it.
-    fn read(&mut self, piece: &[u8], visit: &mut dyn FnMut(Item)) -> Result<Stage, String> {
+    fn read(&mut self, piece: &[u8], visit: &mut dyn FnMut(Item, Range<u64>)) -> Result<Stage, String> {
+        let place = self.at..self.at + piece.len() as u64;
         match self.stage {
             Stage::Preface => {
                 let version = piece.strip_prefix(&MAGIC).ok_or("it does not begin as a snapshot of Quorate does")?;
@@ -465,7 +483,7 @@ impl SnapshotReader {
             Stage::Head => {
                 let head = Head::decode(self.body(piece)?).ok_or("its head is malformed")?;
                 self.head = Some(head);
-                visit(Item::Head(head));
+                visit(Item::Head(head), place);
                 Ok(Stage::Frames)
             }
             Stage::Frames => {
@@ -473,7 +491,7 @@ impl SnapshotReader {
                 if body.first() == Some(&END) {
                     return self.end(body);
                 }
-                visit(self.item(body).ok_or("there is a frame that can't be there")?);
+                visit(self.item(body).ok_or("there is a frame that can't be there")?, place);
                 Ok(Stage::Frames)
             }
             Stage::Zeros if piece.iter().all(|byte| *byte == 0) => Ok(Stage::Sum),
@@ -506,15 +524,13 @@ impl SnapshotReader {
                 *leases += 1;
                 follows.then_some(Item::Lease(id, LeaseTime { ttl, remaining, granted }))
             }
-            Effect::Put(Put { main, created, version, lease, key, value, sub: 0 }) => {
-                let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
-                let before = self.key.replace(key.clone());
+            Effect::Put(put @ Put { main, created, version, lease, sub: 0, .. }) => {
+                let pair = pair(put);
+                let before = self.key.replace(pair.key.clone());
                 *keys += 1;
-                let follows = before.is_none_or(|before| before < key);
+                let follows = before.is_none_or(|before| before < pair.key);
                 let is_seen = version > 0 && created <= main && main <= self.head?.revision.0;
                 let is_owned = lease == 0 || self.leases.contains(&lease);
-                let (create_revision, mod_revision) = (created, main);
-                let pair = KeyValue { key, value, create_revision, mod_revision, version, lease };
                 (follows && is_seen && is_owned).then_some(Item::Pair(pair))
             }
             _ => None,

@@ -152,7 +152,7 @@ impl State {
                 self.litter.replaced(Thing::Alarm(member, alarm), record);
                 self.alarms.insert((member, alarm), raised);
             }
-            Effect::Applied(_) => {}
+            Effect::Applied(_) | Effect::Restored { .. } => {}
         }
         Ok(())
     }

@@ -476,6 +476,7 @@ mod puts_and_deletes {
 mod commands_and_disk;
 mod compaction;
 mod members;
+mod restores;
 mod snapshots;
 mod streams;
 mod txns;

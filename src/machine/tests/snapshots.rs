@@ -32,15 +32,15 @@ fn finish(mut snapshot: Snapshot) -> Result<Vec<u8>, Error> {
     }
 }
 
-fn taken(store: &Store) -> Vec<u8> {
+pub(super) fn taken(store: &Store) -> Vec<u8> {
     finish(store.machine.view().snapshot(ClusterId(7))).unwrap()
 }
 
 /// What is in a snapshot that comes in pieces of `length` bytes.
-fn read(bytes: &[u8], length: usize) -> Result<(Vec<Item>, Contents), Damage> {
+pub(super) fn read(bytes: &[u8], length: usize) -> Result<(Vec<Item>, Contents), Damage> {
     let (mut reader, mut items) = (SnapshotReader::default(), Vec::new());
     for piece in bytes.chunks(length) {
-        reader.push(piece, &mut |item| items.push(item))?;
+        reader.push(piece, &mut |item, _| items.push(item))?;
     }
     let (head, contents) = reader.finish()?;
     assert_eq!(items[0], Item::Head(head));
@@ -61,7 +61,7 @@ fn expected(store: &Store) -> Vec<Item> {
 }
 
 /// Keys of several versions, deleted ones and owned ones, large and empty values.
-fn filled() -> Store {
+pub(super) fn filled() -> Store {
     let mut store = Store::new();
     for id in [5, 3, 4] {
         store.apply(command::Op::GrantLease(GrantLease { id, ttl: 60 + id })).unwrap();
