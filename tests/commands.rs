@@ -318,3 +318,77 @@ async fn the_leader_hands_over() {
         assert_eq!(cluster.leader().await, next);
     }
 }
+
+fn bare(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_quorate")).args(args).env("NO_COLOR", "1").output().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_comes_back_from_a_snapshot_at_a_revision_that_nobody_has_seen() {
+    let old = Cluster::quorate(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("backup.snap").display().to_string();
+    for n in 0..300 {
+        ok(&old, &["put", &format!("k{n:03}"), "v"]);
+        if n == 2 {
+            break;
+        }
+    }
+    let lease = old.client().lease_grant(0, 600).await.unwrap().id;
+    ok(&old, &["put", "owned", "mine", "--lease", &format!("{lease:x}")]);
+    ok(&old, &["del", "k001"]);
+    assert_eq!(ok(&old, &["snapshot", "save", &file]), format!("Snapshot saved at {file}\n"));
+    let status: serde_json::Value = serde_json::from_str(&ok(&old, &["snapshot", "status", &file, "-w", "json"])).unwrap();
+    assert_eq!((status["totalKey"].as_u64(), status["leases"].as_u64()), (Some(3), Some(1)), "{status}");
+    let revision = status["revision"].as_i64().unwrap();
+    let before = ok(&old, &["get", "", "--prefix", "-w", "fields"]);
+
+    let mut new = Cluster::unstarted(support::Server::Quorate, 3, &[]);
+    let members: Vec<String> = new.nodes().iter().map(|node| format!("{}=http://{}", node.name, node.peer)).collect();
+    let parent = new.nodes()[0].data_dir.parent().unwrap().join("{name}").display().to_string();
+    let restore = ["snapshot", "restore", &file, "--data-dir", &parent, "--initial-cluster", &members.join(","),
+        "--initial-cluster-token", "test"];
+    let output = bare(&restore);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let again = bare(&restore);
+    assert!(!again.status.success() && stderr(&again).contains("is not empty"), "{}", stderr(&again));
+    (0..3).for_each(|place| new.start(place));
+    new.ready().await;
+    let wanted = |text: &str| text.lines().filter(|l| ["\"Key\"", "\"Value\"", "\"ModRevision\"", "\"CreateRevision\"", "\"Version\""].iter().any(|n| l.starts_with(n))).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(wanted(&ok(&new, &["get", "", "--prefix", "-w", "fields"])), wanted(&before));
+    assert!(new.client().lease_time_to_live(lease, true).await.unwrap().granted_ttl > 0);
+    let compacted = run(&new, &["get", "k000", "--rev", &revision.to_string()]);
+    assert!(stderr(&compacted).contains("compacted"), "{}", stderr(&compacted));
+    ok(&new, &["put", "after", "1"]);
+    let hashes = ok(&new, &["endpoint", "hashkv", "--cluster"]);
+    let first = |line: &str| line.split(", ").nth(1).map(str::to_owned);
+    let distinct: std::collections::BTreeSet<_> = hashes.lines().map(first).collect();
+    assert_eq!(distinct.len(), 1, "{hashes}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_snapshot_is_named_and_not_restored() {
+    let cluster = Cluster::quorate(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("backup.snap");
+    let name = file.display().to_string();
+    ok(&cluster, &["put", "k", "v"]);
+    ok(&cluster, &["snapshot", "save", &name]);
+    let verified = bare(&["snapshot", "verify", &name]);
+    assert!(verified.status.success(), "{}", stderr(&verified));
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[60] ^= 4;
+    std::fs::write(&file, &bytes).unwrap();
+    let target = dir.path().join("new").display().to_string();
+    for args in [&["snapshot", "verify", &name][..], &["snapshot", "restore", &name, "--data-dir", &target]] {
+        let output = bare(args);
+        assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+        assert!(stderr(&output).contains("the snapshot is damaged at byte"), "{}", stderr(&output));
+    }
+    assert!(!dir.path().join("new").exists(), "nothing was made");
+    // What is no snapshot leaves the one that is there.
+    std::fs::write(&file, b"an older backup").unwrap();
+    let nobody = run(&cluster, &["snapshot", "save", &name, "--endpoints", "127.0.0.1:1"]);
+    assert!(!nobody.status.success());
+    assert_eq!(std::fs::read(&file).unwrap(), b"an older backup");
+}

@@ -1,6 +1,6 @@
 //! `quorate bench`: measures any server that speaks etcd's v3 API, with the same program and the same load for each.
 //!
-//! `put`, `get` and `mixed` run a load (`load.rs`) and report percentiles (`record.rs`, `report.rs`); `failover` kills
+//! `put`, `get`, `mixed`, `range`, `txn`, `lease-grant` and `lease-keep-alive` run a load (`load.rs`, `work.rs`) and report percentiles (`record.rs`, `report.rs`); `failover` kills
 //! leaders of the local lab under load and measures how long writes stop (`failover.rs`). `watch` measures how events reach
 //! many watchers (`watch.rs`).
 //!
@@ -8,7 +8,7 @@
 //! counted by kind and kept out of the latencies; with `--rate`, latencies that count from the moment an operation was due
 //! (`pace.rs`); reads of keys that exist (the key space is filled first); and the whole setting in the report.
 //!
-//! Left out: comparing with an earlier run, transactions, leases, TLS.
+//! Left out: comparing with an earlier run, TLS.
 
 mod failover;
 mod keys;
@@ -17,6 +17,7 @@ mod pace;
 mod record;
 mod report;
 mod watch;
+mod work;
 
 use super::exit::{self, Failure};
 use super::go_duration;
@@ -29,6 +30,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use keys::Keys;
 use load::{Limit, Plan, Progress};
 use report::{Report, Setting};
+use work::Work;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -79,6 +81,20 @@ enum What {
         #[arg(long, default_value_t = 0.9, value_parser = ratio)]
         read_ratio: f64,
     },
+    /// Linearizable reads of neighbouring keys; the key space is filled first.
+    Range {
+        #[command(flatten)]
+        load: LoadArgs,
+        /// How many keys each reads.
+        #[arg(long, default_value_t = 100)]
+        limit: i64,
+    },
+    /// Compare-and-swap, each caller of its own key; with --key-space 1 all of the same one.
+    Txn(LoadArgs),
+    /// Grants of leases (of five minutes).
+    LeaseGrant(LoadArgs),
+    /// Keepalives, each caller's of a lease of its own.
+    LeaseKeepAlive(LoadArgs),
     /// Kill the lab's leader again and again under load: how long do writes stop, is an acknowledged one lost?
     Failover(failover::Args),
     /// One writer, many watchers: events per second, and how long each is on its way.
@@ -143,10 +159,15 @@ struct LoadArgs {
 
 /// Runs the benchmark.
 pub fn run(global: &Global, args: Args) -> ExitCode {
-    let (name, load, read_ratio, consistency) = match args.what {
-        What::Put(load) => ("put", load, 0.0, Consistency::L),
-        What::Get { load, consistency } => ("get", load, 1.0, consistency),
-        What::Mixed { load, consistency, read_ratio } => ("mixed", load, read_ratio, consistency),
+    let mixed = |read_ratio, consistency| Work::Mixed { read_ratio, serializable: consistency == Consistency::S };
+    let (name, load, work) = match args.what {
+        What::Put(load) => ("put", load, mixed(0.0, Consistency::L)),
+        What::Get { load, consistency } => ("get", load, mixed(1.0, consistency)),
+        What::Mixed { load, consistency, read_ratio } => ("mixed", load, mixed(read_ratio, consistency)),
+        What::Range { load, limit } => ("range", load, Work::Range { keys: limit }),
+        What::Txn(load) => ("txn", load, Work::Swap),
+        What::LeaseGrant(load) => ("lease-grant", load, Work::Grant),
+        What::LeaseKeepAlive(load) => ("lease-keep-alive", load, Work::KeepAlive),
         What::Failover(args) => return exit::finish(failover::run(global, &args)),
         What::Watch(args) => {
             let json = global.write_out == Format::Json;
@@ -154,9 +175,8 @@ pub fn run(global: &Global, args: Args) -> ExitCode {
         }
     };
     let endpoints = global.endpoints();
-    let work = Work { name, load, read_ratio, serializable: consistency == Consistency::S };
     let json = global.write_out == Format::Json;
-    let outcome = runtime().and_then(|runtime| runtime.block_on(measure(endpoints, work, json)));
+    let outcome = runtime().and_then(|runtime| runtime.block_on(measure(endpoints, name, &load, work, json)));
     exit::finish(doctor::explain(global, outcome))
 }
 
@@ -173,15 +193,13 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     Ok(builder.enable_all().build()?)
 }
 
-struct Work {
+async fn measure(
+    endpoints: Vec<String>,
     name: &'static str,
-    load: LoadArgs,
-    read_ratio: f64,
-    serializable: bool,
-}
-
-async fn measure(endpoints: Vec<String>, work: Work, json: bool) -> Result<(), Failure> {
-    let load = &work.load;
+    load: &LoadArgs,
+    work: Work,
+    json: bool,
+) -> Result<(), Failure> {
     let keys = Keys::new(load.key_size, load.key_space).map_err(|e| Failure::new(exit::BAD_ARGS, e))?;
     let cluster = survey(&endpoints).await?;
     let (targets, target) = match load.target {
@@ -202,34 +220,32 @@ async fn measure(endpoints: Vec<String>, work: Work, json: bool) -> Result<(), F
         (None, time) => Limit::For(time.unwrap_or(Duration::from_secs(10))),
     };
     let setting = Setting {
-        workload: work.name.to_owned(),
+        workload: name.to_owned(),
         endpoints: targets,
         target,
         server_version: cluster.version,
         clients,
         connections: channels.len(),
-        read_ratio: work.read_ratio,
+        work,
         val_size: load.val_size,
         key_size: load.key_size,
         key_space: load.key_space,
         sequential: load.sequential,
-        serializable: work.serializable,
         rate: load.rate,
         warmup_s: load.warmup.as_secs_f64(),
     };
     let plan = Plan {
         callers: clients,
         channels,
-        read_ratio: work.read_ratio,
+        work,
         keys,
         sequential: load.sequential,
         value: keys::value(load.val_size),
-        serializable: work.serializable,
         limit,
         warmup: load.warmup,
         rate: load.rate,
     };
-    if work.read_ratio > 0.0 && !fill(&plan).await? {
+    if work.wants_keys() && !fill(&plan).await? {
         return Err(Failure::new(exit::ERROR, "interrupted before the measurement began"));
     }
     let bar = Bar::new(plan.limit, "");
@@ -258,7 +274,7 @@ fn publish(report: &Report, json: bool, out: Option<&Path>) -> Result<(), Failur
 async fn fill(plan: &Plan) -> Result<bool, Failure> {
     let plan = Plan {
         callers: FILLERS.max(plan.channels.len()),
-        read_ratio: 0.0,
+        work: Work::Mixed { read_ratio: 0.0, serializable: false },
         sequential: true,
         limit: Limit::Total(plan.keys.count()),
         warmup: Duration::ZERO,

@@ -41,6 +41,7 @@ pub mod mirror;
 pub mod output;
 pub mod serve;
 pub mod sim;
+pub mod snapshot;
 pub mod space;
 pub mod status;
 pub mod transfer;
@@ -223,6 +224,8 @@ enum Command {
     Export(transfer::ExportArgs),
     /// Read what `export` wrote.
     Import(transfer::ImportArgs),
+    /// Back up the store into a file, look at such a file, and make a cluster of it.
+    Snapshot(snapshot::SnapshotArgs),
     /// Keep the keys of this cluster equal in another.
     #[command(visible_alias = "make-mirror")]
     Mirror(mirror::Args),
@@ -345,6 +348,7 @@ fn dispatch(global: Global, command: Command) -> ExitCode {
         Command::Ls(args) => finish(ls::run(&global, args)),
         Command::Export(args) => finish(transfer::export(&global, args)),
         Command::Import(args) => finish(transfer::import(&global, &args)),
+        Command::Snapshot(args) => finish(snapshot::run(&global, &args)),
         Command::Mirror(args) => finish(mirror::run(&global, args)),
         Command::Completion(args) => exit::finish(completion::run(&args, self::command())),
         Command::Compact(args) => finish(upkeep::compact(&global, &args)),
@@ -401,7 +405,7 @@ mod tests {
     #[test]
     fn help_is_a_word_too_and_shows_how_a_command_is_used() {
         assert!(parse("quorate help").unwrap_err().contains("Usage: quorate"));
-        let names = "serve dev bench sim check put get del watch lease lock elect history ls export import mirror compact \
+        let names = "serve dev bench sim check put get del watch lease lock elect history ls export import snapshot mirror compact \
             defrag alarm space move-leader completion endpoint member status doctor maelstrom healthcheck";
         for name in names.split(' ') {
             let help = parse(&format!("quorate help {name}")).unwrap_err();

@@ -422,7 +422,7 @@ pub fn columns<const N: usize>(rows: &[[String; N]]) -> String {
 }
 
 /// A boxed table as etcdctl draws it: titles centred, cells to the right. (No table library centres as it does.)
-fn table<const N: usize>(titles: impl AsRef<[&'static str]>, rows: &[[String; N]]) -> String {
+pub(super) fn table<const N: usize>(titles: impl AsRef<[&'static str]>, rows: &[[String; N]]) -> String {
     let titles = titles.as_ref();
     let width = |text: &str| text.chars().count();
     let widths: Vec<usize> = (0..N)

@@ -68,6 +68,15 @@ impl Client {
         .await
     }
 
+    /// Everything that is there at one revision, as bytes, from the first member that answers. A stream that breaks is not
+    /// begun again: another member's bytes are other ones.
+    ///
+    /// # Errors
+    /// See [`Error`]; never `Uncertain`.
+    pub async fn snapshot(&self) -> Result<tonic::Streaming<pb::SnapshotResponse>, Error> {
+        call!(self, Kind::Read, maintenance_client::MaintenanceClient.snapshot, pb::SnapshotRequest {})
+    }
+
     /// Who watches what on one member; no failover. `Rejected` with code Unimplemented from a server that is no Quorate.
     ///
     /// # Errors

@@ -7,6 +7,8 @@
 //! - `node.rs` is the turn: what happens in which order.
 //! - `open.rs` is birth: from two databases to a node, the only constructor, in production and simulation alike; `marks.rs` is
 //!   what the state's database says for it beside the state.
+//! - `open.rs` is birth: from two databases to a node, the only constructor, in production and simulation alike.
+//! - `restore.rs` makes the disk of a member whose state comes from a backup.
 //! - `proposals.rs` and `reads.rs` keep what clients wait for. Each slot is answered exactly once.
 //! - `lessor.rs` is the leader's clock over the leases; `leases.rs` keeps what callers want of it, and brings it there.
 //! - `membership.rs` brings changes of who belongs to the cluster to the leader, and makes voters of those who have caught up.
@@ -46,6 +48,7 @@ mod proposals;
 mod questions;
 mod reads;
 mod retention;
+mod restore;
 mod space;
 mod stages;
 #[cfg(test)]
@@ -61,6 +64,7 @@ pub use membership::ChangeRefused;
 pub use node::Node;
 pub use open::{Opened, Opening, Unopened, open};
 pub use retention::Retention;
+pub use restore::restore;
 pub use space::{SpaceConfig, SpaceStatus};
 pub use stages::Stages;
 

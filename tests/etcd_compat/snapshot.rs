@@ -24,7 +24,7 @@ fn verify(bytes: &[u8]) -> (Head, Contents) {
     assert_eq!(bytes.len() % 512, 32);
     let (mut reader, mut before, mut newest) = (SnapshotReader::default(), 0, 0);
     reader
-        .push(bytes, &mut |item| {
+        .push(bytes, &mut |item, _| {
             if let Item::Pair(pair) = item {
                 before += usize::from(pair.key.starts_with(b"before/") && pair.value.len() == VALUE_BYTES);
                 newest = newest.max(pair.mod_revision);

@@ -10,10 +10,9 @@
 
 use super::keys::Keys;
 use super::pace::Pace;
-use super::record::{Kind, Recorder};
+use super::record::Recorder;
+use super::work::{Caller, Work};
 use crate::clock;
-use crate::proto::etcdserverpb as pb;
-use crate::proto::etcdserverpb::kv_client::KvClient;
 use crate::rng::{Rng, Seed, mix};
 use crate::time::Duration;
 use bytes::Bytes;
@@ -47,16 +46,14 @@ pub struct Plan {
     pub callers: usize,
     /// The connections.
     pub channels: Vec<Channel>,
-    /// The share of reads, 0 to 1.
-    pub read_ratio: f64,
+    /// What each of them does.
+    pub work: Work,
     /// What is read and written.
     pub keys: Keys,
     /// Keys in order instead of at random.
     pub sequential: bool,
     /// The value of every put.
     pub value: Bytes,
-    /// Reads that a member answers from its own state.
-    pub serializable: bool,
     /// When it ends.
     pub limit: Limit,
     /// Load before the measurement begins.
@@ -178,7 +175,7 @@ async fn finished(callers: &mut JoinSet<()>, shared: &Shared) {
 async fn caller(shared: Arc<Shared>, number: usize) {
     let plan = &shared.plan;
     let channel = plan.channels[number % plan.channels.len()].clone();
-    let mut kv = KvClient::new(channel).max_decoding_message_size(usize::MAX);
+    let mut caller = Caller::new(plan.work, channel, number as u64);
     let mut dice = Rng::new(Seed(mix(number as u64)));
     let mut turn = 0;
     while !shared.stop.load(Ordering::Relaxed) {
@@ -189,7 +186,8 @@ async fn caller(shared: Arc<Shared>, number: usize) {
             return;
         }
         shared.in_flight.fetch_add(1, Ordering::Relaxed);
-        let (kind, result) = operation(&shared, &mut kv, &mut dice).await;
+        let key = if plan.sequential { shared.sequence.fetch_add(1, Ordering::Relaxed) } else { dice.next_u64() };
+        let (kind, result) = caller.operate(&plan.keys, key, &plan.value, &mut dice).await;
         shared.in_flight.fetch_sub(1, Ordering::Relaxed);
         if counts {
             let now = clock::instant();
@@ -229,21 +227,6 @@ fn take_ticket(shared: &Shared, due: Instant) -> bool {
         Limit::Total(total) => shared.tickets.fetch_add(1, Ordering::Relaxed) < total,
         // An open loop that has fallen behind stops at the end as well: what it owes is in the rate it reports.
         Limit::For(time) => due.max(clock::instant()).saturating_duration_since(shared.origin) < time,
-    }
-}
-
-async fn operation(shared: &Shared, kv: &mut KvClient<Channel>, dice: &mut Rng) -> (Kind, Result<(), tonic::Status>) {
-    let plan = &shared.plan;
-    let number = if plan.sequential { shared.sequence.fetch_add(1, Ordering::Relaxed) } else { dice.next_u64() };
-    let key = plan.keys.key(number);
-    // 53 bits make a fair float in [0, 1).
-    let draw = (dice.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-    if draw < plan.read_ratio {
-        let request = pb::RangeRequest { key, serializable: plan.serializable, ..Default::default() };
-        (Kind::Get, kv.range(request).await.map(drop))
-    } else {
-        let request = pb::PutRequest { key, value: plan.value.clone(), ..Default::default() };
-        (Kind::Put, kv.put(request).await.map(drop))
     }
 }
 

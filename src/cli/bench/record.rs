@@ -19,20 +19,41 @@ const LATENCY_MAX_NS: u64 = 3600 * 1_000_000_000;
 /// Characters of an error's text that tell its kind.
 const KIND_CHARS: usize = 120;
 
-/// Whether an operation reads or writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What an operation was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// A Put.
-    Put,
     /// A Range of one key.
     Get,
+    /// A Range of several.
+    Range,
+    /// A Put.
+    Put,
+    /// A Txn that compares one key and puts it.
+    Swap,
+    /// A LeaseGrant.
+    Grant,
+    /// One keepalive on a stream of them.
+    KeepAlive,
+}
+
+impl Kind {
+    /// For reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Get => "get",
+            Kind::Range => "range",
+            Kind::Put => "put",
+            Kind::Swap => "swap",
+            Kind::Grant => "grant",
+            Kind::KeepAlive => "keepalive",
+        }
+    }
 }
 
 /// The results of many operations.
 #[derive(Clone, Debug)]
 pub struct Recorder {
-    put: Histogram<u64>,
-    get: Histogram<u64>,
+    latencies: BTreeMap<Kind, Histogram<u64>>,
     errors: BTreeMap<String, u64>,
     /// When the last operation ended, after the start of the measurement.
     last: Duration,
@@ -41,20 +62,20 @@ pub struct Recorder {
 impl Recorder {
     /// One that has seen nothing.
     pub fn new() -> Recorder {
-        let empty = || {
+        Recorder { latencies: BTreeMap::new(), errors: BTreeMap::new(), last: Duration::ZERO }
+    }
+
+    fn of(&mut self, kind: Kind) -> &mut Histogram<u64> {
+        self.latencies.entry(kind).or_insert_with(|| {
             let bounds = Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3);
             bounds.unwrap_or_else(|e| unreachable!("the bounds are lawful: {e}"))
-        };
-        Recorder { put: empty(), get: empty(), errors: BTreeMap::new(), last: Duration::ZERO }
+        })
     }
 
     /// An operation that took `latency` and was answered at `at`, after the start of the measurement.
     pub fn done(&mut self, kind: Kind, latency: Duration, at: Duration) {
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
-        match kind {
-            Kind::Put => self.put.saturating_record(nanos),
-            Kind::Get => self.get.saturating_record(nanos),
-        }
+        self.of(kind).saturating_record(nanos);
         self.last = self.last.max(at);
     }
 
@@ -72,8 +93,9 @@ impl Recorder {
 
     /// Takes in what another shard saw.
     pub fn merge(&mut self, other: &Recorder) {
-        for (mine, theirs) in [(&mut self.put, &other.put), (&mut self.get, &other.get)] {
-            mine.add(theirs).unwrap_or_else(|e| unreachable!("histograms of the same bounds add up: {e}"));
+        for (kind, theirs) in &other.latencies {
+            self.of(*kind)
+                .add(theirs).unwrap_or_else(|e| unreachable!("histograms of the same bounds add up: {e}"));
         }
         for (kind, n) in &other.errors {
             self.count_error(kind.clone(), *n);
@@ -83,7 +105,7 @@ impl Recorder {
 
     /// Operations that succeeded.
     pub fn succeeded(&self) -> u64 {
-        self.put.len() + self.get.len()
+        self.latencies.values().map(Histogram::len).sum()
     }
 
     /// From the start of the measurement to the last answer.
@@ -96,12 +118,15 @@ impl Recorder {
         &self.errors
     }
 
+    /// The percentiles of every kind that succeeded.
+    pub fn summaries(&self, elapsed: Duration) -> BTreeMap<&'static str, Summary> {
+        let summary = |kind: &Kind| Some((kind.name(), self.summary(*kind, elapsed)?));
+        self.latencies.keys().filter_map(summary).collect()
+    }
+
     /// The percentiles of one kind; `None` if none succeeded.
     pub fn summary(&self, kind: Kind, elapsed: Duration) -> Option<Summary> {
-        let histogram = match kind {
-            Kind::Put => &self.put,
-            Kind::Get => &self.get,
-        };
+        let histogram = self.latencies.get(&kind)?;
         (!histogram.is_empty()).then(|| {
             let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
             Summary {

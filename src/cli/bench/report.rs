@@ -1,7 +1,8 @@
 //! What a benchmark says at its end: a table for people on stdout, or JSON for programs.
 
 use super::load::Measured;
-use super::record::{Kind, Summary, per_second};
+use super::record::{Summary, per_second};
+use super::work::Work;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -16,12 +17,13 @@ pub struct Setting {
     pub server_version: String,
     pub clients: usize,
     pub connections: usize,
-    pub read_ratio: f64,
+    /// What each caller does.
+    #[serde(flatten)]
+    pub work: Work,
     pub val_size: usize,
     pub key_size: usize,
     pub key_space: u64,
     pub sequential: bool,
-    pub serializable: bool,
     /// Operations per second that were asked for; none in a closed loop.
     pub rate: Option<f64>,
     pub warmup_s: f64,
@@ -39,10 +41,9 @@ pub struct Report {
     pub operations: u64,
     /// The same, per second.
     pub per_second: f64,
-    /// Of the writes, if there were any.
-    pub put: Option<Summary>,
-    /// Of the reads, if there were any.
-    pub get: Option<Summary>,
+    /// Of each kind of operation that there was.
+    #[serde(flatten)]
+    pub kinds: BTreeMap<&'static str, Summary>,
     /// Failed operations by kind.
     pub errors: BTreeMap<String, u64>,
     /// Operations without an answer at the end.
@@ -60,8 +61,7 @@ impl Report {
             seconds: elapsed.as_secs_f64(),
             operations: recorder.succeeded(),
             per_second: per_second(recorder.succeeded(), elapsed),
-            put: recorder.summary(Kind::Put, elapsed),
-            get: recorder.summary(Kind::Get, elapsed),
+            kinds: recorder.summaries(elapsed),
             errors: recorder.errors().clone(),
             unfinished: measured.unfinished,
             interrupted: measured.interrupted,
@@ -96,11 +96,20 @@ impl Report {
 
     fn headline(&self) -> String {
         let s = &self.setting;
-        let reads = format!("{} reads", if s.serializable { "serializable" } else { "linearizable" });
-        let what = match s.read_ratio {
-            r if r <= 0.0 => "put".to_owned(),
-            r if r >= 1.0 => format!("get · {reads}"),
-            r => format!("{} % get / {} % put · {reads}", percent(r), percent(1.0 - r)),
+        let consistency = |serializable| if serializable { "serializable" } else { "linearizable" };
+        let what = match s.work {
+            Work::Mixed { read_ratio, .. } if read_ratio <= 0.0 => "put".to_owned(),
+            Work::Mixed { read_ratio, serializable } if read_ratio >= 1.0 => {
+                format!("get · {} reads", consistency(serializable))
+            }
+            Work::Mixed { read_ratio: r, serializable } => {
+                let (gets, puts) = (percent(r), percent(1.0 - r));
+                format!("{gets} % get / {puts} % put · {} reads", consistency(serializable))
+            }
+            Work::Range { keys } => format!("range of {keys} keys"),
+            Work::Swap => "compare and swap".to_owned(),
+            Work::Grant => "lease grant".to_owned(),
+            Work::KeepAlive => "lease keepalive".to_owned(),
         };
         let rate = s.rate.map_or(String::new(), |rate| format!(" · {rate} op/s asked for"));
         format!(
@@ -117,10 +126,9 @@ impl Report {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
         table.set_header(["", "p50", "p90", "p99", "p99.9", "max", "mean", "op/s"]);
-        for (name, summary) in [("get", &self.get), ("put", &self.put)] {
-            let Some(s) = summary else { continue };
+        for (name, s) in &self.kinds {
             let times = [s.p50_us, s.p90_us, s.p99_us, s.p99_9_us, s.max_us, s.mean_us].map(millis);
-            let mut row = vec![name.to_owned()];
+            let mut row = vec![(*name).to_owned()];
             row.extend(times);
             row.push(thousands(s.per_second.round() as u64));
             table.add_row(row);
@@ -186,20 +194,18 @@ mod tests {
                 server_version: "3.5.30".into(),
                 clients: 64,
                 connections: 16,
-                read_ratio: 0.9,
+                work: Work::Mixed { read_ratio: 0.9, serializable: false },
                 val_size: 256,
                 key_size: 24,
                 key_space: 10_000,
                 sequential: false,
-                serializable: false,
                 rate: None,
                 warmup_s: 1.0,
             },
             seconds: 20.0,
             operations: 1_043_911,
             per_second: 52_195.6,
-            put: Some(summary(104_391, 3.0)),
-            get: Some(summary(939_520, 1.0)),
+            kinds: BTreeMap::from([("put", summary(104_391, 3.0)), ("get", summary(939_520, 1.0))]),
             errors: BTreeMap::from([("Unavailable: etcdserver: leader changed".to_owned(), 1200)]),
             unfinished: 0,
             interrupted: false,
