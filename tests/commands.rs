@@ -334,11 +334,12 @@ async fn a_cluster_comes_back_from_a_snapshot_at_a_revision_that_nobody_has_seen
             break;
         }
     }
-    let lease = old.client().lease_grant(0, 600).await.unwrap().id;
+    let lease = old.client().lease_grant(600, 0).await.unwrap().id;
     ok(&old, &["put", "owned", "mine", "--lease", &format!("{lease:x}")]);
     ok(&old, &["del", "k001"]);
     assert_eq!(ok(&old, &["snapshot", "save", &file]), format!("Snapshot saved at {file}\n"));
-    let status: serde_json::Value = serde_json::from_str(&ok(&old, &["snapshot", "status", &file, "-w", "json"])).unwrap();
+    let status: serde_json::Value =
+        serde_json::from_str(&ok(&old, &["snapshot", "status", &file, "-w", "json"])).unwrap();
     assert_eq!((status["totalKey"].as_u64(), status["leases"].as_u64()), (Some(3), Some(1)), "{status}");
     let revision = status["revision"].as_i64().unwrap();
     let before = ok(&old, &["get", "", "--prefix", "-w", "fields"]);
@@ -346,15 +347,33 @@ async fn a_cluster_comes_back_from_a_snapshot_at_a_revision_that_nobody_has_seen
     let mut new = Cluster::unstarted(support::Server::Quorate, 3, &[]);
     let members: Vec<String> = new.nodes().iter().map(|node| format!("{}=http://{}", node.name, node.peer)).collect();
     let parent = new.nodes()[0].data_dir.parent().unwrap().join("{name}").display().to_string();
-    let restore = ["snapshot", "restore", &file, "--data-dir", &parent, "--initial-cluster", &members.join(","),
-        "--initial-cluster-token", "test"];
+    let restore = [
+        "snapshot",
+        "restore",
+        &file,
+        "--data-dir",
+        &parent,
+        "--initial-cluster",
+        &members.join(","),
+        "--initial-cluster-token",
+        "test",
+    ];
     let output = bare(&restore);
     assert!(output.status.success(), "{}", stderr(&output));
     let again = bare(&restore);
     assert!(!again.status.success() && stderr(&again).contains("is not empty"), "{}", stderr(&again));
     (0..3).for_each(|place| new.start(place));
     new.ready().await;
-    let wanted = |text: &str| text.lines().filter(|l| ["\"Key\"", "\"Value\"", "\"ModRevision\"", "\"CreateRevision\"", "\"Version\""].iter().any(|n| l.starts_with(n))).map(str::to_owned).collect::<Vec<_>>();
+    let wanted = |text: &str| {
+        text.lines()
+            .filter(|l| {
+                ["\"Key\"", "\"Value\"", "\"ModRevision\"", "\"CreateRevision\"", "\"Version\""]
+                    .iter()
+                    .any(|n| l.starts_with(n))
+            })
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(wanted(&ok(&new, &["get", "", "--prefix", "-w", "fields"])), wanted(&before));
     assert!(new.client().lease_time_to_live(lease, true).await.unwrap().granted_ttl > 0);
     let compacted = run(&new, &["get", "k000", "--rev", &revision.to_string()]);

@@ -30,11 +30,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use keys::Keys;
 use load::{Limit, Plan, Progress};
 use report::{Report, Setting};
-use work::Work;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tonic::transport::{Channel, Endpoint};
+use work::Work;
 
 pub(in crate::cli) use report::thousands;
 

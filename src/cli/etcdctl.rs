@@ -26,7 +26,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 /// The commands that both have, by our names.
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "get",
     "put",
     "del",

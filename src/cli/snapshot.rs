@@ -40,9 +40,11 @@ const NAME: &str = "{name}";
 
 /// `quorate snapshot ...`.
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = "Examples:\n  quorate snapshot save backup.snap\n  quorate snapshot status backup.snap -w table\n  \
+#[command(
+    after_help = "Examples:\n  quorate snapshot save backup.snap\n  quorate snapshot status backup.snap -w table\n  \
     quorate snapshot restore backup.snap --data-dir '/var/lib/quorate/{name}' \\\n    \
-    --initial-cluster n1=http://10.0.0.1:2380,n2=http://10.0.0.2:2380,n3=http://10.0.0.3:2380")]
+    --initial-cluster n1=http://10.0.0.1:2380,n2=http://10.0.0.2:2380,n3=http://10.0.0.3:2380"
+)]
 pub struct SnapshotArgs {
     #[command(subcommand)]
     command: SnapshotCommand,
@@ -237,7 +239,7 @@ fn status(format: Format, file: &Path) -> Result<(), Failure> {
                 "compact_revision": head.compacted.0, "applied_index": head.applied.index.0,
             })) + "\n"
         }
-        Format::Table => output::table(&["HASH", "REVISION", "TOTAL KEYS", "TOTAL SIZE"], &[row]),
+        Format::Table => output::table(["HASH", "REVISION", "TOTAL KEYS", "TOTAL SIZE"], &[row]),
         Format::Fields => format!(
             "\"Hash\" : {hash}\n\"Revision\" : {}\n\"Keys\" : {}\n\"Size\" : {bytes}\n",
             head.revision, contents.keys
@@ -286,7 +288,8 @@ fn make(args: &RestoreArgs) -> Result<(), Failure> {
     })?;
     places.sort_unstable_by_key(|place| (place.revision, place.at));
     let bump = i64::try_from(args.bump_revision).ok().and_then(|bump| found.head.revision.0.checked_add(bump));
-    let revision = bump.map(Revision).ok_or_else(|| Failure::new(BAD_ARGS, "--bump-revision leaps beyond the last revision"))?;
+    let revision =
+        bump.map(Revision).ok_or_else(|| Failure::new(BAD_ARGS, "--bump-revision leaps beyond the last revision"))?;
     let disks: Vec<Member> = founding.members.iter().map(|member| new_member(member, &found)).collect();
     let source = Source { file: &args.file, leases: &leases, places: &places };
     for (member, path) in &made {
@@ -294,11 +297,17 @@ fn make(args: &RestoreArgs) -> Result<(), Failure> {
         let expected = Expected { cluster: founding.cluster, member: member.id, members: founding.members.clone() };
         let applied = make_one(&source, path, &expected, disk, disks.clone(), revision)
             .map_err(|why| Failure::new(ERROR, format!("{}: {why}", path.display())))?;
-        anstream::eprintln!("{}: {} at {}, entry {applied}", member.name, plural(found.contents.keys, "key"), path.display());
+        anstream::eprintln!(
+            "{}: {} at {}, entry {applied}",
+            member.name,
+            plural(found.contents.keys, "key"),
+            path.display()
+        );
     }
     let mut text = format!("restored revision {} as {revision}\n", found.head.revision);
     for (member, path) in &made {
-        text += &format!("start {}: quorate serve --name {} --data-dir {} …\n", member.name, member.name, path.display());
+        text +=
+            &format!("start {}: quorate serve --name {} --data-dir {} …\n", member.name, member.name, path.display());
     }
     output::print(text)
 }

@@ -38,11 +38,7 @@ impl Restoring {
     ///
     /// # Errors
     /// The disk failed, or there is something on it.
-    pub fn begin(
-        engine: Arc<dyn Engine>,
-        members: Vec<Member>,
-        revision: Revision,
-    ) -> Result<Restoring, OpenError> {
+    pub fn begin(engine: Arc<dyn Engine>, members: Vec<Member>, revision: Revision) -> Result<Restoring, OpenError> {
         let mut machine = Machine::open(Arc::clone(&engine), members)?;
         if machine.applied() != Position::default() {
             return Err(OpenError::Corrupt("the state database that is to be restored is not empty".to_string()));
@@ -74,7 +70,12 @@ impl Restoring {
     fn put(&mut self, pair: &KeyValue) {
         let (main, count) = self.newest;
         assert!(pair.mod_revision >= main, "a pair of revision {} after one of {main}", pair.mod_revision);
-        assert!(pair.mod_revision <= self.revision.0, "a pair of revision {} in {:?}", pair.mod_revision, self.revision);
+        assert!(
+            pair.mod_revision <= self.revision.0,
+            "a pair of revision {} in {:?}",
+            pair.mod_revision,
+            self.revision
+        );
         let sub = if pair.mod_revision == main { count } else { 0 };
         self.newest = (pair.mod_revision, sub + 1);
         let (created, version, lease) = (pair.create_revision, pair.version, pair.lease);

@@ -351,7 +351,9 @@ impl Item {
     /// what was there then.
     pub fn read(frame: &[u8]) -> Option<Item> {
         match Effect::decode(frame.get(FRAME..)?)? {
-            Effect::Lease { id, ttl, remaining, granted } => Some(Item::Lease(id, LeaseTime { ttl, remaining, granted })),
+            Effect::Lease { id, ttl, remaining, granted } => {
+                Some(Item::Lease(id, LeaseTime { ttl, remaining, granted }))
+            }
             Effect::Put(put) => Some(Item::Pair(pair(put))),
             _ => None,
         }

@@ -94,8 +94,7 @@ impl Recorder {
     /// Takes in what another shard saw.
     pub fn merge(&mut self, other: &Recorder) {
         for (kind, theirs) in &other.latencies {
-            self.of(*kind)
-                .add(theirs).unwrap_or_else(|e| unreachable!("histograms of the same bounds add up: {e}"));
+            self.of(*kind).add(theirs).unwrap_or_else(|e| unreachable!("histograms of the same bounds add up: {e}"));
         }
         for (kind, n) in &other.errors {
             self.count_error(kind.clone(), *n);

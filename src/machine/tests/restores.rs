@@ -22,7 +22,13 @@ fn restored(items: &[Item], revision: i64) -> (MemoryEngine, u64) {
 }
 
 fn members() -> Vec<Member> {
-    vec![Member { id: MemberId(9), name: "n9".into(), peer_urls: vec!["http://n9:2380".into()], client_urls: vec![], disk: None }]
+    vec![Member {
+        id: MemberId(9),
+        name: "n9".into(),
+        peer_urls: vec!["http://n9:2380".into()],
+        client_urls: vec![],
+        disk: None,
+    }]
 }
 
 fn everything(view: &View, revision: i64) -> Result<Vec<KeyValue>, Error> {
@@ -91,7 +97,13 @@ fn many_pairs_make_many_records_and_an_empty_snapshot_makes_a_store() {
 #[should_panic(expected = "a pair of revision 4 after one of 5")]
 fn a_pair_that_is_out_of_order_is_refused() {
     let pair = |revision| {
-        Item::Pair(KeyValue { key: "k".into(), mod_revision: revision, create_revision: 2, version: 1, ..Default::default() })
+        Item::Pair(KeyValue {
+            key: "k".into(),
+            mod_revision: revision,
+            create_revision: 2,
+            version: 1,
+            ..Default::default()
+        })
     };
     restored(&[pair(5), pair(4)], 9);
 }
