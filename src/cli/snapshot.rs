@@ -16,7 +16,7 @@ use super::{Global, block_on, json};
 use crate::checksum::crc;
 use crate::client::Client;
 use crate::ids::{DiskId, MemberId, Revision};
-use crate::machine::{Contents, Head, Item, Member, SnapshotReader};
+use crate::machine::{Contents, Head, Item, Member, SnapshotReader, Standing};
 use crate::node::restore;
 use crate::proto::etcdserverpb as pb;
 use crate::rng::mix;
@@ -344,6 +344,7 @@ fn new_member(member: &crate::storage::directory::InitialMember, found: &Found) 
         peer_urls: member.peer_urls.clone(),
         client_urls: Vec::new(),
         disk: Some(disk_id(member.id, found)),
+        standing: Standing::Voter,
     }
 }
 

@@ -28,6 +28,7 @@ fn members() -> Vec<Member> {
         peer_urls: vec!["http://n9:2380".into()],
         client_urls: vec![],
         disk: None,
+        standing: Standing::Voter,
     }]
 }
 
@@ -56,7 +57,7 @@ fn what_belongs_to_a_lease_still_goes_with_it_and_the_next_change_has_the_next_r
     let mut machine = Machine::open(Arc::new(engine), members()).unwrap();
     let revoke = command::Op::RevokeLease(crate::proto::quorate::RevokeLease { id: 5, ..Default::default() });
     let next = Position { index: machine.applied().index.next(), term: crate::ids::Term(2) };
-    machine.apply(next, Some(&Command { op: Some(revoke) }.encode_to_vec().into())).unwrap();
+    machine.apply(next, Content::Command(&Command { op: Some(revoke) }.encode_to_vec().into())).unwrap();
     let view = machine.view();
     assert_eq!(view.revision(), Revision(1001));
     assert!(everything(&view, 0).unwrap().iter().all(|kv| kv.key != "owned5"));
