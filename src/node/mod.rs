@@ -7,7 +7,6 @@
 //! - `node.rs` is the turn: what happens in which order.
 //! - `open.rs` is birth: from two databases to a node, the only constructor, in production and simulation alike; `marks.rs` is
 //!   what the state's database says for it beside the state.
-//! - `open.rs` is birth: from two databases to a node, the only constructor, in production and simulation alike.
 //! - `restore.rs` makes the disk of a member whose state comes from a backup.
 //! - `proposals.rs` and `reads.rs` keep what clients wait for. Each slot is answered exactly once.
 //! - `lessor.rs` is the leader's clock over the leases; `leases.rs` keeps what callers want of it, and brings it there.
