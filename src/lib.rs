@@ -43,6 +43,7 @@
 //! - [`watch`] tells many watchers what happened: cursors over the machine's history, and the queues of their streams.
 //! - [`wire`] is Raft's messages as bytes, the same for every shell that has a network.
 //! - [`server`] is the shell that serves: threads, gRPC, flags, signals.
+//! - [`offline`] works on files and data directories while no member runs: a snapshot is verified, and restored.
 //! - [`maelstrom`] is the shell that Jepsen's bench judges: the same node, with lines of JSON for a network.
 //! - [`client`] finds a member that works, and never takes "perhaps done" for "not done".
 //! - [`check`] is the judge: from what clients saw, whether the store kept its word. It shares no code with the accused.
@@ -105,6 +106,7 @@ pub mod ids;
 pub mod machine;
 pub mod maelstrom;
 pub mod node;
+pub mod offline;
 pub mod proto;
 pub mod raft;
 pub mod rng;

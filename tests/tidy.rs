@@ -53,9 +53,10 @@ const ROOMS: &[Room] = &[
         may_import: &["node", "raft", "storage", "machine", "watch", "proto", "wire", "clock"],
         may_name: ANY,
     },
+    Room { path: "offline", may_import: &["node", "storage", "machine"], may_name: ANY },
     Room {
         path: "cli",
-        may_import: &["server", "client", "proto", "clock", "storage", "sim", "check", "maelstrom"],
+        may_import: &["server", "offline", "client", "proto", "clock", "storage", "sim", "check", "maelstrom"],
         may_name: ANY,
     },
 ];

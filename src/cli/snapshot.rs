@@ -1,42 +1,28 @@
 //! `snapshot save`, `status`, `verify` and `restore`: the store as a file, and a cluster from such a file.
 //!
-//! The file is what `Maintenance.Snapshot` streams (`machine/snapshot.rs` has the format); every byte of it is under a
-//! checksum, and all of it is verified whenever it is written or read. A file has its name only once it is whole and durable.
+//! The file is what `Maintenance.Snapshot` streams (`machine/snapshot.rs` has the format). What is done to files and
+//! directories is `offline`'s work; here are the words.
 //!
 //! A restore makes data directories of *new* members: of one, as etcdutl does on each machine, or of all members of the
-//! cluster at once. The same file gives the same state and the same disk ids wherever it is restored, so directories that were
-//! made on different machines fit together, and a member of the old cluster that still lives somewhere does not fit in. The
-//! revision leaps ahead (`--bump-revision`), so that watchers of the old cluster notice.
+//! cluster at once. The revision leaps ahead (`--bump-revision`), so that watchers of the old cluster notice.
 //!
 //! Left out: etcd's own files (pages of bbolt), other places than files.
 
 use super::exit::{BAD_ARGS, ERROR, Failure, INVALID_INPUT};
 use super::output::{self, Format, plural, size};
 use super::{Global, block_on, json};
-use crate::checksum::crc;
 use crate::client::Client;
-use crate::ids::{DiskId, MemberId, Revision};
-use crate::machine::{Contents, Head, Item, Member, SnapshotReader, Standing};
-use crate::node::restore;
+use crate::ids::Revision;
+use crate::offline::Trouble;
+use crate::offline::restore::{NAME, Source, Target, is_occupied, place_of};
+use crate::offline::snapshot::{Found, Saving, read};
 use crate::proto::etcdserverpb as pb;
-use crate::rng::mix;
-use crate::server::config::{CalledAs, Config};
+use crate::server::config::{Bootstrap, CalledAs, Config};
 use crate::server::flags;
-use crate::storage::directory::{Directory, Expected};
-use crate::storage::sled::Options;
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, IsTerminal as _, Read as _, Write as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
-
-/// Bytes that are read from a file at a time.
-const PIECE: usize = 1 << 20;
-/// sled's cache while a directory is made.
-const CACHE_BYTES: u64 = 32 << 20;
-/// What stands for a member's name in `--data-dir`.
-const NAME: &str = "{name}";
 
 /// `quorate snapshot ...`.
 #[derive(Clone, Debug, clap::Args)]
@@ -111,38 +97,29 @@ pub fn run(global: &Global, args: &SnapshotArgs) -> Result<(), Failure> {
         SnapshotCommand::Save { file } => save(&global.client()?, file),
         SnapshotCommand::Status { file } => status(global.write_out, file),
         SnapshotCommand::Verify { file } => {
-            let found = read(file, &mut |_, _| {})?;
-            output::print(format!("{}: whole and undamaged, {}\n", file.display(), found.text()))
+            let found = look(file)?;
+            output::print(format!("{}: whole and undamaged, {}\n", file.display(), text(&found)))
         }
         SnapshotCommand::Restore(args) => make(args),
     }
 }
 
-/// What a file turned out to hold.
-struct Found {
-    head: Head,
-    contents: Contents,
-    bytes: u64,
-    /// Of the whole file.
-    hash: u32,
-}
-
-impl Found {
-    fn text(&self) -> String {
-        let Found { head, contents, bytes, .. } = self;
-        let (keys, leases) = (plural(contents.keys, "key"), plural(contents.leases, "lease"));
-        format!("revision {}, {keys}, {leases}, {}", head.revision, length(*bytes))
-    }
+fn text(found: &Found) -> String {
+    let Found { head, contents, bytes, .. } = found;
+    let (keys, leases) = (plural(contents.keys, "key"), plural(contents.leases, "lease"));
+    format!("revision {}, {keys}, {leases}, {}", head.revision, length(*bytes))
 }
 
 fn length(bytes: u64) -> String {
     size(i64::try_from(bytes).unwrap_or(i64::MAX))
 }
 
-/// A failure that speaks of a file.
-fn io_failure(what: &str, path: &Path) -> impl FnOnce(io::Error) -> Failure {
-    let what = format!("{what} {}", path.display());
-    move |error| Failure::new(ERROR, format!("{what}: {error}"))
+fn failure(trouble: &Trouble) -> Failure {
+    match trouble {
+        Trouble::Damaged(why) => Failure::new(INVALID_INPUT, why.as_str())
+            .fix("take another one: quorate snapshot save FILE; of several copies, keep the one that verifies"),
+        Trouble::Failed(why) => Failure::new(ERROR, why.as_str()),
+    }
 }
 
 /// A bar on a terminal, nothing elsewhere.
@@ -153,82 +130,47 @@ fn bar(length: u64, what: &str) -> ProgressBar {
         .with_message(what.to_owned())
 }
 
-// ---- save
+/// Reads and verifies a file.
+fn look(file: &Path) -> Result<Found, Failure> {
+    let bar = bar(0, "reading");
+    let found = read(file, &mut |done, whole| show(&bar, done, whole), &mut |_, _| {});
+    bar.finish_and_clear();
+    found.map_err(|trouble| failure(&trouble))
+}
+
+fn show(bar: &ProgressBar, done: u64, whole: u64) {
+    bar.set_length(whole);
+    bar.set_position(done);
+}
 
 fn save(client: &Client, file: &Path) -> Result<(), Failure> {
-    let aside = PathBuf::from(format!("{}.part", file.display()));
-    let saved = block_on(receive(client, &aside))?;
-    if saved.is_err() {
-        // What did not become a snapshot is nobody's.
-        _ = fs::remove_file(&aside);
-    }
-    let found = saved?;
-    fs::rename(&aside, file).map_err(io_failure("renaming to", file))?;
-    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent).and_then(|parent| parent.sync_all()).map_err(io_failure("syncing", parent))?;
-    anstream::eprintln!("{}", found.text());
+    let found = block_on(receive(client, file))??;
+    anstream::eprintln!("{}", text(&found));
     output::print(format!("Snapshot saved at {}\n", file.display()))
 }
 
-/// Writes the stream into a new file, verifying it on the way, and makes it durable.
-async fn receive(client: &Client, path: &Path) -> Result<Found, Failure> {
+async fn receive(client: &Client, file: &Path) -> Result<Found, Failure> {
     let mut stream = client.snapshot().await?;
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(path).map_err(io_failure("writing", path))?;
-    let (mut reader, mut bytes, mut hash, mut bar) = (SnapshotReader::default(), 0, 0, None);
-    while let Some(pb::SnapshotResponse { blob, remaining_bytes, .. }) =
-        stream.message().await.map_err(|status| broken(&status))?
-    {
-        reader.push(&blob, &mut |_, _| {}).map_err(|damage| {
-            let fix = "only Quorate's own snapshots are saved; etcd's are, by: etcdctl snapshot save";
-            Failure::new(ERROR, format!("what the server sends is no snapshot: {damage}")).fix(fix)
-        })?;
-        file.write_all(&blob).map_err(io_failure("writing", path))?;
-        bytes += blob.len() as u64;
-        hash = crate::checksum::crc_append(hash, &blob);
-        let bar = bar.get_or_insert_with(|| self::bar(bytes + remaining_bytes, "saving"));
-        bar.set_position(bytes);
-    }
-    let (head, contents) = reader.finish().map_err(|damage| Failure::new(ERROR, damage.to_string()))?;
-    file.sync_all().map_err(io_failure("syncing", path))?;
-    bar.into_iter().for_each(|bar| bar.finish_and_clear());
-    Ok(Found { head, contents, bytes, hash })
-}
-
-fn broken(status: &tonic::Status) -> Failure {
-    Failure::new(ERROR, format!("the snapshot broke off: {}", status.message())).fix("take it again")
-}
-
-// ---- status and verify
-
-/// Reads a file to its end and verifies all of it; tells `visit` what is in it, and where.
-fn read(path: &Path, visit: &mut dyn FnMut(Item, std::ops::Range<u64>)) -> Result<Found, Failure> {
-    let mut file = File::open(path).map_err(io_failure("reading", path))?;
-    let whole = file.metadata().map_or(0, |metadata| metadata.len());
-    let bar = bar(whole, "reading");
-    let (mut reader, mut piece, mut bytes, mut hash) = (SnapshotReader::default(), vec![0; PIECE], 0, crc(b""));
-    let damaged = |damage: crate::machine::Damage| {
-        let fix = "take another one: quorate snapshot save FILE; of several copies, keep the one that verifies";
-        Failure::new(INVALID_INPUT, format!("{}: {damage}", path.display())).fix(fix)
+    let mut saving = Saving::begin(file).map_err(|trouble| failure(&trouble))?;
+    let bar = bar(0, "saving");
+    let mut bytes = 0;
+    let broken = |status: tonic::Status| {
+        Failure::new(ERROR, format!("the snapshot broke off: {}", status.message())).fix("take it again")
     };
-    loop {
-        let length = file.read(&mut piece).map_err(io_failure("reading", path))?;
-        if length == 0 {
-            break;
-        }
-        reader.push(&piece[..length], visit).map_err(damaged)?;
-        hash = crate::checksum::crc_append(hash, &piece[..length]);
-        bytes += length as u64;
-        bar.set_position(bytes);
+    while let Some(pb::SnapshotResponse { blob, remaining_bytes, .. }) = stream.message().await.map_err(broken)? {
+        saving.push(&blob).map_err(|trouble| {
+            failure(&trouble).fix("only Quorate's own snapshots are saved; etcd's are, by: etcdctl snapshot save")
+        })?;
+        bytes += blob.len() as u64;
+        show(&bar, bytes, bytes + remaining_bytes);
     }
+    let found = saving.finish().map_err(|trouble| failure(&trouble));
     bar.finish_and_clear();
-    let (head, contents) = reader.finish().map_err(damaged)?;
-    Ok(Found { head, contents, bytes, hash })
+    found
 }
 
 fn status(format: Format, file: &Path) -> Result<(), Failure> {
-    let found = read(file, &mut |_, _| {})?;
+    let found = look(file)?;
     let Found { head, contents, bytes, hash } = &found;
     let row = [format!("{hash:x}"), head.revision.to_string(), contents.keys.to_string(), length(*bytes)];
     output::print(match format {
@@ -248,15 +190,6 @@ fn status(format: Format, file: &Path) -> Result<(), Failure> {
     })
 }
 
-// ---- restore
-
-/// Where a pair lies in the file.
-struct Place {
-    revision: i64,
-    at: u64,
-    length: u32,
-}
-
 fn make(args: &RestoreArgs) -> Result<(), Failure> {
     let everyone = args.data_dir.contains(NAME);
     if everyone && args.name.is_some() {
@@ -264,56 +197,35 @@ fn make(args: &RestoreArgs) -> Result<(), Failure> {
         return Err(Failure::new(BAD_ARGS, format!("--data-dir has {NAME} in it and --name names one member")).fix(fix));
     }
     let founding = founding(args)?;
-    let made: Vec<_> = founding
-        .members
-        .iter()
-        .filter(|member| everyone || member.id == founding.member)
-        .map(|member| (member, PathBuf::from(args.data_dir.replace(NAME, &member.name))))
-        .collect();
-    for (_, path) in &made {
-        let occupied = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
-        if occupied {
-            let fix = "a restore makes new members: give a directory that does not exist, or move that one away";
-            return Err(Failure::new(ERROR, format!("{} is not empty", path.display())).fix(fix));
-        }
+    let wanted = founding.members.iter().filter(|member| everyone || member.id == founding.member);
+    let made: Vec<_> = wanted.map(|member| (member, place_of(&args.data_dir, &member.name))).collect();
+    if let Some((_, path)) = made.iter().find(|(_, path)| is_occupied(path)) {
+        let fix = "a restore makes new members: give a directory that does not exist, or move that one away";
+        return Err(Failure::new(ERROR, format!("{} is not empty", path.display())).fix(fix));
     }
-    let (mut leases, mut places) = (Vec::new(), Vec::new());
-    let found = read(&args.file, &mut |item, frame| match item {
-        Item::Lease(..) => leases.push(item),
-        Item::Pair(pair) => {
-            let length = u32::try_from(frame.end - frame.start).unwrap_or(u32::MAX);
-            places.push(Place { revision: pair.mod_revision, at: frame.start, length });
-        }
-        Item::Head(_) | Item::Member(_) => {}
-    })?;
-    places.sort_unstable_by_key(|place| (place.revision, place.at));
-    let bump = i64::try_from(args.bump_revision).ok().and_then(|bump| found.head.revision.0.checked_add(bump));
-    let revision =
-        bump.map(Revision).ok_or_else(|| Failure::new(BAD_ARGS, "--bump-revision leaps beyond the last revision"))?;
-    let disks: Vec<Member> = founding.members.iter().map(|member| new_member(member, &found)).collect();
-    let source = Source { file: &args.file, leases: &leases, places: &places };
+    let bar = bar(0, "reading");
+    let source = Source::open(&args.file, &mut |done, whole| show(&bar, done, whole));
+    let source = source.map_err(|trouble| failure(&trouble))?;
+    let before = source.found().head.revision;
+    let bump = i64::try_from(args.bump_revision).ok().and_then(|bump| before.0.checked_add(bump));
+    let revision = bump.ok_or_else(|| Failure::new(BAD_ARGS, "--bump-revision leaps beyond the last revision"))?;
+    let target = Target { cluster: founding.cluster, members: founding.members.clone(), revision: Revision(revision) };
     for (member, path) in &made {
-        let disk = disk_id(member.id, &found);
-        let expected = Expected { cluster: founding.cluster, member: member.id, members: founding.members.clone() };
-        let applied = make_one(&source, path, &expected, disk, disks.clone(), revision)
-            .map_err(|why| Failure::new(ERROR, format!("{}: {why}", path.display())))?;
-        anstream::eprintln!(
-            "{}: {} at {}, entry {applied}",
-            member.name,
-            plural(found.contents.keys, "key"),
-            path.display()
-        );
+        bar.set_message(format!("restoring {}", member.name));
+        let made = target.make(&source, member, path, &mut |done, whole| show(&bar, done, whole));
+        made.map_err(|trouble| failure(&trouble))?;
     }
-    let mut text = format!("restored revision {} as {revision}\n", found.head.revision);
+    bar.finish_and_clear();
+    let mut text =
+        format!("restored {}: revision {before} is {revision} now\n", plural(source.found().contents.keys, "key"));
     for (member, path) in &made {
-        text +=
-            &format!("start {}: quorate serve --name {} --data-dir {} …\n", member.name, member.name, path.display());
+        text += &format!("quorate serve --name {} --data-dir {} …\n", member.name, path.display());
     }
     output::print(text)
 }
 
 /// Who founds the cluster, by the flags that `quorate serve` knows too.
-fn founding(args: &RestoreArgs) -> Result<crate::server::config::Bootstrap, Failure> {
+fn founding(args: &RestoreArgs) -> Result<Bootstrap, Failure> {
     let first = args.initial_cluster.as_deref().and_then(|all| all.split_once('=')).map(|(name, _)| name.to_owned());
     let name = args.name.clone().or(first);
     let own_urls = args.initial_advertise_peer_urls.clone().or_else(|| {
@@ -335,57 +247,4 @@ fn founding(args: &RestoreArgs) -> Result<crate::server::config::Bootstrap, Fail
         .map_err(|error| wrong(error.to_string()))?;
     let config = Config::new(&flags::given(&matches), CalledAs::Quorate).map_err(|error| wrong(error.0))?;
     config.bootstrap().map_err(|error| wrong(error.0))
-}
-
-fn new_member(member: &crate::storage::directory::InitialMember, found: &Found) -> Member {
-    Member {
-        id: member.id,
-        name: member.name.clone(),
-        peer_urls: member.peer_urls.clone(),
-        client_urls: Vec::new(),
-        disk: Some(disk_id(member.id, found)),
-        standing: Standing::Voter,
-    }
-}
-
-/// The same wherever this file is restored, and another one for each file: a member of the old cluster is on none of these.
-fn disk_id(member: MemberId, found: &Found) -> DiskId {
-    DiskId(mix(member.0 ^ mix(u64::from(found.hash) << 32 ^ found.bytes ^ found.head.revision.0.unsigned_abs())))
-}
-
-/// What is restored, in the order of revisions.
-struct Source<'a> {
-    file: &'a Path,
-    leases: &'a [Item],
-    places: &'a [Place],
-}
-
-fn make_one(
-    source: &Source<'_>,
-    path: &Path,
-    expected: &Expected,
-    disk: DiskId,
-    members: Vec<Member>,
-    revision: Revision,
-) -> Result<String, String> {
-    let mut directory = Directory::open(path, Some(expected), disk).map_err(|refusal| refusal.to_string())?;
-    let options = || Options::new(CACHE_BYTES);
-    let databases = directory.databases(options(), options()).map_err(|refusal| refusal.to_string())?;
-    let file = File::open(source.file).map_err(|error| error.to_string())?;
-    let bar = bar(source.places.iter().map(|place| u64::from(place.length)).sum(), "restoring");
-    let mut leases = source.leases.iter();
-    let mut places = source.places.iter();
-    let mut next = || {
-        if let Some(lease) = leases.next() {
-            return Ok(Some(lease.clone()));
-        }
-        let Some(place) = places.next() else { return Ok(None) };
-        let mut frame = vec![0; place.length as usize];
-        file.read_exact_at(&mut frame, place.at).map_err(|error| error.to_string())?;
-        bar.inc(u64::from(place.length));
-        Item::read(&frame).map(Some).ok_or_else(|| "the file changed while it was read".to_string())
-    };
-    let restored = restore(databases.raft, databases.state, members, revision, &mut next);
-    bar.finish_and_clear();
-    restored.map(|applied| applied.to_string())
 }

@@ -46,8 +46,8 @@ mod open;
 mod proposals;
 mod questions;
 mod reads;
-mod retention;
 mod restore;
+mod retention;
 mod space;
 mod stages;
 #[cfg(test)]
@@ -62,8 +62,8 @@ pub use leases::LeaseCounts;
 pub use membership::ChangeRefused;
 pub use node::Node;
 pub use open::{Opened, Opening, Unopened, open};
-pub use retention::Retention;
 pub use restore::restore;
+pub use retention::Retention;
 pub use space::{SpaceConfig, SpaceStatus};
 pub use stages::Stages;
 
