@@ -1,8 +1,8 @@
-//! `member list`, `endpoint status`, `endpoint health` and `endpoint hashkv`: what etcdctl asks of members and endpoints.
+//! `member ...`, `endpoint status`, `endpoint health` and `endpoint hashkv`: what etcdctl asks of members and endpoints.
 
 use super::exit::{Doctor, ERROR, Failure};
 use super::output::Printer;
-use super::{Global, block_on};
+use super::{Global, block_on, changes};
 use crate::client::{self, Client, Health};
 use crate::clock;
 use clap::Subcommand;
@@ -11,16 +11,22 @@ use tokio::task::JoinSet;
 
 /// `quorate member ...`.
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = "Examples:\n  quorate member list\n  quorate member list -w table")]
+#[command(
+    after_help = "Examples:\n  quorate member list -w table\n  quorate member add n4 --peer-urls http://10.0.0.4:2380 --dry-run\n  \
+    quorate member remove n2\n  quorate member replace n3 --name n4 --with http://10.0.0.4:2380\n\n\
+A member is named by its id, as `member list` prints it, or by its name."
+)]
 pub struct MemberArgs {
     #[command(subcommand)]
     command: MemberCommand,
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 enum MemberCommand {
     /// List the members: id, status, name, peer addresses, client addresses, is learner.
     List,
+    #[command(flatten)]
+    Change(changes::Change),
 }
 
 /// `quorate endpoint ...`.
@@ -65,6 +71,7 @@ pub fn member(global: &Global, args: MemberArgs) -> Result<(), Failure> {
     let client = global.client()?;
     match args.command {
         MemberCommand::List => Printer::new(global).members(&block_on(client.member_list(true))??),
+        MemberCommand::Change(change) => block_on(changes::run(global, &client, change))?,
     }
 }
 

@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 pub mod bench;
+pub mod changes;
 pub mod check;
 pub mod completion;
 pub mod dev;
@@ -240,6 +241,10 @@ enum Command {
     Space(space::Args),
     /// Let another member lead.
     MoveLeader(upkeep::MoveLeaderArgs),
+    /// Who leads, and let another member do it, by its name.
+    Leader(changes::LeaderArgs),
+    /// Take the work off a member that is to be stopped, and say whether the others can do without it.
+    Drain(changes::DrainArgs),
     /// A local cluster of real processes: start it, break it, watch it recover.
     Dev(dev::Args),
     /// Measure any etcd v3 server.
@@ -356,6 +361,8 @@ fn dispatch(global: Global, command: Command) -> ExitCode {
         Command::Alarm(args) => finish(upkeep::alarm(&global, &args)),
         Command::Space(args) => finish(space::run(&global, args)),
         Command::MoveLeader(args) => finish(upkeep::move_leader(&global, &args)),
+        Command::Leader(args) => finish(changes::leader(&global, &args)),
+        Command::Drain(args) => finish(changes::drain(&global, &args)),
         Command::Endpoint(args) => finish(member::endpoint(&global, args)),
         Command::Member(args) => finish(member::member(&global, args)),
         Command::Status(args) => finish(status::run(&global, args)),
@@ -406,7 +413,7 @@ mod tests {
     fn help_is_a_word_too_and_shows_how_a_command_is_used() {
         assert!(parse("quorate help").unwrap_err().contains("Usage: quorate"));
         let names = "serve dev bench sim check put get del watch lease lock elect history ls export import snapshot mirror compact \
-            defrag alarm space move-leader completion endpoint member status doctor maelstrom healthcheck";
+            defrag alarm space move-leader leader drain completion endpoint member status doctor maelstrom healthcheck";
         for name in names.split(' ') {
             let help = parse(&format!("quorate help {name}")).unwrap_err();
             assert!(help.contains(&format!("Examples:\n  quorate {name}")), "{help}");

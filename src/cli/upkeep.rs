@@ -133,19 +133,23 @@ pub fn alarm(global: &Global, args: &AlarmArgs) -> Result<(), Failure> {
 pub fn move_leader(global: &Global, args: &MoveLeaderArgs) -> Result<(), Failure> {
     let client = global.client()?;
     block_on(async {
-        let given: Vec<String> = client.endpoints().map(str::to_owned).collect();
-        let Some((leader, endpoint)) = leader(&client, &given).await? else {
-            let text = format!("no leader answers at {}", given.join(", "));
-            return Err(Failure::new(BAD_ARGS, text)
-                .fix("see who leads: quorate status\n       and name it too: --endpoints HOST:PORT,HOST:PORT"));
-        };
+        let (leader, endpoint) = find_leader(&client).await?;
         let moved = client.move_leader(&endpoint, args.member).await;
         moved.map_err(|e| advise(e, "name a member that votes: quorate member list"))?;
         output::print(format!("Leadership transferred from {leader:x} to {:x}\n", args.member))
     })?
 }
 
-/// The leader and the endpoint at which it answers.
+/// The leader and the endpoint at which it answers: one of those given, or where it says itself.
+pub(super) async fn find_leader(client: &Client) -> Result<(u64, String), Failure> {
+    let given: Vec<String> = client.endpoints().map(str::to_owned).collect();
+    leader(client, &given).await?.ok_or_else(|| {
+        let text = format!("no leader answers at {}", given.join(", "));
+        Failure::new(BAD_ARGS, text)
+            .fix("see who leads: quorate status\n       and name it too: --endpoints HOST:PORT,HOST:PORT")
+    })
+}
+
 async fn leader(client: &Client, given: &[String]) -> Result<Option<(u64, String)>, Failure> {
     let mut last = None;
     for endpoint in given {

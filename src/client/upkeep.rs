@@ -32,6 +32,40 @@ impl Client {
         call!(self, Kind::Read, maintenance_client::MaintenanceClient.alarm, request)
     }
 
+    /// Adds a member that will be found at these peer URLs.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn member_add(&self, peer_urls: Vec<String>, is_learner: bool) -> Result<pb::MemberAddResponse, Error> {
+        let request = pb::MemberAddRequest { peer_ur_ls: peer_urls, is_learner };
+        call!(self, Kind::Write, cluster_client::ClusterClient.member_add, request)
+    }
+
+    /// Removes a member; its id never comes back.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn member_remove(&self, id: u64) -> Result<pb::MemberRemoveResponse, Error> {
+        call!(self, Kind::Write, cluster_client::ClusterClient.member_remove, pb::MemberRemoveRequest { id })
+    }
+
+    /// Says at which peer URLs a member is found from now on.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn member_update(&self, id: u64, peer_urls: Vec<String>) -> Result<pb::MemberUpdateResponse, Error> {
+        let request = pb::MemberUpdateRequest { id, peer_ur_ls: peer_urls };
+        call!(self, Kind::Write, cluster_client::ClusterClient.member_update, request)
+    }
+
+    /// Makes a learner a voter.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn member_promote(&self, id: u64) -> Result<pb::MemberPromoteResponse, Error> {
+        call!(self, Kind::Write, cluster_client::ClusterClient.member_promote, pb::MemberPromoteRequest { id })
+    }
+
     /// Gives back one member's unused space; no failover.
     ///
     /// # Errors

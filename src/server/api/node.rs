@@ -6,7 +6,7 @@
 use super::{Front, status};
 use crate::clock::unix_micros;
 use crate::ids::MemberId;
-use crate::machine::Holding;
+use crate::machine::{self, Holding};
 use crate::node::{self, Cause, Refused, RoleName};
 use crate::proto::quorate as pb;
 use crate::time::Time;
@@ -29,6 +29,9 @@ impl pb::node_server::Node for NodeService {
         let micros = |sync: crate::time::Duration| u64::try_from(sync.as_micros()).unwrap_or(u64::MAX);
         let (start_sync_median_us, start_sync_slowest_us) =
             front.disk.probe.map_or((0, 0), |probe| (micros(probe.median), micros(probe.slowest)));
+        let members = front.view.members();
+        let voters =
+            members.iter().filter(|member| member.standing == machine::Standing::Voter).map(|member| member.id.0);
         let now = front.clock.now();
         let leader_since_ms = told.leader.map_or(0, |_| millis(now.since(told.leader_since)));
         let epoch = Epoch { now, unix_micros: unix_micros() };
@@ -57,6 +60,7 @@ impl pb::node_server::Node for NodeService {
             incarnation: front.identity.incarnation.0,
             peers: peers(front, &told),
             elections: told.elections.iter().map(|election| epoch.election(election)).collect(),
+            voters: voters.collect(),
             data_dir: front.data_dir.clone(),
         }))
     }
