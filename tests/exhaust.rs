@@ -44,6 +44,7 @@ fn small_worlds_keep_the_laws() {
         "elections=1,writes=1,breaks=1",
         "elections=1,writes=1,crashes=1",
         "elections=1,heartbeats=1",
+        "elections=1,changes=1",
         "elections=1,writes=1,short_appends=1",
     ];
     let mut heard = [[0; ROLES.len()]; KINDS.len()];

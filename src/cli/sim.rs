@@ -108,8 +108,8 @@ pub struct Args {
     #[arg(long, requires = "seed", conflicts_with_all = ["trace", "shrink"])]
     print_plan: bool,
     /// Instead of seeds by chance: all orders of events in a world of three members and so many events of each sort
-    /// [default: elections=2,writes=1]. Sorts: elections, writes, crashes, duplicates, reorders, heartbeats, lapses, breaks,
-    /// and wipes, which must break a law. Each one more is many times the work: --minutes ends it.
+    /// [default: elections=2,writes=1]. Sorts: elections, writes, changes, crashes, duplicates, reorders, heartbeats, lapses,
+    /// breaks, and wipes, which must break a law. Each one more is many times the work: --minutes ends it.
     #[arg(long, value_name = "SCOPE", num_args = 0..=1, default_missing_value = "elections=2,writes=1", conflicts_with_all = ["one", "profile", "seeds", "from", "until_failure", "jobs", "nodes", "faults", "without", "length", "law_off"])]
     exhaustive: Option<Scope>,
     /// Don't look at these laws: shows which others notice a fault that was made on purpose.

@@ -96,7 +96,7 @@ impl<N: Fn(MemberId) -> u64 + Copy> Ink<N> {
         self.number(hard.vote.map_or(u64::MAX, self.name));
     }
 
-    fn configuration(&mut self, configuration: &Configuration) {
+    pub(crate) fn configuration(&mut self, configuration: &Configuration) {
         self.number(configuration.version());
         self.unordered(configuration.incoming(), |ink, member| ink.member(*member));
         self.unordered(configuration.outgoing(), |ink, member| ink.member(*member));
@@ -200,13 +200,13 @@ impl Raft {
             }
             (Message::VoteReply { .. }, _) => moves_no_term,
             (Message::Appended { session, matched }, _) => {
-                moves_no_term && progress.is_none_or(|p| *session < p.session || *matched < p.matched)
+                moves_no_term && progress.is_none_or(|p| p.heard && (*session < p.session || *matched < p.matched))
             }
             (Message::Conflict { session, prev_index, .. }, _) => {
-                moves_no_term && progress.is_none_or(|p| *session < p.session || *prev_index <= p.matched)
+                moves_no_term && progress.is_none_or(|p| p.heard && (*session < p.session || *prev_index <= p.matched))
             }
             (Message::HeartbeatReply { session, round, .. }, _) => {
-                moves_no_term && progress.is_none_or(|p| *session < p.session && *round <= p.confirmed)
+                moves_no_term && progress.is_none_or(|p| p.heard && *session < p.session && *round <= p.confirmed)
             }
             (Message::ReadIndex { .. } | Message::ReadIndexReply { .. } | Message::TimeoutNow, _) => term < durable,
             (Message::Forward { .. } | Message::ForwardRefused { .. }, _) => term < durable,

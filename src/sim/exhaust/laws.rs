@@ -5,10 +5,12 @@
 //! - *Election safety*, *commit*: the world notes who led which term and what was ever committed.
 //! - *One vote per term*: a grant leaves only if the disk says just that, and a disk never changes its vote within a term
 //!   nor goes back to an older one. So no two grants of a member in one term can ever have left.
+//! - *Whose configuration it is*: the newest in the log, which the world knows by its position.
 //! - *Leader completeness*, *a quorum holds what is committed*, *log matching*: in every state, whatever led there.
 
 use super::world::{Member, World, ids};
 use crate::ids::{Index, MemberId, Position};
+use crate::raft::quorum::Configuration;
 use crate::raft::{Entry, Envelope, HardState, Message, Role};
 
 /// The disk's vote is given once in a term, and its term only grows.
@@ -87,8 +89,21 @@ pub(super) fn after_turn(world: &mut World, id: MemberId, before: Index, applied
             status.applied, status.commit, status.last
         ));
     }
+    counts_the_newest_configuration(world, id)?;
     is_committed_for_good(world)?;
     logs_match(world, id)
+}
+
+/// The configuration that counts is the newest one in the log (dissertation §4.1).
+fn counts_the_newest_configuration(world: &World, id: MemberId) -> Result<(), String> {
+    let raft = &world.member(id).raft;
+    let in_log = (1..=raft.status().last.index.0).rev().find_map(|index| {
+        let at = raft.position_before(Index(index).next());
+        world.configurations.get(&(at.index, at.term))
+    });
+    let (counts, first) = (raft.configuration(), Configuration::new(ids()));
+    let newest = in_log.unwrap_or(&first);
+    if counts == newest { Ok(()) } else { Err(format!("n{id} goes by {counts:?}, but its log ends with {newest:?}")) }
 }
 
 /// What is committed is on a quorum's disks, in every log of a later leader, and nowhere contradicted below a commit index.

@@ -12,6 +12,7 @@
 //! | the oldest unfinished write of a member is durable and reported | all of them |
 //! | a member loses patience and asks for pre-votes | [`Scope::elections`] |
 //! | a client's write reaches a leader | [`Scope::writes`] |
+//! | a leader is asked for any other two or three voters, and begins that change | [`Scope::changes`] |
 //! | a member crashes, keeps what was synced and a torn part of the next write, and starts again | [`Scope::crashes`] |
 //! | a message arrives and stays on its way | [`Scope::duplicates`] |
 //! | a message arrives before earlier ones of its link, which stay on their way | [`Scope::reorders`] |
@@ -44,8 +45,8 @@
 //!
 //! # What is left out
 //!
-//! A turn takes one input, a finished write is reported by itself; reads, forwards, transfers, snapshots and changes of
-//! membership. The simulator proper has those.
+//! A turn takes one input, a finished write is reported by itself; reads, forwards, transfers that somebody asks for,
+//! compaction, states taken over, learners. The simulator proper has those.
 
 mod laws;
 mod print;
@@ -66,6 +67,9 @@ pub struct Scope {
     pub elections: u8,
     /// Commands of clients.
     pub writes: u8,
+    /// Changes of the membership, from all three voters at first. A leader that such a change removes hands over, and that
+    /// election is not counted.
+    pub changes: u8,
     /// Crashes, each with a restart.
     pub crashes: u8,
     /// Messages that arrive once more.
@@ -91,10 +95,11 @@ impl Scope {
     /// Messages arrive in any order.
     pub const ANY_ORDER: u8 = u8::MAX;
 
-    fn numbers(&mut self) -> [(&'static str, &mut u8); 11] {
+    fn numbers(&mut self) -> [(&'static str, &mut u8); 12] {
         [
             ("elections", &mut self.elections),
             ("writes", &mut self.writes),
+            ("changes", &mut self.changes),
             ("crashes", &mut self.crashes),
             ("duplicates", &mut self.duplicates),
             ("reorders", &mut self.reorders),

@@ -78,6 +78,10 @@ pub(super) fn action(world: &World, action: &Action) -> String {
         Action::Campaign(id) => format!("n{id} loses patience"),
         Action::PreVote { by, to } => format!("n{to} gets a pre-vote of n{by}"),
         Action::Propose(id) => format!("n{id} takes a client's write"),
+        Action::Change { at, voters } => {
+            let voters: Vec<String> = voters.iter().map(|voter| format!("n{voter}")).collect();
+            format!("n{at} is asked for the voters {}", voters.join(", "))
+        }
         Action::Deliver { flying, fate: Fate::InOrder } => message(&flying.envelope),
         Action::Deliver { flying, fate: Fate::Overtakes } => format!("{}, before others", message(&flying.envelope)),
         Action::Deliver { flying, fate: Fate::Repeated } => {

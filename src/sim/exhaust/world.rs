@@ -7,11 +7,14 @@ use super::{Scope, laws};
 use crate::ids::{Incarnation, Index, MemberId, Position, RequestId, Term};
 use crate::raft::log::Log;
 use crate::raft::quorum::Configuration;
-use crate::raft::{Config, Entry, Envelope, HardState, Ink, Matters, Message, Persisted, Raft, Ready, Role};
+use crate::raft::{
+    Change, Config, Entry, EntryKind, Envelope, HardState, Ink, Matters, Message, Persisted, Raft, Ready,
+};
+use crate::raft::{Refusal, Role};
 use crate::rng::Seed;
 use crate::time::{Duration, Time};
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 /// How many members: three are enough to disagree.
@@ -19,6 +22,9 @@ pub(super) const MEMBERS: usize = 3;
 
 /// Under which names a world is looked at: as it is, and with n2 and n3 exchanged. n1 is whoever campaigns first.
 const NAMINGS: [[u64; MEMBERS + 1]; 2] = [[0, 1, 2, 3], [0, 1, 3, 2]];
+
+/// Whom a leader may be asked for. A set of two has one quorum, so a law that counts disks holds for all of them.
+const VOTERS: [&[u64]; 4] = [&[1, 2], &[1, 3], &[2, 3], &[1, 2, 3]];
 
 /// The clock stands still, so nobody's timer runs out but where an action says so.
 const NOW: Time = Time(0);
@@ -81,6 +87,8 @@ pub(super) enum Action {
     PreVote { by: MemberId, to: MemberId },
     /// A client's write reaches a leader.
     Propose(MemberId),
+    /// A leader is asked for these voters.
+    Change { at: MemberId, voters: BTreeSet<MemberId> },
     /// A message arrives.
     Deliver { flying: Rc<Flying>, fate: Fate },
     /// The oldest unfinished write is durable, and reported.
@@ -109,6 +117,8 @@ pub(super) struct World {
     pub leaders: Vec<(Term, MemberId)>,
     /// What was ever committed, in order, and in which term that was.
     pub committed: Vec<(Position, Term)>,
+    /// The configurations that ever stood in a log: by Log Matching a position says which.
+    pub configurations: BTreeMap<(Index, Term), Configuration>,
     pub scope: Rc<Scope>,
 }
 
@@ -121,7 +131,10 @@ pub(super) fn ids() -> impl Iterator<Item = MemberId> {
 }
 
 fn born(id: MemberId, life: u64, disk: &Disk, applied: Index, scope: &Scope) -> Raft {
-    let mut config = Config::new(id, Incarnation(life), Configuration::new(ids()), Seed(0));
+    let known =
+        disk.entries.iter().take_while(|entry| entry.position.index <= applied).filter_map(configuration).last();
+    let known = known.unwrap_or_else(|| Configuration::new(ids()));
+    let mut config = Config::new(id, Incarnation(life), known, Seed(0));
     config.heartbeat_interval = Duration::ZERO;
     if scope.short_appends > 0 {
         config.limits.max_append_bytes = 1;
@@ -131,8 +144,15 @@ fn born(id: MemberId, life: u64, disk: &Disk, applied: Index, scope: &Scope) -> 
     Raft::new(config, disk.hard, log, applied, NOW)
 }
 
+/// What an entry says of who votes.
+fn configuration(entry: &Entry) -> Option<Configuration> {
+    let says = entry.kind == EntryKind::Configuration;
+    says.then(|| Configuration::decode(&entry.data).expect("the core made it").0)
+}
+
 fn ink(naming: usize, scope: &Scope) -> Ink<impl Fn(MemberId) -> u64 + Copy> {
-    let matters = Matters { appends: scope.heartbeats > 0, lives: scope.crashes + scope.wipes > 0, changes: false };
+    let matters =
+        Matters { appends: scope.heartbeats > 0, lives: scope.crashes + scope.wipes > 0, changes: scope.changes > 0 };
     Ink::new(move |member: MemberId| NAMINGS[naming][member.0 as usize], matters)
 }
 
@@ -151,6 +171,7 @@ impl World {
             left: Scope::clone(scope),
             leaders: Vec::new(),
             committed: Vec::new(),
+            configurations: BTreeMap::new(),
             scope: scope.clone(),
         }
     }
@@ -201,6 +222,11 @@ impl World {
             }
             if role == Role::Leader {
                 actions.extend((left.writes > 0).then_some(Action::Propose(id)));
+                if left.changes > 0 {
+                    let sets = VOTERS.iter().map(|set| set.iter().map(|id| MemberId(*id)).collect());
+                    actions
+                        .extend(sets.filter(|set| member.begins(set)).map(|voters| Action::Change { at: id, voters }));
+                }
                 actions.extend((left.heartbeats > 0).then_some(Action::Heartbeat(id)));
                 actions.extend((left.lapses > 0).then_some(Action::Lapse(id)));
             }
@@ -263,8 +289,18 @@ impl World {
                 let member = self.change(*id);
                 let sequence = member.raft.status().last.index.0 + 1;
                 let request = RequestId { origin: *id, incarnation: Incarnation(member.life), sequence };
-                member.raft.propose(request, Bytes::new(), true).map_err(|refusal| format!("refused: {refusal:?}"))?;
+                match member.raft.propose(request, Bytes::new(), true) {
+                    // It was removed, and hands over.
+                    Err(Refusal::Transfer) if self.scope.changes > 0 => {}
+                    Err(refusal) => return Err(format!("refused: {refusal:?}")),
+                    Ok(_) => {}
+                }
                 self.close_turn(*id)
+            }
+            Action::Change { at, voters } => {
+                self.left.changes -= 1;
+                self.change(*at).begin(voters)?;
+                self.close_turn(*at)
             }
             Action::Write(id) => {
                 let member = self.change(*id);
@@ -320,6 +356,10 @@ impl World {
         let before = member.raft.status().applied;
         member.raft.flush(NOW);
         let ready = member.raft.ready(NOW);
+        let entries = ready.iter().flat_map(|ready| &ready.entries);
+        let said: Vec<_> = entries
+            .filter_map(|entry| Some(((entry.position.index, entry.position.term), configuration(entry)?)))
+            .collect();
         member.queue.extend(ready);
         let envelopes: Vec<Envelope> = member.raft.messages().collect();
         let applied = member.raft.take_committed(usize::MAX);
@@ -328,6 +368,7 @@ impl World {
         member.raft.take_reads();
         member.raft.take_loads();
         member.print(&scope);
+        self.configurations.extend(said);
         for envelope in envelopes {
             laws::may_leave(self, &envelope)?;
             if let (Message::PreVote { .. }, false) = (&envelope.message, scope.pre_votes > 0) {
@@ -345,10 +386,17 @@ impl World {
     /// That such a message does nothing is the core's to keep, so each is tried on a copy of its receiver before it goes.
     fn forget_the_past(&mut self) -> Result<(), String> {
         let World { members, flying, left, scope, .. } = self;
+        if scope.changes > 1 {
+            return Ok(()); // who is nobody to a leader now may be somebody again
+        }
         let mut outcome = Ok(());
         let newest = members.iter().map(|m| m.raft.term()).max().unwrap_or_default();
         let is_asking = |m: &Rc<Member>| m.raft.status().role == Role::PreCandidate;
-        let last_term = left.elections == 0 && !members.iter().any(is_asking);
+        // Nor does a leader hand over, as one does that was removed.
+        let last_term = left.elections + left.changes == 0
+            && !members.iter().any(is_asking)
+            && (scope.changes == 0 || !members.iter().any(|m| m.hands_over() || m.raft.configuration().is_joint()))
+            && !flying.iter().any(|f| f.envelope.message == Message::TimeoutNow);
         // What a member never forgets: what its disk has, or all, if nobody will crash.
         let kept = |m: &Member| if left.crashes == 0 { m.raft.hard_state() } else { m.disk.hard };
         flying.retain_mut(|flying| {
@@ -416,6 +464,10 @@ impl World {
                 ink.position(*position);
                 ink.number(term.0);
             }
+            for ((index, term), configuration) in &self.configurations {
+                ink.position(Position { index: *index, term: *term });
+                ink.configuration(configuration);
+            }
             self.left.clone().numbers().into_iter().for_each(|(_, left)| ink.number(u64::from(*left)));
             ink.finish()
         };
@@ -439,6 +491,24 @@ impl Flying {
 }
 
 impl Member {
+    /// Asks for a change to `voters`.
+    fn begin(&mut self, voters: &BTreeSet<MemberId>) -> Result<(), String> {
+        let version = self.raft.configuration().version();
+        let change = Change { version, voters: voters.clone(), learners: BTreeMap::new() };
+        let outcome = self.raft.propose_change(NOW, RequestId::default(), &change, &[]);
+        outcome.map(drop).map_err(|refusal| format!("refused: {refusal:?}"))
+    }
+
+    /// Whether it would begin a change to `voters` if it were asked now.
+    fn begins(&self, voters: &BTreeSet<MemberId>) -> bool {
+        self.clone().begin(voters).is_ok()
+    }
+
+    /// Whether it leads those among whom it does not vote.
+    fn hands_over(&self) -> bool {
+        self.raft.is_leader() && !self.raft.configuration().contains(self.raft.id())
+    }
+
     fn print(&mut self, scope: &Scope) {
         self.prints = [0, 1].map(|naming| {
             let mut ink = ink(naming, scope);
