@@ -16,9 +16,9 @@
 use quorate::ids::{Incarnation, Index, MemberId, Position, RequestId, Term, WriteSeq};
 use quorate::raft::{Entry, EntryKind, HardState, Ready};
 use quorate::rng::{Rng, Seed};
+use quorate::storage::Engine;
 use quorate::storage::log::{LogStore, Recovered};
 use quorate::storage::sled::{self, Options, SledEngine};
-use quorate::storage::{Engine, Fault};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -148,7 +148,7 @@ impl Workload {
 }
 
 fn open(dir: &Path, options: Options) -> Result<(LogStore, Model), String> {
-    let engine = SledEngine::open(dir, options).map_err(|fault: Fault| fault.to_string())?;
+    let engine = SledEngine::open(dir, options).map_err(|unopenable| unopenable.to_string())?;
     let engine: Arc<dyn Engine> = Arc::new(engine);
     let (store, Recovered { hard_state, base, tail, .. }) =
         LogStore::open(engine, usize::MAX, Incarnation(0)).map_err(|error| error.to_string())?;

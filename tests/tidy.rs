@@ -19,9 +19,10 @@ const FLOOR: &[&str] = &["ids", "time", "rng", "checksum"];
 const ROOMS: &[Room] = &[
     Room { path: "raft", may_import: &[], may_name: &["bytes", "tracing"] },
     Room { path: "storage", may_import: &["raft"], may_name: &["bytes", "tracing", "thiserror", "std::sync"] },
-    // The three files of the room that meet the operating system.
+    // The files of the room that meet the operating system.
     Room { path: "storage/sled.rs", may_import: &[], may_name: ANY },
     Room { path: "storage/directory.rs", may_import: &[], may_name: ANY },
+    Room { path: "storage/directory/states.rs", may_import: &[], may_name: ANY },
     Room { path: "storage/space.rs", may_import: &[], may_name: ANY },
     Room {
         path: "machine",

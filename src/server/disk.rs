@@ -2,7 +2,8 @@
 //!
 //! The **log worker** owns the [`LogStore`]. It takes everything that is queued, makes it durable with one sync, and says
 //! so once: while a sync runs, the next batch gathers, so the busier the node, the more writes share a sync (group
-//! commit). The **state worker** owns the writes to the state database, executes them in order, and syncs when asked.
+//! commit). The **state worker** owns the writes to the state database, executes them in order, and syncs when asked. Between
+//! them it reads records for members that take the state over, and it builds the state that this member takes over.
 //!
 //! *Sync-before-ack* ends here: [`Input::Persisted`] is posted after the sync returned, and a failed sync is never
 //! followed by anything: the process aborts with the sentence, because the kernel has by then forgotten which pages were
@@ -14,8 +15,10 @@ use super::driver::{Event, Mailbox};
 use super::exposition::{self, DISK_BOUNDS};
 use super::sync_probe::SyncProbe;
 use crate::clock::instant;
-use crate::node::{Input, StateWrite};
+use crate::machine::takeover::read_records;
+use crate::node::{Input, RecordsRead, StageWrite, StateWrite};
 use crate::raft::{LogRead, Ready};
+use crate::storage::directory::Staging;
 use crate::storage::log::LogStore;
 use crate::storage::space::SpaceGuard;
 use crate::storage::{Engine, Fault, Op};
@@ -33,6 +36,17 @@ pub enum LogWork {
     Persist(Ready),
     /// Read back.
     Load(LogRead),
+}
+
+/// What the state worker is asked for.
+#[derive(Debug)]
+pub enum StateWork {
+    /// To the state in use.
+    Write(StateWrite),
+    /// For another member.
+    Read(RecordsRead),
+    /// To the state that is to take the place of the one in use.
+    Stage(StageWrite),
 }
 
 /// How often a worker that has nothing to do takes a turn: the log's looks at the free space, and both show that they live.
@@ -228,58 +242,96 @@ impl LogWorker {
 /// The system has no thread to give.
 pub fn start_state_worker(
     engine: Arc<dyn Engine>,
+    staging: Staging,
     facts: Arc<DiskFacts>,
     mailbox: Mailbox,
-) -> std::io::Result<(Sender<StateWrite>, JoinHandle<()>)> {
+) -> std::io::Result<(Sender<StateWork>, JoinHandle<()>)> {
     let (sender, queue) = channel();
-    let thread = std::thread::Builder::new().name("state".into()).spawn(move || {
-        run_state_worker(engine.as_ref(), &queue, &facts, &mailbox).unwrap_or_else(|fault| fail(&fault));
-    })?;
+    let mut worker = StateWorker { engine, staging, facts, mailbox };
+    let thread = std::thread::Builder::new()
+        .name("state".into())
+        .spawn(move || worker.run(&queue).unwrap_or_else(|fault| fail(&fault)))?;
     Ok((sender, thread))
 }
 
-fn run_state_worker(
-    engine: &dyn Engine,
-    queue: &Receiver<StateWrite>,
-    facts: &DiskFacts,
-    mailbox: &Mailbox,
-) -> Result<(), Fault> {
-    loop {
-        facts.turn(&facts.state_turn_ms);
-        let first = match queue.recv_timeout(IDLE_TURN_INTERVAL) {
-            Ok(first) => first,
-            Err(RecvTimeoutError::Timeout) => continue,
-            Err(RecvTimeoutError::Disconnected) => return engine.sync(),
-        };
-        let (mut written, mut sync) = (0, false);
-        for write in std::iter::once(first).chain(queue.try_iter()) {
-            for op in &write.ops {
-                match op {
-                    Op::Put(key, value) => engine.put(key, value)?,
-                    Op::Delete(key) => engine.delete(key)?,
+struct StateWorker {
+    engine: Arc<dyn Engine>,
+    staging: Staging,
+    facts: Arc<DiskFacts>,
+    mailbox: Mailbox,
+}
+
+impl StateWorker {
+    fn run(&mut self, queue: &Receiver<StateWork>) -> Result<(), Fault> {
+        loop {
+            self.facts.turn(&self.facts.state_turn_ms);
+            let first = match queue.recv_timeout(IDLE_TURN_INTERVAL) {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return self.engine.sync(),
+            };
+            let (mut written, mut sync) = (None, false);
+            for work in std::iter::once(first).chain(queue.try_iter()) {
+                match work {
+                    StateWork::Write(write) => {
+                        self.write(&write)?;
+                        written = Some(write.id);
+                        sync |= write.sync;
+                    }
+                    StateWork::Read(read) => self.read(read)?,
+                    StateWork::Stage(write) => self.stage(&write)?,
                 }
             }
-            written = write.id;
-            sync |= write.sync;
+            let Some(id) = written else { continue };
+            self.mailbox.post(Event::Input(Input::StateWritten { id }));
+            if sync {
+                let begun = instant();
+                self.engine.sync()?;
+                self.facts.state_syncs.record(begun.elapsed());
+                self.mailbox.post(Event::Input(Input::StateSynced { id }));
+            }
         }
-        mailbox.post(Event::Input(Input::StateWritten { id: written }));
-        if sync {
-            let begun = instant();
-            engine.sync()?;
-            facts.state_syncs.record(begun.elapsed());
-            mailbox.post(Event::Input(Input::StateSynced { id: written }));
+    }
+
+    fn write(&self, write: &StateWrite) -> Result<(), Fault> {
+        write.ops.iter().try_for_each(|op| match op {
+            Op::Put(key, value) => self.engine.put(key, value),
+            Op::Delete(key) => self.engine.delete(key),
+        })
+    }
+
+    /// A record that can't be read is a fault of this member's own disk: it is sent to nobody.
+    fn read(&self, read: RecordsRead) -> Result<(), Fault> {
+        let records = read_records(&*self.engine, read.from, read.below, read.max_bytes)?;
+        self.mailbox.post(Event::Input(Input::RecordsRead { read, records }));
+        Ok(())
+    }
+
+    fn stage(&mut self, write: &StageWrite) -> Result<(), Fault> {
+        if write.begin {
+            self.staging.begin()?;
         }
+        self.staging.write(&write.ops)?;
+        if write.adopt {
+            self.staging.adopt()?;
+        }
+        self.mailbox.post(Event::Input(Input::Staged { id: write.id }));
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{Incarnation, Index, Position, RequestId, Term, WriteSeq};
+    use crate::ids::{ClusterId, DiskId, Incarnation, Index, MemberId, Position, RequestId, Term, WriteSeq};
     use crate::raft::{Entry, EntryKind, HardState};
     use crate::server::driver::mailbox;
+    use crate::storage::directory::{Directory, Expected, InitialMember};
+    use crate::storage::key::{Family, Key, get_value, put_ops};
     use crate::storage::memory::MemoryEngine;
+    use crate::storage::sled::Options;
     use bytes::Bytes;
+    use std::path::Path;
 
     /// Longer than the tests here take.
     const LONG_AGO: Duration = Duration::from_secs(10);
@@ -357,6 +409,60 @@ mod tests {
         assert!(facts.silence() < LONG_AGO);
     }
 
+    fn state_worker(engine: &MemoryEngine, path: &Path, facts: &Arc<DiskFacts>, mailbox: Mailbox) -> StateWorker {
+        let members = vec![InitialMember { id: MemberId(1), name: "n1".into(), peer_urls: vec![] }];
+        let expected = Expected { cluster: ClusterId(1), member: MemberId(1), members };
+        let directory = Directory::open(path, Some(&expected), DiskId(1)).unwrap();
+        let staging = directory.staging(Options::new(1 << 20));
+        StateWorker { engine: Arc::new(engine.clone()), staging, facts: Arc::clone(facts), mailbox }
+    }
+
+    #[test]
+    fn a_state_is_staged_and_adopted_between_the_writes() {
+        let engine = MemoryEngine::new();
+        let (mailbox, events) = mailbox();
+        let (sender, queue) = channel();
+        let key = Key::AckedMark.encode();
+        let stage = |id, begin, value: &'static [u8], adopt| {
+            let mut ops = Vec::new();
+            put_ops(|_| key.clone(), value, &mut ops);
+            StateWork::Stage(StageWrite { id, begin, ops, adopt })
+        };
+        sender.send(stage(1, true, b"1", false)).unwrap();
+        let write = StateWrite { id: 1, ops: vec![Op::Put(key.clone(), Bytes::from_static(b"x"))], sync: false };
+        sender.send(StateWork::Write(write)).unwrap();
+        sender.send(stage(2, false, b"2", true)).unwrap();
+        drop(sender);
+        let path = tempfile::tempdir().unwrap();
+        state_worker(&engine, path.path(), &Arc::new(silent()), mailbox).run(&queue).unwrap();
+        let told: Vec<String> = events.try_iter().map(|event| format!("{event:?}")).collect();
+        assert_eq!(told, ["Input(Staged { id: 1 })", "Input(Staged { id: 2 })", "Input(StateWritten { id: 1 })"]);
+        assert_eq!(engine.get(&key).unwrap().as_deref(), Some(&b"x"[..]));
+        let options = Options::new(1 << 20);
+        let state = Directory::open(path.path(), None, DiskId(1)).unwrap().databases(options, options).unwrap().state;
+        assert_eq!(
+            get_value(&*state, |_| key.clone()).unwrap().as_deref(),
+            Some(&b"2"[..]),
+            "the next opening finds it"
+        );
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_sent_to_nobody() {
+        let engine = MemoryEngine::new();
+        let (mailbox, events) = mailbox();
+        let (sender, queue) = channel();
+        let mut ops = Vec::new();
+        put_ops(|chunk| Family::Record.key(Index(1), chunk).encode(), b"no record", &mut ops);
+        sender.send(StateWork::Write(StateWrite { id: 1, ops, sync: false })).unwrap();
+        let read = RecordsRead { asker: MemberId(2), context: 1, from: Index(1), below: Index(9), max_bytes: 1000 };
+        sender.send(StateWork::Read(read)).unwrap();
+        let path = tempfile::tempdir().unwrap();
+        let fault = state_worker(&engine, path.path(), &Arc::new(silent()), mailbox).run(&queue).unwrap_err();
+        assert!(fault.to_string().contains("record"), "{fault}");
+        assert!(events.try_recv().is_err());
+    }
+
     #[test]
     fn a_failed_sync_is_told_to_nobody() {
         let Log { engine, mut worker, events, _directory } = log();
@@ -374,12 +480,14 @@ mod tests {
         let writes =
             [(vec![put("1")], false), (vec![Op::Delete(Bytes::from_static(b"k"))], true), (vec![put("3")], false)];
         for (id, (ops, sync)) in (1..).zip(writes) {
-            sender.send(StateWrite { id, ops, sync }).unwrap();
+            sender.send(StateWork::Write(StateWrite { id, ops, sync })).unwrap();
         }
         drop(sender);
-        let facts = silent();
+        let facts = Arc::new(silent());
         facts.turn(&facts.log_turn_ms);
-        run_state_worker(&engine, &queue, &facts, &mailbox).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let mut worker = state_worker(&engine, directory.path(), &facts, mailbox);
+        worker.run(&queue).unwrap();
         assert!(matches!(events.try_recv(), Ok(Event::Input(Input::StateWritten { id: 3 }))));
         assert!(matches!(events.try_recv(), Ok(Event::Input(Input::StateSynced { id: 3 }))));
         assert!(events.try_recv().is_err());

@@ -18,14 +18,14 @@
 //!
 //! Absent: any decision. What to do is the node's; this is how it gets done.
 
-use super::disk::LogWork;
+use super::disk::{LogWork, StateWork};
 use super::slow::Slow;
 use super::transport::{self, Link};
 use super::watching::Watching;
 use crate::clock::Clock;
 use crate::ids::{MemberId, Revision};
 use crate::machine::View;
-use crate::node::{Effect, Halt, Input, Node, Refused, Reply, Request, Slot, StateWrite, Status, Uncertain};
+use crate::node::{Effect, Halt, Input, Node, Refused, Reply, Request, Slot, Status, Uncertain};
 use crate::raft::Message;
 use crate::time::{Duration, Time};
 use std::collections::{BTreeMap, BTreeSet};
@@ -137,11 +137,13 @@ pub struct Driver {
     /// The log worker's queue.
     pub log: Sender<LogWork>,
     /// The state worker's queue.
-    pub state: Sender<StateWrite>,
+    pub state: Sender<StateWork>,
     /// Where the status is published.
     pub status: watch::Sender<Arc<Status>>,
     /// Where the process learns that the node can't go on.
     pub fatal: mpsc::UnboundedSender<String>,
+    /// Where it learns that the member is to be opened again.
+    pub reopen: mpsc::UnboundedSender<()>,
     /// Where messages that were dropped are counted.
     pub transport: Arc<transport::Shared>,
     /// What was applied.
@@ -153,7 +155,7 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// Starts the thread. It ends after [`Event::Stop`], or when the node halts.
+    /// Starts the thread. It ends after [`Event::Stop`], when the node halts, or when it is to be opened again.
     ///
     /// # Errors
     /// The system has no thread to give.
@@ -168,6 +170,7 @@ impl Driver {
                 unsent: Vec::new(),
                 published: Time::default(),
                 dirty: false,
+                reopen: false,
                 told: Revision(0),
             };
             if let Err(Halt(sentence)) = turns.run() {
@@ -188,6 +191,8 @@ struct Turns {
     published: Time,
     /// Turns were taken since the status was published.
     dirty: bool,
+    /// The node has come to its end, and another one is to be opened.
+    reopen: bool,
     /// The revision that the watchers know of.
     told: Revision,
 }
@@ -219,7 +224,10 @@ impl Turns {
                 self.driver.watching.moved();
             }
             self.publish(now);
-            if next == Next::Stop {
+            if self.reopen {
+                let _ = self.driver.reopen.send(());
+            }
+            if self.reopen || next == Next::Stop {
                 return Ok(());
             }
             next = self.take_inputs()?;
@@ -299,8 +307,10 @@ impl Turns {
             }
             Effect::Persist(ready) => drop(self.driver.log.send(LogWork::Persist(ready))),
             Effect::Load(read) => drop(self.driver.log.send(LogWork::Load(read))),
-            Effect::WriteState(write) => drop(self.driver.state.send(write)),
-            Effect::ReadRecords(_) | Effect::Stage(_) | Effect::Reopen => unreachable!("no node asks for that yet"),
+            Effect::WriteState(write) => drop(self.driver.state.send(StateWork::Write(write))),
+            Effect::ReadRecords(read) => drop(self.driver.state.send(StateWork::Read(read))),
+            Effect::Stage(write) => drop(self.driver.state.send(StateWork::Stage(write))),
+            Effect::Reopen => self.reopen = true,
             Effect::Reply(slot, reply) => {
                 if let Some(caller) = self.callers.remove(&slot) {
                     let _ = caller.send(reply);

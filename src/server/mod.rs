@@ -9,7 +9,7 @@
 //!
 //! `flags.rs` and `config.rs` say what the operator wants; `logging.rs`, `notify.rs` (systemd), `metrics.rs` (Prometheus,
 //! with `exposition.rs`, `calls.rs` and `process.rs`) and `slow.rs` tell what happens. [`run`] is the story
-//! of one life, from the first bound port to the last sync.
+//! of one process: of one life, from the first bound port to the last sync, and of the next one, when a state was taken over.
 //!
 //! # Invariants
 //!
@@ -21,13 +21,13 @@
 //!
 //! Absent: decisions about data. They are the node's.
 
-use crate::clock::{Clock, entropy};
+use crate::clock::{Clock, entropy, instant};
 use crate::ids::{DiskId, MemberId, Term};
 use crate::machine::budget::Budget;
-use crate::node::{self, Identity, Reply, Request, RoleName, Status};
+use crate::node::{self, Halt, Identity, Reply, Request, RoleName, Status, Unopened};
 use crate::proto::{DESCRIPTORS, etcdserverpb, quorate, v3electionpb, v3lockpb};
 use crate::storage::Engine;
-use crate::storage::directory::{Directory, Expected, InitialMember};
+use crate::storage::directory::{Databases, Directory, Expected, InitialMember, Refusal};
 use crate::storage::sled::{Options, install_panic_hook};
 use crate::storage::space::{self, SpaceGuard};
 use crate::time::Duration;
@@ -75,6 +75,10 @@ pub mod watching;
 /// How long calls in flight may take to finish once the member stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long the ports of the former life may take to be free, and the pause between two tries.
+const REBIND_PATIENCE: Duration = Duration::from_secs(10);
+const REBIND_PAUSE: Duration = Duration::from_millis(20);
+
 /// etcd's proposal timeout is this, and two election timeouts.
 const REQUEST_TIMEOUT_BASE: Duration = Duration::from_secs(5);
 
@@ -92,7 +96,20 @@ pub fn run(config: &Config) -> ExitCode {
     }
     install_panic_hook();
     let notifier = Arc::new(Notifier::from_environment());
-    match live(config, &notifier) {
+    let mut patience = Duration::ZERO;
+    let outcome = loop {
+        match live(config, &notifier, patience) {
+            Ok(Ended::Reopen) => {
+                patience = REBIND_PATIENCE;
+                tracing::info!("a state was taken over: the member is opened again on it");
+                notifier.status("opening again, on the state that was taken over");
+                notifier.alive();
+            }
+            Ok(Ended::Stopped) => break Ok(()),
+            Err(sentence) => break Err(sentence),
+        }
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => {
             tracing::error!("{sentence}");
@@ -105,14 +122,23 @@ pub fn run(config: &Config) -> ExitCode {
     }
 }
 
-/// One life.
-fn live(config: &Config, notifier: &Arc<Notifier>) -> Result<(), String> {
+/// How a life came to an end in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// After a signal.
+    Stopped,
+    /// There is another state to live on.
+    Reopen,
+}
+
+/// One life, whose ports may be in use for so long yet.
+fn live(config: &Config, notifier: &Arc<Notifier>, patience: Duration) -> Result<Ended, String> {
     for notice in &config.notices {
         tracing::warn!("{notice}");
     }
     let expected = expected(config)?;
-    let peer_ports = bind_all(&config.listen_peer, "--listen-peer-urls")?;
-    let client_ports = bind_all(&config.listen_client, "--listen-client-urls")?;
+    let peer_ports = bind_all(&config.listen_peer, "--listen-peer-urls", patience)?;
+    let client_ports = bind_all(&config.listen_client, "--listen-client-urls", patience)?;
     notifier.status(&format!("opening {}", config.data_dir.display()));
     let member = Member::open(config, expected.as_ref())?;
     announce(config, &member);
@@ -123,8 +149,12 @@ fn live(config: &Config, notifier: &Arc<Notifier>) -> Result<(), String> {
         .map_err(|e| format!("can't start threads: {e}"))?;
     let outcome =
         runtime.block_on(serve(config, member, notifier, Ports { peer: peer_ports, client: client_ports }, probe));
-    // Streams to peers have no end of their own.
-    runtime.shutdown_background();
+    match outcome {
+        // The ports must be closed when the next life binds them.
+        Ok(Ended::Reopen) => runtime.shutdown_timeout(DRAIN_TIMEOUT),
+        // Streams to peers have no end of their own.
+        _ => runtime.shutdown_background(),
+    }
     outcome
 }
 
@@ -141,8 +171,17 @@ fn expected(config: &Config) -> Result<Option<Expected>, String> {
     Ok(Some(Expected { cluster: founding.cluster, member: founding.member, members: founding.members }))
 }
 
-fn bind_all(urls: &[Url], flag: &str) -> Result<Vec<TcpListener>, String> {
-    urls.iter().map(|url| bind(url).map_err(|error| unbound(url, flag, &error))).collect()
+fn bind_all(urls: &[Url], flag: &str, patience: Duration) -> Result<Vec<TcpListener>, String> {
+    let begun = instant();
+    let in_time = |url: &Url| loop {
+        match bind(url) {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && begun.elapsed() < patience => {
+                std::thread::sleep(REBIND_PAUSE);
+            }
+            outcome => return outcome,
+        }
+    };
+    urls.iter().map(|url| in_time(url).map_err(|error| unbound(url, flag, &error))).collect()
 }
 
 fn bind(url: &Url) -> std::io::Result<TcpListener> {
@@ -186,33 +225,68 @@ impl Member {
         let mut directory = Directory::open(&config.data_dir, expected, DiskId(entropy().0)).map_err(|e| said(&e))?;
         let guard = SpaceGuard::new(directory.path(), space::FLOOR)
             .map_err(|error| format!("can't tell how much room {} has: {error}", config.data_dir.display()))?;
-        let databases = directory
-            .databases(Options::new(RAFT_CACHE_BYTES), Options::new(STATE_CACHE_BYTES))
-            .map_err(|refusal| said(&refusal))?;
-        let meta = directory.meta().clone();
         let clock = Clock::new();
+        let (opened, state) = open_or_set_aside(config, &mut directory, clock)?;
+        let meta = directory.meta();
         let peers = meta.members.iter().filter(|member| member.id != meta.member).cloned().collect();
-        let opened = node::open(node::Opening {
-            meta,
-            raft: databases.raft,
-            state: Arc::clone(&databases.state),
-            config: node::Config {
-                heartbeat_interval: config.heartbeat_interval,
-                election_timeout: config.election_timeout,
-                request_timeout: REQUEST_TIMEOUT_BASE + 2 * config.election_timeout,
-                name: config.name.clone(),
-                client_urls: config.advertise_client.iter().map(Url::to_string).collect(),
-                limits: crate::raft::Limits::default(),
-                space: config.space,
-                retention: config.retention,
-                max_learners: config.max_learners,
-            },
-            seed: entropy(),
-            now: clock.now(),
-        })
-        .map_err(|unopened| unopened.to_string())?;
         let identity = opened.node.identity();
-        Ok(Member { opened, identity, peers, state: databases.state, guard, clock, directory })
+        Ok(Member { opened, identity, peers, state, guard, clock, directory })
+    }
+}
+
+/// Opens the databases and the member on them. A state that can't be read is set aside where there are other members to take
+/// it over from, and an empty one begins.
+fn open_or_set_aside(
+    config: &Config,
+    directory: &mut Directory,
+    clock: Clock,
+) -> Result<(node::Opened, Arc<dyn Engine>), String> {
+    let why = match open_databases(config, directory, clock) {
+        Ok(opened) => return Ok(opened),
+        Err(Unopened::State(why)) if directory.meta().members.len() != 1 => why,
+        Err(unopened) => return Err(unopened.to_string()),
+    };
+    let aside = directory.set_state_aside().map_err(|refusal| refusal.to_string())?;
+    tracing::error!(
+        %why, aside = %aside.display(),
+        "the state can't be read; it is set aside, and made again from the log or the leader. With it went the note of how \
+         much of the log was acknowledged. Look at the disk; the directory that was set aside may be deleted"
+    );
+    open_databases(config, directory, clock).map_err(|unopened| unopened.to_string())
+}
+
+fn open_databases(
+    config: &Config,
+    directory: &mut Directory,
+    clock: Clock,
+) -> Result<(node::Opened, Arc<dyn Engine>), Unopened> {
+    let databases = directory.databases(Options::new(RAFT_CACHE_BYTES), Options::new(STATE_CACHE_BYTES));
+    let Databases { raft, state } = databases.map_err(|refusal| match &refusal {
+        Refusal::RottenState { .. } => Unopened::State(Halt(refusal.to_string())),
+        _ => Unopened::Member(Halt(refusal.to_string())),
+    })?;
+    let opening = node::Opening {
+        meta: directory.meta().clone(),
+        raft,
+        state: Arc::clone(&state),
+        config: node_config(config),
+        seed: entropy(),
+        now: clock.now(),
+    };
+    Ok((node::open(opening)?, state))
+}
+
+fn node_config(config: &Config) -> node::Config {
+    node::Config {
+        heartbeat_interval: config.heartbeat_interval,
+        election_timeout: config.election_timeout,
+        request_timeout: REQUEST_TIMEOUT_BASE + 2 * config.election_timeout,
+        name: config.name.clone(),
+        client_urls: config.advertise_client.iter().map(Url::to_string).collect(),
+        limits: crate::raft::Limits::default(),
+        space: config.space,
+        retention: config.retention,
+        max_learners: config.max_learners,
     }
 }
 
@@ -263,6 +337,7 @@ struct Ports {
 enum End {
     Signal(&'static str),
     Fatal(String),
+    Reopen,
 }
 
 async fn serve(
@@ -271,12 +346,13 @@ async fn serve(
     notifier: &Arc<Notifier>,
     ports: Ports,
     probe: Option<SyncProbe>,
-) -> Result<(), String> {
+) -> Result<Ended, String> {
     let mut stop = Stop::new().map_err(|error| format!("can't listen to signals: {error}"))?;
     let (fatal, mut fatalities) = mpsc::unbounded_channel();
+    let (reopen, mut reopening) = mpsc::unbounded_channel();
     let others = member.peers.clone();
     let (front, threads, directory) =
-        start(config, member, fatal, probe).map_err(|error| format!("can't start: {error}"))?;
+        start(config, member, (fatal, reopen), probe).map_err(|error| format!("can't start: {error}"))?;
     let (closing, closed) = watch::channel(false);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", tonic_health::ServingStatus::Serving).await;
@@ -313,9 +389,22 @@ async fn serve(
     let end = tokio::select! {
         name = stop.wait() => End::Signal(name),
         Some(sentence) = fatalities.recv() => End::Fatal(sentence),
+        Some(()) = reopening.recv() => End::Reopen,
     };
+    let closing = Closing { closing, drained, dialers, threads };
     match end {
         End::Fatal(sentence) => Err(sentence),
+        End::Reopen => {
+            front.stopping.store(true, Ordering::Relaxed);
+            tokio::select! {
+                outcome = finish(config, &front, &health, closing) => {
+                    drop(directory);
+                    outcome.map(|()| Ended::Reopen)
+                }
+                _ = stop.wait() => std::process::exit(1),
+                Some(sentence) = fatalities.recv() => Err(sentence),
+            }
+        }
         End::Signal(name) => {
             front.stopping.store(true, Ordering::Relaxed);
             notifier.stopping();
@@ -325,10 +414,10 @@ async fn serve(
                 "stopping: handing over, finishing calls, syncing; a second signal ends at once"
             );
             tokio::select! {
-                outcome = finish(config, &front, &health, Closing { closing, drained, dialers, threads }) => {
+                outcome = finish(config, &front, &health, closing) => {
                     drop(directory);
                     tracing::info!("stopped");
-                    outcome
+                    outcome.map(|()| Ended::Stopped)
                 }
                 name = stop.wait() => {
                     tracing::warn!(signal = name, "a second signal: ending at once; what was acknowledged is durable");
@@ -391,17 +480,19 @@ async fn finish(
 fn start(
     config: &Config,
     member: Member,
-    fatal: mpsc::UnboundedSender<String>,
+    (fatal, reopen): (mpsc::UnboundedSender<String>, mpsc::UnboundedSender<()>),
     probe: Option<SyncProbe>,
 ) -> std::io::Result<(Arc<Front>, Threads, Directory)> {
     let Member { opened, identity, peers, state, guard, clock, directory } = member;
     let (mailbox, events) = driver::mailbox();
     let view = opened.node.view();
+    let staging = directory.staging(Options::new(STATE_CACHE_BYTES));
     let mut disk = DiskFacts::new(opened.log.size_on_disk());
     disk.probe = probe;
     let disk = Arc::new(disk);
     let (log, log_thread) = disk::start_log_worker(opened.log, guard, Arc::clone(&disk), mailbox.clone())?;
-    let (writes, state_thread) = disk::start_state_worker(Arc::clone(&state), Arc::clone(&disk), mailbox.clone())?;
+    let (writes, state_thread) =
+        disk::start_state_worker(Arc::clone(&state), staging, Arc::clone(&disk), mailbox.clone())?;
     let (status, published) = watch::channel(Arc::new(Status::default()));
     let data_dir = config.data_dir.display().to_string();
     let transport = Arc::new(transport::Shared {
@@ -431,6 +522,7 @@ fn start(
         state: writes,
         status,
         fatal: fatal.clone(),
+        reopen,
         transport: Arc::clone(&transport),
         view: view.clone(),
         watching: watching.clone(),

@@ -4,7 +4,8 @@
 //! META     cluster, member, disk, initial members; with a version and a checksum
 //! LOCK     locked (flock) while a process uses the directory; holds its pid
 //! raft/    term, vote, log        losing it is losing the identity
-//! state/   what was applied       can be rebuilt from the log
+//! state/   what was applied       can be rebuilt from the log, or taken over from another member
+//! CURRENT  which state it is, if not that one (directory/states.rs)
 //! ballast  space.rs
 //! ```
 //!
@@ -21,11 +22,12 @@
 //!    until it says so nothing was promised, and a half-made directory is simply made again; afterwards a `raft/` without
 //!    the disk id has been lost.
 //! 3. One process at a time, for as long as the [`Directory`] lives.
+//! 4. Nothing that can't be read is deleted.
 //!
 //! May not know: what the databases hold. Absent: downgrades, and moving a directory to another member.
 
 use super::key::{Key, get_value, put_ops};
-use super::sled::{Options, SledEngine};
+use super::sled::{Options, SledEngine, Unopenable};
 use super::{Engine, Fault, Op};
 use crate::checksum::{crc, crc_append};
 use crate::ids::{ClusterId, DiskId, MemberId};
@@ -36,6 +38,11 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+mod states;
+
+use states::STATE;
+pub use states::Staging;
+
 /// The version of the layout that this program writes and reads.
 const FORMAT: u32 = 1;
 
@@ -43,10 +50,9 @@ const META: &str = "META";
 const META_ASIDE: &str = "META.tmp";
 const LOCK: &str = "LOCK";
 const RAFT: &str = "raft";
-const STATE: &str = "state";
 
 /// What may lie in a directory that is still to be made: our own beginnings, and what `mkfs` leaves in a volume.
-const NO_OBSTACLE: [&str; 7] = [META, META_ASIDE, LOCK, RAFT, STATE, super::space::BALLAST, "lost+found"];
+const NO_OBSTACLE: [&str; 6] = [META, META_ASIDE, LOCK, RAFT, super::space::BALLAST, "lost+found"];
 
 /// Who lives in a data directory: written once, when it is made, with a checksum.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,7 +140,8 @@ pub enum Refusal {
     #[error(
         "{path}/raft is gone or was emptied: with it the member has forgotten its votes and what it acknowledged, so under \
          its old id it could make the cluster lose writes. Put back the raft directory that was there when it last stopped; \
-         if that is lost, remove the member from the cluster and add it under a new id with an empty directory"
+         if that is lost, bring the member back under a new id, with an empty directory: quorate member replace <name>, on another \
+         member"
     )]
     RaftLost { path: String },
     #[error(
@@ -146,6 +153,11 @@ pub enum Refusal {
         "{what}: {why}. Check that the directory exists, that its disk is sound, and that this user may write there"
     )]
     Io { what: String, why: String },
+    #[error(
+        "the database of what was applied can't be read: {fault}. Where there are other members it is set aside, and taken over \
+         from them"
+    )]
+    RottenState { fault: Fault },
     #[error(transparent)]
     Database(#[from] Fault),
 }
@@ -157,6 +169,8 @@ pub struct Directory {
     meta: Meta,
     /// Invariant 2.
     begun: bool,
+    /// The number of the current state.
+    state: u64,
     /// Locked until it is dropped.
     _lock: File,
 }
@@ -204,8 +218,9 @@ impl Directory {
             Some(found) => found,
             None => (make(path, expected.ok_or(Refusal::Missing { path: shown })?, disk)?, false),
         };
-        let directory = Directory { path: path.to_owned(), meta, begun, _lock: lock };
+        let mut directory = Directory { path: path.to_owned(), meta, begun, state: 0, _lock: lock };
         directory.check(expected)?;
+        directory.state = states::settle(path).map_err(io_refusal("finding the current state in", path))?;
         Ok(directory)
     }
 
@@ -242,9 +257,11 @@ impl Directory {
     /// Opens both databases and checks that they were made here.
     ///
     /// # Errors
-    /// One is lost, belongs elsewhere, or can't be opened.
+    /// One is lost, belongs elsewhere, or can't be opened; [`Refusal::RottenState`] where that is all.
     pub fn databases(&mut self, raft: Options, state: Options) -> Result<Databases, Refusal> {
-        let databases = Databases { raft: self.database(RAFT, raft)?, state: self.database(STATE, state)? };
+        let raft = self.database(RAFT, &self.path.join(RAFT), raft)?;
+        let state = self.database(STATE, &states::place(&self.path, self.state), state)?;
+        let databases = Databases { raft, state };
         if !self.begun {
             write_meta(&self.path, &self.meta, true).map_err(io_refusal("writing META in", &self.path))?;
             self.begun = true;
@@ -252,11 +269,32 @@ impl Directory {
         Ok(databases)
     }
 
-    fn database(&self, name: &'static str, options: Options) -> Result<Arc<dyn Engine>, Refusal> {
-        let engine = SledEngine::open(&self.path.join(name), options)?;
+    /// Renames the state that can't be read, so that an empty one begins in its place. Both databases are closed. Returns where
+    /// it is now.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn set_state_aside(&mut self) -> Result<PathBuf, Refusal> {
+        states::set_aside(&self.path, self.state).map_err(io_refusal("setting the state aside in", &self.path))
+    }
+
+    /// A place to build another state in, which then is the current one.
+    pub fn staging(&self, options: Options) -> Staging {
+        Staging::new(self.path.clone(), self.state, self.meta.disk, options)
+    }
+
+    fn database(&self, name: &'static str, at: &Path, options: Options) -> Result<Arc<dyn Engine>, Refusal> {
+        let rotten = |fault: Fault| match name {
+            RAFT => Refusal::Database(fault),
+            _ => Refusal::RottenState { fault },
+        };
+        let engine = SledEngine::open(at, options).map_err(|unopenable| match unopenable {
+            Unopenable::Rotten(fault) => rotten(fault),
+            Unopenable::Fault(fault) => Refusal::Database(fault),
+        })?;
         let key = |_| Key::Disk.encode();
         let path = || self.path.display().to_string();
-        match get_value(&engine, key).map_err(Fault::from)? {
+        match get_value(&engine, key).map_err(|unreadable| rotten(unreadable.into()))? {
             Some(value) => {
                 let found = DiskId(<[u8; 8]>::try_from(&value[..]).map_or(0, u64::from_le_bytes));
                 if found != self.meta.disk {
@@ -294,7 +332,7 @@ fn check_contents(path: &Path) -> Result<(), Refusal> {
     for entry in fs::read_dir(path).map_err(io_refusal("reading", path))? {
         let entry = entry.map_err(io_refusal("reading", path))?;
         let found = entry.file_name().to_string_lossy().into_owned();
-        if !NO_OBSTACLE.contains(&found.as_str()) {
+        if !NO_OBSTACLE.contains(&found.as_str()) && !states::is_ours(&found) {
             let hint = if found == "member" { ": it looks like etcd's, whose files Quorate doesn't read" } else { "" };
             return Err(Refusal::Foreign { path: shown, found, hint });
         }

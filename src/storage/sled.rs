@@ -109,6 +109,24 @@ impl fmt::Debug for SledEngine {
     }
 }
 
+/// Why a database can't be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unopenable {
+    /// Its files are not what sled wrote.
+    #[error(transparent)]
+    Rotten(Fault),
+    /// Everything else: it may be sound.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+impl From<Unopenable> for Fault {
+    fn from(unopenable: Unopenable) -> Fault {
+        let (Unopenable::Rotten(fault) | Unopenable::Fault(fault)) = unopenable;
+        fault
+    }
+}
+
 fn fault(what: impl Into<String>, why: impl fmt::Display) -> Fault {
     Fault { what: what.into(), why: why.to_string() }
 }
@@ -118,7 +136,7 @@ impl SledEngine {
     ///
     /// # Errors
     /// The disk failed, the files are not what sled wrote, or syncs don't reach the disk.
-    pub fn open(dir: &Path, options: Options) -> Result<SledEngine, Fault> {
+    pub fn open(dir: &Path, options: Options) -> Result<SledEngine, Unopenable> {
         let what = || format!("opening the database {}", dir.display());
         guard_log().map_err(|why| fault(what(), why))?;
         fs::create_dir_all(dir).map_err(|why| fault(what(), why))?;
@@ -130,7 +148,10 @@ impl SledEngine {
             }
             outcome => outcome,
         }
-        .map_err(|unopened| fault(what(), unopened))?;
+        .map_err(|unopened| match unopened {
+            Unopened::Corrupt(_) | Unopened::Panicked(_) => Unopenable::Rotten(fault(what(), unopened)),
+            Unopened::Other(_) | Unopened::Late => Unopenable::Fault(fault(what(), unopened)),
+        })?;
         sync_what_sled_does_not(dir).map_err(|why| fault(what(), why))?;
 
         let engine = SledEngine { db, max_value: options.max_value(), flushes: Flushes::watched(dir)? };
@@ -483,7 +504,7 @@ mod tests {
 
     const CACHE: u64 = 8 << 20;
 
-    fn open(dir: &Path) -> Result<SledEngine, Fault> {
+    fn open(dir: &Path) -> Result<SledEngine, Unopenable> {
         SledEngine::open(dir, Options::new(CACHE))
     }
 
@@ -592,7 +613,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         drop(open(dir.path()).unwrap());
         let refused = SledEngine::open(dir.path(), Options { segment_size: 1 << 20, cache_bytes: CACHE }).unwrap_err();
-        assert!(refused.why.contains("8388608"), "{refused}");
+        assert!(matches!(&refused, Unopenable::Fault(fault) if fault.why.contains("8388608")), "{refused}");
     }
 
     #[test]
