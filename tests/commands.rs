@@ -411,3 +411,38 @@ async fn a_damaged_snapshot_is_named_and_not_restored() {
     assert!(!nobody.status.success());
     assert_eq!(std::fs::read(&file).unwrap(), b"an older backup");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_lost_its_quorum_goes_on_with_one_survivor() {
+    let mut cluster = Cluster::quorate(3).await;
+    for n in 0..5 {
+        ok(&cluster, &["put", &format!("k{n}"), "v"]);
+    }
+    let in_use = bare(&["recover", &cluster.nodes()[0].data_dir.display().to_string()]);
+    assert!(stderr(&in_use).contains("is in use"), "{}", stderr(&in_use));
+    (0..3).for_each(|place| cluster.kill(place));
+    let dir = |place: usize| cluster.nodes()[place].data_dir.display().to_string();
+    let enough = bare(&["recover", &dir(0), &dir(1), "--yes"]);
+    assert!(!enough.status.success() && stderr(&enough).contains("these are a quorum"), "{}", stderr(&enough));
+    let looked = bare(&["recover", &dir(0), "--dry-run"]);
+    let text = String::from_utf8_lossy(&looked.stdout).into_owned();
+    assert!(looked.status.success() && text.contains("2 of 3 voters are not here"), "{text}{}", stderr(&looked));
+    let asked = bare(&["recover", &dir(0)]);
+    assert!(stderr(&asked).contains("nobody can be asked here"), "{}", stderr(&asked));
+    let done = bare(&["recover", &dir(0), "--yes"]);
+    assert!(done.status.success(), "{}", stderr(&done));
+    assert!(std::path::Path::new(&format!("{}.before-recover-1", dir(0))).join("META").exists());
+
+    cluster.start(0);
+    let client = cluster.client_of(0);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while client.health(&cluster.endpoints()[0]).await.is_ok_and(|health| health.read.is_err()) {
+        assert!(std::time::Instant::now() < deadline, "the survivor does not answer");
+    }
+    let alone = format!("--endpoints={}", cluster.endpoints()[0]);
+    let keys = bare(&[&alone, "get", "", "--prefix", "--keys-only"]);
+    assert_eq!(String::from_utf8_lossy(&keys.stdout).split_whitespace().count(), 5, "{}", stderr(&keys));
+    assert!(bare(&[&alone, "put", "after", "v"]).status.success());
+    let members = bare(&[&alone, "member", "list"]);
+    assert_eq!(String::from_utf8_lossy(&members.stdout).lines().count(), 1, "{}", stderr(&members));
+}

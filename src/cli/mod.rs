@@ -40,6 +40,7 @@ pub mod maelstrom;
 pub mod member;
 pub mod mirror;
 pub mod output;
+pub mod recover;
 pub mod serve;
 pub mod sim;
 pub mod snapshot;
@@ -227,6 +228,8 @@ enum Command {
     Import(transfer::ImportArgs),
     /// Back up the store into a file, look at such a file, and make a cluster of it.
     Snapshot(snapshot::SnapshotArgs),
+    /// Go on with what is left of a cluster that lost its quorum for good.
+    Recover(recover::Args),
     /// Keep the keys of this cluster equal in another.
     #[command(visible_alias = "make-mirror")]
     Mirror(mirror::Args),
@@ -353,6 +356,7 @@ fn dispatch(global: Global, command: Command) -> ExitCode {
         Command::Ls(args) => finish(ls::run(&global, args)),
         Command::Export(args) => finish(transfer::export(&global, args)),
         Command::Import(args) => finish(transfer::import(&global, &args)),
+        Command::Recover(args) => exit::finish(recover::run(&args)),
         Command::Snapshot(args) => finish(snapshot::run(&global, &args)),
         Command::Mirror(args) => finish(mirror::run(&global, args)),
         Command::Completion(args) => exit::finish(completion::run(&args, self::command())),
@@ -412,7 +416,7 @@ mod tests {
     #[test]
     fn help_is_a_word_too_and_shows_how_a_command_is_used() {
         assert!(parse("quorate help").unwrap_err().contains("Usage: quorate"));
-        let names = "serve dev bench sim check put get del watch lease lock elect history ls export import snapshot mirror compact \
+        let names = "serve dev bench sim check put get del watch lease lock elect history ls export import snapshot recover mirror compact \
             defrag alarm space move-leader leader drain completion endpoint member status doctor maelstrom healthcheck";
         for name in names.split(' ') {
             let help = parse(&format!("quorate help {name}")).unwrap_err();

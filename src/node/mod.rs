@@ -8,6 +8,7 @@
 //! - `open.rs` is birth: from two databases to a node, the only constructor, in production and simulation alike; `marks.rs` is
 //!   what the state's database says for it beside the state.
 //! - `restore.rs` makes the disk of a member whose state comes from a backup.
+//! - `recover.rs` is for a cluster whose quorum is lost for good.
 //! - `proposals.rs` and `reads.rs` keep what clients wait for. Each slot is answered exactly once.
 //! - `lessor.rs` is the leader's clock over the leases; `leases.rs` keeps what callers want of it, and brings it there.
 //! - `membership.rs` brings changes of who belongs to the cluster to the leader, and makes voters of those who have caught up.
@@ -46,6 +47,7 @@ mod open;
 mod proposals;
 mod questions;
 mod reads;
+pub mod recover;
 mod restore;
 mod retention;
 mod space;

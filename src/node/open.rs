@@ -158,7 +158,7 @@ pub fn open(opening: Opening) -> Result<Opened, Unopened> {
     Ok(Opened { node: Node::new(identity, config, raft, machine, mark.last, log_bytes, now), log })
 }
 
-fn initial_member(member: &crate::storage::directory::InitialMember) -> Member {
+pub(super) fn initial_member(member: &crate::storage::directory::InitialMember) -> Member {
     Member { id: member.id, name: member.name.clone(), peer_urls: member.peer_urls.clone(), ..Member::default() }
 }
 

@@ -1,6 +1,7 @@
 //! What is done to files and data directories while no member runs on them.
 //!
 //! - `snapshot` reads a snapshot file, or a stream on its way into one, and verifies all of it.
+//! - `recover` chooses the survivor of a cluster that lost its quorum, and makes it the only member.
 //! - `restore` makes the data directories of new members from such a file.
 //!
 //! It stands beside the server, on the same rooms: what it writes is opened by the same [`crate::node::open`]. It says what it
@@ -8,6 +9,7 @@
 //!
 //! May not know: sockets, a running member. A directory in use is locked, and refused like any other.
 
+pub mod recover;
 pub mod restore;
 pub mod snapshot;
 

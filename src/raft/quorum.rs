@@ -99,6 +99,13 @@ impl Configuration {
         Configuration { version: self.version + 1, outgoing: BTreeSet::new(), ..self.clone() }
     }
 
+    /// The configuration in which `survivor` decides alone, by decree: for a cluster whose quorum is lost for good. No majority
+    /// of this one has a say in it, so nobody may follow this one any more.
+    #[must_use]
+    pub fn decree(&self, survivor: MemberId) -> Configuration {
+        Configuration { version: self.version + 1, ..Configuration::new([survivor]) }
+    }
+
     /// Which one it is, in the order of changes.
     pub fn version(&self) -> u64 {
         self.version
