@@ -181,3 +181,8 @@ impl Prefix {
         outcome.map(|_| (after, cut))
     }
 }
+
+/// The last entry that a whole record holds; `None` if it is none.
+pub fn last_entry(record: &[u8]) -> Option<Index> {
+    record::header(record).ok().map(|header| header.last.index)
+}

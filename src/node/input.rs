@@ -122,6 +122,8 @@ pub enum Refused {
     NotLeader,
     /// The transfer's target is unknown, or is no voter.
     BadTransferee,
+    /// The member has no state of its own to serve from: it is taking one over from the leader.
+    Hollow,
     /// The member is stopping.
     Stopping,
     /// The membership can't be changed in this way, or not now.

@@ -41,7 +41,6 @@ pub(super) struct Adopted(pub Position);
 
 impl Adopted {
     /// Appends the write of it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "nobody takes over a state yet"))]
     pub(super) fn put(self, ops: &mut Vec<Op>) {
         put(Key::Adopted, [self.0.index.0, self.0.term.0], ops);
     }

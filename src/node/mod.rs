@@ -14,6 +14,7 @@
 //! - `membership.rs` brings changes of who belongs to the cluster to the leader, and makes voters of those who have caught up.
 //! - `stages.rs` knows when a request passed which stage, so that a slow one can be explained.
 //! - `events.rs` tells what a turn changed.
+//! - `install.rs` takes over the leader's state, which `source.rs` gives; `questions.rs` carries what is asked beside Raft.
 //! - `space.rs` bounds what the store holds: a quota, and compactions, which `compactor.rs` times.
 //! - `retention.rs` lets go of what the log need not hold any more.
 //! - `elections.rs` remembers changes of leader, for people.
@@ -37,6 +38,7 @@ mod compactor;
 mod elections;
 pub mod events;
 pub mod input;
+mod install;
 mod leases;
 mod lessor;
 mod marks;
@@ -50,6 +52,7 @@ mod reads;
 pub mod recover;
 mod restore;
 mod retention;
+mod source;
 mod space;
 mod stages;
 #[cfg(test)]
@@ -60,6 +63,7 @@ pub use elections::{Cause, Election};
 pub use input::{
     Effect, Input, RecordsRead, Refused, Reply, Request, Slot, StageWrite, StateWrite, TimeLeft, Uncertain,
 };
+pub use install::InstallStatus;
 pub use leases::LeaseCounts;
 pub use membership::ChangeRefused;
 pub use node::Node;
@@ -126,6 +130,8 @@ pub struct Status {
     pub pending_proposals: usize,
     /// What was done to leases.
     pub leases: LeaseCounts,
+    /// How far a state is taken over from the leader.
+    pub install: InstallStatus,
     /// Per peer, by id; flow facts only on the leader.
     pub peers: Vec<PeerStatus>,
     /// The newest changes of leader that this member saw, oldest first, bounded.

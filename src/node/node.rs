@@ -10,12 +10,14 @@
 use super::elections::Elections;
 use super::events::Glance;
 use super::input::{Effect, Input, Refused, Reply, Request, Slot, StateWrite, Uncertain};
+use super::install::Install;
 use super::leases::{Leases, Wish};
 use super::marks::AckedMark;
 use super::membership::{self, Changes};
 use super::proposals::{Command, Proposals};
 use super::reads::Reads;
 use super::retention::Retained;
+use super::source::Source;
 use super::space::Space;
 use super::stages::Marks;
 use super::{Config, Halt, Identity, PeerStatus, Status};
@@ -49,6 +51,8 @@ pub struct Node {
     pub(super) reads: Reads,
     pub(super) leases: Leases,
     pub(super) changes: Changes,
+    pub(super) install: Install,
+    pub(super) source: Source,
     marks: Marks,
     transfers: Vec<(Slot, MemberId, Time)>,
     elections: Elections,
@@ -100,6 +104,8 @@ impl Node {
             reads: Reads::default(),
             leases: Leases::new(identity.incarnation),
             changes: Changes::default(),
+            install: Install::new(identity.incarnation),
+            source: Source::default(),
             marks: Marks::default(),
             transfers: Vec::new(),
             elections: Elections::default(),
@@ -141,7 +147,8 @@ impl Node {
                     self.state.lowering = None;
                 }
             }
-            Input::RecordsRead { .. } | Input::Staged { .. } => {}
+            Input::RecordsRead { read, records } => self.records_read(read, records),
+            Input::Staged { id } => self.install.staged(id),
             Input::Space { low } => {
                 self.space_low = low;
                 self.raft.set_accepting(!low);
@@ -158,6 +165,9 @@ impl Node {
     /// # Errors
     /// The node can't go on: see [`Halt`].
     pub fn advance(&mut self, now: Time, effects: &mut Vec<Effect>) -> Result<(), Halt> {
+        if self.install.is_reopened() {
+            return Ok(());
+        }
         self.check_removal()?;
         self.raft.tick(now);
         self.note_leadership();
@@ -171,13 +181,16 @@ impl Node {
                 self.submit(now, command);
             }
             self.publish(now)?;
-            self.keep_space(now);
+            if !self.is_hollow() {
+                self.keep_space(now);
+            }
         }
         self.note_lessor();
         self.note_changes();
         self.hear_questions(now);
         self.lease_questions(now);
         self.drive_changes(now);
+        self.take_over(now, effects);
         self.raft.flush(now);
         for event in self.raft.take_events() {
             self.elections.note(now, event);
@@ -187,6 +200,7 @@ impl Node {
         effects.extend(self.raft.messages().map(Effect::Send));
         effects.extend(self.raft.take_loads().into_iter().map(Effect::Load));
         self.apply(now, effects)?;
+        self.read_records(now, effects);
         for state in self.raft.take_reads() {
             if !self.lease_round_confirmed(state.context, state.index) {
                 self.reads.indexed(now, state);
@@ -198,6 +212,7 @@ impl Node {
         self.answer_transfers(now);
         self.expire(now);
         effects.extend(self.replies.drain(..).map(|(slot, reply)| Effect::Reply(slot, reply)));
+        self.reopen(effects);
         Ok(())
     }
 
@@ -223,6 +238,8 @@ impl Node {
             self.transfers.iter().map(|(_, _, deadline)| *deadline).min(),
             unsynced.map(|since| since + STATE_SYNC_INTERVAL),
             Some(self.space_deadline()),
+            Some(self.source.deadline()),
+            Some(self.install_deadline()),
         ];
         own.into_iter().flatten().fold(self.raft.deadline(), Time::min)
     }
@@ -279,6 +296,7 @@ impl Node {
             space: self.space.status(),
             pending_proposals: self.proposals.count(),
             leases: self.leases.counts().clone(),
+            install: self.install_status(),
             peers: self.raft.flows().into_iter().map(|(id, flow, matched)| PeerStatus { id, flow, matched }).collect(),
             elections: self.elections.list(),
         }
@@ -288,6 +306,7 @@ impl Node {
 
     fn request(&mut self, now: Time, slot: Slot, request: Request) {
         match request {
+            _ if self.is_hollow() => self.replies.push((slot, Reply::Refused(Refused::Hollow))),
             Request::Propose { grows: true, .. } if self.space_low => {
                 self.replies.push((slot, Reply::Refused(Refused::Space)));
             }
@@ -467,6 +486,9 @@ impl Node {
             && self.raft.lost_mark().is_none()
             && from <= self.state.mark.index
         {
+            if self.install.is_adopting() {
+                return;
+            }
             self.state.mark = self.raft.position_before(from);
             let mut ops = Vec::new();
             self.put_mark(&mut ops);
@@ -498,11 +520,15 @@ impl Node {
 
     /// Whether there is a state to apply to, and its disk keeps up.
     pub(super) fn may_apply(&self) -> bool {
-        !self.raft.is_hollow() && self.machine.pending_bytes() <= UNWRITTEN_STATE_BYTES_MAX
+        let is_in_use = !self.raft.is_hollow() && !self.install.is_adopting();
+        is_in_use && self.machine.pending_bytes() <= UNWRITTEN_STATE_BYTES_MAX
     }
 
     /// Applies what is committed and durable, and hands what it did to the state's disk.
     fn apply(&mut self, now: Time, effects: &mut Vec<Effect>) -> Result<(), Halt> {
+        if self.install.is_adopting() {
+            return Ok(());
+        }
         if self.may_apply() {
             for entry in self.raft.take_committed(APPLY_BYTES_PER_TURN) {
                 self.apply_entry(entry)?;

@@ -25,7 +25,7 @@ impl Node {
     pub(super) fn hear_questions(&mut self, now: Time) {
         for (peer, context, question) in self.raft.take_asks() {
             if self.raft.is_leader() {
-                self.hear_question(now, peer, context, question);
+                self.hear_question(peer, context, question);
             }
         }
         for (context, answer) in self.raft.take_answers() {
@@ -35,21 +35,23 @@ impl Node {
         }
     }
 
-    fn hear_question(&mut self, _now: Time, peer: MemberId, context: u64, question: Bytes) {
+    fn hear_question(&mut self, peer: MemberId, context: u64, question: Bytes) {
         match own::LeaderQuestion::decode(question).map(|question| question.question) {
             Ok(Some(Question::Lease(question))) => self.lease_question(peer, context, question),
             Ok(Some(Question::Change(question))) => self.change_question(peer, context, question),
-            // Kinds of a later release.
-            Ok(Some(Question::Records(_)) | None) => {}
+            Ok(Some(Question::Records(question))) => self.records_question(peer, context, question),
+            // A kind of a later release.
+            Ok(None) => {}
             Err(error) => tracing::error!(%peer, %error, "a question to the leader can't be read"),
         }
     }
 
-    fn hear_answer(&mut self, _now: Time, context: u64, answer: Bytes) {
+    fn hear_answer(&mut self, now: Time, context: u64, answer: Bytes) {
         match own::LeaderAnswer::decode(answer).map(|answer| answer.answer) {
             Ok(Some(Answer::Lease(answer))) => self.lease_answer(context, &answer),
             Ok(Some(Answer::Change(answer))) => self.change_answer(answer),
-            Ok(Some(Answer::Records(_)) | None) => {}
+            Ok(Some(Answer::Records(answer))) => self.records_answer(now, context, answer),
+            Ok(None) => {}
             Err(error) => tracing::error!(%error, "an answer of the leader can't be read"),
         }
     }

@@ -153,7 +153,10 @@ impl Node {
         if !self.retained.is_due(base) {
             return;
         }
-        let needed = self.raft.needed_by_followers(now, self.config.election_timeout * PATIENCE);
+        let followers = self.raft.needed_by_followers(now, self.config.election_timeout * PATIENCE);
+        // One that has taken over this member's state goes on from where that ended.
+        let installed = self.source.needed().map(|needed| Index(needed.0.saturating_sub(1)));
+        let needed = followers.into_iter().chain(installed).min();
         if let Some(to) = self.retained.cut(base, needed) {
             tracing::debug!(%base, %to, ?needed, "the log is compacted");
             self.raft.compact_to(to);

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 /// A world of so many members without harm.
 fn calm(size: usize) -> World {
     let mut world = (0..).map(World::new).find(|world| world.hosts.len() == size).unwrap();
-    (world.loss, world.crash, world.disk) = (0, 0, 2);
+    (world.loss, world.crash, world.disk, world.cuts) = (0, 0, 2, 0);
     world
 }
 
@@ -40,7 +40,13 @@ impl World {
     fn prepare(&mut self, id: u64) {
         let members = self.hosts.values().next().unwrap().meta.members.clone();
         let meta = Meta { cluster: ClusterId(7), member: MemberId(id), disk: DiskId(100 + id), members };
-        let host = Host { meta, raft: MemoryEngine::new(), state: MemoryEngine::new(), alive: None };
+        let host = Host {
+            meta,
+            raft: MemoryEngine::new(),
+            state: MemoryEngine::new(),
+            staging: MemoryEngine::new(),
+            alive: None,
+        };
         self.hosts.insert(MemberId(id), host);
         self.start(MemberId(id));
     }
@@ -128,6 +134,8 @@ impl World {
 fn grow_and_shrink(seed: u64) -> usize {
     let mut world = (seed * 100..).map(World::new).find(|world| world.hosts.len() == 1).unwrap();
     world.disk = world.disk.min(10);
+    // Who joins takes over a state, which takes for ever where much is lost.
+    world.cuts = if world.loss + world.crash == 0 { world.cuts } else { 0 };
     for wanted in [&[1, 2, 3][..], &[1, 2, 3, 4, 5], &[2, 4, 5], &[2, 4, 6], &[6]] {
         world.become_voters(wanted);
         (0..200).for_each(|_| world.step(true));
@@ -181,9 +189,9 @@ fn a_member_that_is_removed_says_so_and_ends() {
     let leader = world.leader();
     let (other, gone) = (leader % 3 + 1, (leader + 1) % 3 + 1);
     world.until("all have published", |world| world.node(leader).view().members().iter().all(|m| m.is_started()));
-    assert_eq!(world.change(other, removing(gone)), Ok(()));
     let host = world.hosts.get_mut(&MemberId(gone)).unwrap();
     let (meta, raft, state) = (host.meta.clone(), host.raft.clone(), host.state.clone());
+    assert_eq!(world.change(other, removing(gone)), Ok(()));
     world.until("its end", |world| world.removed == [MemberId(gone)]);
     // Its disks show the same, when it is started again.
     let (raft, state) = (Arc::new(raft), Arc::new(state));

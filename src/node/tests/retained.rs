@@ -7,7 +7,7 @@ const TINY: Retention = Retention { every: 12, keep_entries: 6, keep_bytes: 300_
 /// A world of so many members that keep as little as this.
 fn world(members: usize, retention: Retention) -> World {
     let mut world = (1..).map(World::new).find(|world| world.hosts.len() == members).unwrap();
-    (world.loss, world.crash, world.disk) = (0, 0, 1);
+    (world.loss, world.crash, world.disk, world.cuts) = (0, 0, 1, 0);
     for id in world.alive() {
         world.crash(id);
     }

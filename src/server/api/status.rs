@@ -57,6 +57,7 @@ pub fn of_refused(reason: Refused) -> Status {
         Refused::Space => no_space(),
         Refused::NotLeader => Status::failed_precondition("etcdserver: not leader"),
         Refused::BadTransferee => Status::failed_precondition("etcdserver: bad leader transferee"),
+        Refused::Hollow => refused(Code::Unavailable, "quorate: this member is taking over its state from the leader"),
         Refused::Stopping => refused(Code::Unavailable, "etcdserver: server stopped"),
         Refused::Change(reason) => of_change(reason),
     }
@@ -185,6 +186,10 @@ mod tests {
             (Refused::Space, (ResourceExhausted, "etcdserver: mvcc: database space exceeded", None)),
             (Refused::NotLeader, (FailedPrecondition, "etcdserver: not leader", None)),
             (Refused::BadTransferee, (FailedPrecondition, "etcdserver: bad leader transferee", None)),
+            (
+                Refused::Hollow,
+                (Unavailable, "quorate: this member is taking over its state from the leader", Some("refused")),
+            ),
             (Refused::Stopping, (Unavailable, "etcdserver: server stopped", Some("refused"))),
         ];
         for (reason, expected) in refused {
