@@ -2,7 +2,7 @@
 //!
 //! [`Config::new`] turns flags and variables into values, or into one sentence on what is wrong, why, and what to write
 //! instead. It knows nothing of the disk: which flags still matter once a data directory exists is decided at start
-//! (`server/mod.rs`), which asks [`Config::bootstrap`] for the founding members only when there is none.
+//! (`server/join.rs`), which asks [`Config::bootstrap`] for the founding members only when there is none.
 //!
 //! Absent: TLS, unix sockets, discovery, configuration files; `flags.rs` refuses what would promise them.
 
@@ -250,16 +250,8 @@ impl Config {
     /// The founding members and this one's place among them: for a data directory that does not exist yet.
     ///
     /// # Errors
-    /// The member is not among them, or not under the URLs that it advertises; or it would have to join a running cluster.
+    /// The member is not among them, or not under the URLs that it advertises.
     pub fn bootstrap(&self) -> Result<Bootstrap, ConfigError> {
-        if self.existing {
-            return wrong(format!(
-                "--initial-cluster-state is existing, but {} holds no member's data, and joining a running cluster is not \
-                 there yet. To restart a member, point --data-dir at its old directory; to found a cluster, use \
-                 --initial-cluster-state new",
-                self.data_dir.display()
-            ));
-        }
         let alone = || BTreeMap::from([(self.name.clone(), self.advertise_peer.clone())]);
         let cluster = self.initial_cluster.clone().unwrap_or_else(alone);
         let Some(own) = cluster.get(&self.name) else {

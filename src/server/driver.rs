@@ -99,7 +99,7 @@ impl Mailbox {
 
     /// Asks the node and waits for its one answer, which comes within the node's request timeout.
     pub async fn ask(&self, request: Request) -> Reply {
-        let proposes = matches!(request, Request::Propose { .. });
+        let proposes = matches!(request, Request::Propose { .. } | Request::Change(_));
         let calls = self.shared.calls.fetch_add(1, Ordering::Relaxed);
         let slot = Slot(self.shared.next_slot.fetch_add(1, Ordering::Relaxed));
         let mut waiting = Waiting { mailbox: self, slot, answered: true };
@@ -160,7 +160,8 @@ impl Driver {
     /// # Errors
     /// The system has no thread to give.
     pub fn start(self) -> std::io::Result<JoinHandle<()>> {
-        let fatal = self.fatal.clone();
+        let (fatal, removed) = (self.fatal.clone(), self.transport.removed.clone());
+        let (view, own) = (self.view.clone(), self.transport.identity.member);
         std::thread::Builder::new().name("node".into()).spawn(move || {
             let turns = Turns {
                 driver: self,
@@ -174,7 +175,8 @@ impl Driver {
                 told: Revision(0),
             };
             if let Err(Halt(sentence)) = turns.run() {
-                let _ = fatal.send(sentence);
+                let told = if view.is_gone(own) { removed } else { fatal };
+                let _ = told.send(sentence);
             }
         })
     }

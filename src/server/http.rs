@@ -14,6 +14,7 @@ use super::exposition;
 use super::gateway::Gateway;
 use super::metrics;
 use crate::machine::budget::Share;
+use crate::proto::etcdserverpb as pb;
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
@@ -36,6 +37,9 @@ mod health;
 
 /// Our own version, beside etcd's in `/version`.
 const VERSION_HEADER: &str = "quorate-version";
+
+/// etcd's, beside `/members`.
+const CLUSTER_HEADER: &str = "x-etcd-cluster-id";
 
 /// The client port: the gRPC services of `services`, the same as JSON, and the pages.
 pub fn client_port(services: Router, config: &Config, front: &Arc<Front>) -> Router {
@@ -101,16 +105,24 @@ fn version() -> Response {
     response
 }
 
+/// As etcd's members ask each other when one joins.
 fn members(front: &Front) -> Response {
-    let members: Vec<_> = cluster::members(front)
-        .into_iter()
-        .map(|member| {
-            json!({
-                "id": member.id, "peerURLs": member.peer_ur_ls, "name": member.name, "clientURLs": member.client_ur_ls,
-            })
-        })
-        .collect();
-    json_page(StatusCode::OK, &serde_json::Value::Array(members))
+    let shown = |member: pb::Member| {
+        let mut shown = json!({ "id": member.id, "peerURLs": member.peer_ur_ls, "name": member.name });
+        if member.is_learner {
+            shown["isLearner"] = true.into();
+        }
+        if !member.client_ur_ls.is_empty() {
+            shown["clientURLs"] = member.client_ur_ls.into();
+        }
+        shown
+    };
+    let members = cluster::members(front).into_iter().map(shown).collect();
+    let mut response = json_page(StatusCode::OK, &serde_json::Value::Array(members));
+    if let Ok(cluster) = HeaderValue::from_str(&front.identity.cluster.to_string()) {
+        response.headers_mut().insert(CLUSTER_HEADER, cluster);
+    }
+    response
 }
 
 /// etcd's answer to whoever wants to change a page.

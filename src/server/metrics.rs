@@ -241,7 +241,7 @@ fn leases(page: &mut Page, counts: &LeaseCounts) {
 
 fn peers(page: &mut Page, front: &Front, status: &Status) {
     let own = front.identity.member;
-    let peers = &front.transport.peers;
+    let peers = &front.transport.peers.all();
     let mut family = page.family(Kind::Gauge, "etcd_network_active_peers", "Whether a peer can be sent to.");
     for (id, peer) in peers {
         let connected = u8::from(peer.connected.load(Ordering::Relaxed));
@@ -263,7 +263,7 @@ fn peers(page: &mut Page, front: &Front, status: &Status) {
     let help = "How long round trips to a peer took, in seconds, on the connection that the messages take.";
     let mut family = page.family(Kind::Histogram, "etcd_network_peer_round_trip_time_seconds", help);
     peers.iter().for_each(|(id, peer)| family.histogram(&[("To", id)], &peer.round_trips.0));
-    let beats = peers.values().map(|peer| peer.heartbeat_failures.load(Ordering::Relaxed)).sum::<u64>();
+    let beats = peers.iter().map(|(_, peer)| peer.heartbeat_failures.load(Ordering::Relaxed)).sum::<u64>();
     let help = "Heartbeats of this member, as the leader, that could not be sent.";
     page.counter("etcd_server_heartbeat_send_failures_total", help, beats);
     let help = "Entries of the leader's log that a follower has not acknowledged; the leader tells.";

@@ -15,7 +15,8 @@
 //!
 //! 1. Ports are bound before the data directory is touched, and the directory is locked before it is read: a start that
 //!    fails has changed nothing.
-//! 2. The process ends by itself in three ways only: in order (exit code 0, after a signal), with a sentence (exit code
+//! 2. The process ends by itself in three ways only: in order (exit code 0, after a signal, or when the member was removed
+//!    from its cluster), with a sentence (exit code
 //!    1: a bad start, a halted node, a disk that is not this member's), or by abort (a failed sync, a panic).
 //! 3. Whoever can't go on says so on one channel, `fatal`; only [`run`] ends the process in order.
 //!
@@ -27,7 +28,7 @@ use crate::machine::budget::Budget;
 use crate::node::{self, Halt, Identity, Reply, Request, RoleName, Status, Unopened};
 use crate::proto::{DESCRIPTORS, etcdserverpb, quorate, v3electionpb, v3lockpb};
 use crate::storage::Engine;
-use crate::storage::directory::{Databases, Directory, Expected, InitialMember, Refusal};
+use crate::storage::directory::{Databases, Directory, Expected, Refusal};
 use crate::storage::sled::{Options, install_panic_hook};
 use crate::storage::space::{self, SpaceGuard};
 use crate::time::Duration;
@@ -52,7 +53,8 @@ use tokio_stream::StreamExt as _;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use transport::{Acceptor, Dialer, PeerFacts};
+use transport::Acceptor;
+use transport::peers::{Peers, follow};
 
 pub mod api;
 pub mod calls;
@@ -63,6 +65,7 @@ pub mod exposition;
 pub mod flags;
 pub mod gateway;
 pub mod http;
+pub mod join;
 pub mod logging;
 pub mod metrics;
 pub mod notify;
@@ -136,9 +139,10 @@ fn live(config: &Config, notifier: &Arc<Notifier>, patience: Duration) -> Result
     for notice in &config.notices {
         tracing::warn!("{notice}");
     }
-    let expected = expected(config)?;
     let peer_ports = bind_all(&config.listen_peer, "--listen-peer-urls", patience)?;
     let client_ports = bind_all(&config.listen_client, "--listen-client-urls", patience)?;
+    // The ports are bound: whoever is let in will be there.
+    let expected = join::expected(config)?;
     notifier.status(&format!("opening {}", config.data_dir.display()));
     let member = Member::open(config, expected.as_ref())?;
     announce(config, &member);
@@ -156,19 +160,6 @@ fn live(config: &Config, notifier: &Arc<Notifier>, patience: Duration) -> Result
         _ => runtime.shutdown_background(),
     }
     outcome
-}
-
-/// Who the data directory must belong to, by the flags; `None` if they leave it to the directory.
-///
-/// As in etcd, the flags about the first cluster say nothing about a member that exists; but if they are given and speak of
-/// another one, the directory is the wrong one.
-fn expected(config: &Config) -> Result<Option<Expected>, String> {
-    let made = config.data_dir.join("META").exists();
-    if made && (config.existing || config.initial_cluster.is_none()) {
-        return Ok(None);
-    }
-    let founding = config.bootstrap().map_err(|error| error.to_string())?;
-    Ok(Some(Expected { cluster: founding.cluster, member: founding.member, members: founding.members }))
 }
 
 fn bind_all(urls: &[Url], flag: &str, patience: Duration) -> Result<Vec<TcpListener>, String> {
@@ -210,7 +201,7 @@ fn unbound(url: &Url, flag: &str, error: &std::io::Error) -> String {
 struct Member {
     opened: node::Opened,
     identity: Identity,
-    peers: Vec<InitialMember>,
+    members: usize,
     state: Arc<dyn Engine>,
     guard: SpaceGuard,
     clock: Clock,
@@ -227,10 +218,9 @@ impl Member {
             .map_err(|error| format!("can't tell how much room {} has: {error}", config.data_dir.display()))?;
         let clock = Clock::new();
         let (opened, state) = open_or_set_aside(config, &mut directory, clock)?;
-        let meta = directory.meta();
-        let peers = meta.members.iter().filter(|member| member.id != meta.member).cloned().collect();
         let identity = opened.node.identity();
-        Ok(Member { opened, identity, peers, state, guard, clock, directory })
+        let members = opened.node.view().members().len();
+        Ok(Member { opened, identity, members, state, guard, clock, directory })
     }
 }
 
@@ -336,6 +326,8 @@ struct Ports {
 /// What happened first.
 enum End {
     Signal(&'static str),
+    /// This member was removed from its cluster.
+    Removed(String),
     Fatal(String),
     Reopen,
 }
@@ -350,14 +342,16 @@ async fn serve(
     let mut stop = Stop::new().map_err(|error| format!("can't listen to signals: {error}"))?;
     let (fatal, mut fatalities) = mpsc::unbounded_channel();
     let (reopen, mut reopening) = mpsc::unbounded_channel();
-    let others = member.peers.clone();
+    let (removed, mut removals) = mpsc::unbounded_channel();
+    let outlets = Outlets { fatal, reopen, removed };
     let (front, threads, directory) =
-        start(config, member, (fatal, reopen), probe).map_err(|error| format!("can't start: {error}"))?;
+        start(config, member, outlets, probe).map_err(|error| format!("can't start: {error}"))?;
     let (closing, closed) = watch::channel(false);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", tonic_health::ServingStatus::Serving).await;
 
-    let peers = peer_routes(config, &front);
+    let acceptor = Acceptor::new(Arc::clone(&front.transport));
+    let peers = peer_routes(config, &front, acceptor.clone());
     for listener in ports.peer {
         let server = Server::builder()
             .accept_http1(true)
@@ -368,8 +362,7 @@ async fn serve(
         // What peers say to each other is counted by peer.
         tokio::spawn(listen(server, listener, Arc::default(), peers.clone(), closed.clone()));
     }
-    let dial = |peer| tokio::spawn(Dialer::new(Arc::clone(&front.transport), peer).run());
-    let dialers: Vec<_> = others.into_iter().map(dial).collect();
+    let dialers = tokio::spawn(follow(Arc::clone(&front.transport), acceptor, front.published.clone()));
     let clients = client_routes(config, &front, Routes::new(health_service), &closed)?;
     let mut drained = Vec::new();
     for listener in ports.client {
@@ -388,6 +381,7 @@ async fn serve(
 
     let end = tokio::select! {
         name = stop.wait() => End::Signal(name),
+        Some(sentence) = removals.recv() => End::Removed(sentence),
         Some(sentence) = fatalities.recv() => End::Fatal(sentence),
         Some(()) = reopening.recv() => End::Reopen,
     };
@@ -405,14 +399,19 @@ async fn serve(
                 Some(sentence) = fatalities.recv() => Err(sentence),
             }
         }
-        End::Signal(name) => {
+        End::Signal(_) | End::Removed(_) => {
             front.stopping.store(true, Ordering::Relaxed);
             notifier.stopping();
-            notifier.status(&format!("stopping after {name}"));
-            tracing::info!(
-                signal = name,
-                "stopping: handing over, finishing calls, syncing; a second signal ends at once"
-            );
+            if let End::Removed(sentence) = &end {
+                notifier.status(sentence);
+                tracing::warn!("{sentence}");
+            } else if let End::Signal(name) = &end {
+                notifier.status(&format!("stopping after {name}"));
+                tracing::info!(
+                    signal = name,
+                    "stopping: handing over, finishing calls, syncing; a second signal ends at once"
+                );
+            }
             tokio::select! {
                 outcome = finish(config, &front, &health, closing) => {
                     drop(directory);
@@ -438,7 +437,7 @@ struct Closing {
     closing: watch::Sender<bool>,
     /// The client ports: each ends when its last call has.
     drained: Vec<tokio::task::JoinHandle<()>>,
-    dialers: Vec<tokio::task::JoinHandle<()>>,
+    dialers: tokio::task::JoinHandle<()>,
     threads: Threads,
 }
 
@@ -450,7 +449,7 @@ async fn finish(
     Closing { closing, drained, dialers, threads }: Closing,
 ) -> Result<(), String> {
     health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
-    if front.published.borrow().role == RoleName::Leader && !front.transport.peers.is_empty() {
+    if front.published.borrow().role == RoleName::Leader && front.view.members().len() > 1 {
         let handover = front.mailbox.ask(Request::Transfer(None));
         match tokio::time::timeout(config.election_timeout, handover).await {
             Ok(Reply::Transferred) => tracing::info!("leadership was handed over"),
@@ -470,20 +469,27 @@ async fn finish(
         tracing::debug!("connections of clients were still open");
     }
     // Else they would see the node's links go, and dial again.
-    dialers.iter().for_each(tokio::task::JoinHandle::abort);
+    dialers.abort();
     front.watching.stop();
     front.mailbox.post(Event::Stop);
     tokio::task::spawn_blocking(|| threads.join()).await.map_err(|error| format!("stopping failed: {error}"))?
+}
+
+/// Where who can't go on says so.
+struct Outlets {
+    fatal: mpsc::UnboundedSender<String>,
+    reopen: mpsc::UnboundedSender<()>,
+    removed: mpsc::UnboundedSender<String>,
 }
 
 /// Starts the three threads, and makes what the services share.
 fn start(
     config: &Config,
     member: Member,
-    (fatal, reopen): (mpsc::UnboundedSender<String>, mpsc::UnboundedSender<()>),
+    Outlets { fatal, reopen, removed }: Outlets,
     probe: Option<SyncProbe>,
 ) -> std::io::Result<(Arc<Front>, Threads, Directory)> {
-    let Member { opened, identity, peers, state, guard, clock, directory } = member;
+    let Member { opened, identity, members: _, state, guard, clock, directory } = member;
     let (mailbox, events) = driver::mailbox();
     let view = opened.node.view();
     let staging = directory.staging(Options::new(STATE_CACHE_BYTES));
@@ -505,7 +511,9 @@ fn start(
         data_dir: data_dir.clone(),
         heartbeat_interval: config.heartbeat_interval,
         election_timeout: config.election_timeout,
-        peers: peers.iter().map(|peer| (peer.id, PeerFacts::default())).collect(),
+        removed,
+        peer_urls: config.advertise_peer.iter().map(Url::to_string).collect(),
+        peers: Peers::default(),
     });
     let limits = Limits {
         fragment_bytes: config.max_request_bytes + GRPC_OVERHEAD_BYTES,
@@ -576,8 +584,7 @@ async fn listen(
     }
 }
 
-fn peer_routes(config: &Config, front: &Arc<Front>) -> axum::Router {
-    let acceptor = Acceptor::new(Arc::clone(&front.transport));
+fn peer_routes(config: &Config, front: &Arc<Front>, acceptor: Acceptor) -> axum::Router {
     let service = quorate::peer_server::PeerServer::new(acceptor)
         .max_decoding_message_size(transport::frame_limit(config.max_request_bytes));
     http::peer_port(Routes::new(service).into_axum_router(), front)
@@ -718,7 +725,7 @@ fn announce(config: &Config, member: &Member) {
         data_dir = %config.data_dir.display(),
         heartbeat = ?config.heartbeat_interval,
         election = ?config.election_timeout,
-        members = member.peers.len() + 1,
+        members = member.members,
         "where it lives"
     );
 }

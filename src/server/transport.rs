@@ -12,26 +12,32 @@
 //! # Invariants
 //!
 //! 1. No message reaches the node but from a member of this cluster, on the disk that the cluster knows, addressed to
-//!    this member, sound, of the life that its Hello announced, and of one process in that life.
+//!    this member, sound, of the life that its Hello announced, and of one process in that life. One that is not known yet
+//!    passes if it names the cluster: this member may be behind, and the unknown one may be its leader.
 //! 2. [`Input::PeerLost`] follows the last message of its stream, and comes at most once per life of a peer unless that
 //!    peer connected again: a stream that was replaced by a newer one of the same life ends in silence.
 //! 3. A member that is told that its disk is not the one the cluster knows stops: an emptied volume has forgotten its
 //!    votes, and must not vote again under the old id.
 //!
-//! Absent: encryption, snapshots, and any promise that a message arrives.
+//! 4. A member that was removed is told so at the door, and stops.
+//!
+//! Who is dialled is in `peers.rs`; how an empty disk becomes a member is in `join.rs`.
+//!
+//! Absent: encryption, and any promise that a message arrives.
 
 use super::driver::{Event, Mailbox};
 use super::exposition::{Histogram, ROUND_TRIP_BOUNDS};
+use super::join;
 use crate::clock::instant;
 use crate::ids::{Incarnation, MemberId};
 use crate::machine::View;
 use crate::node::{Identity, Input};
 use crate::proto::quorate as pb;
 use crate::raft::{self, Envelope, Message};
-use crate::storage::directory::InitialMember;
 use crate::time::Duration;
 use crate::wire;
 use pb::welcome::Refusal;
+use peers::{Address, Peers};
 use prost::Message as _;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -46,6 +52,8 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
+
+pub mod peers;
 
 /// The wire version that a Hello speaks of.
 const PROTOCOL: u32 = 1;
@@ -205,6 +213,10 @@ pub struct Shared {
     pub mailbox: Mailbox,
     /// Where the process learns that it must not go on.
     pub fatal: mpsc::UnboundedSender<String>,
+    /// Where it learns that it is no member any more: then it ends in order.
+    pub removed: mpsc::UnboundedSender<String>,
+    /// Where peers reach this member.
+    pub peer_urls: Vec<String>,
     /// The data directory, for sentences.
     pub data_dir: String,
     /// `--heartbeat-interval`.
@@ -212,7 +224,7 @@ pub struct Shared {
     /// `--election-timeout`.
     pub election_timeout: Duration,
     /// The peers.
-    pub peers: BTreeMap<MemberId, PeerFacts>,
+    pub peers: Peers,
 }
 
 impl Shared {
@@ -231,12 +243,13 @@ impl Shared {
             disk_id: self.identity.disk.0,
             name: self.name.clone(),
             process: self.process,
+            peer_urls: self.peer_urls.clone(),
         }
     }
 
     /// Notes a message to `peer` that was dropped; whether it was a heartbeat.
     pub fn not_sent(&self, peer: MemberId, heartbeat: bool) {
-        if let Some(facts) = self.peers.get(&peer) {
+        if let Some(facts) = self.peers.get(peer) {
             facts.sent_failures.fetch_add(1, Ordering::Relaxed);
             facts.heartbeat_failures.fetch_add(u64::from(heartbeat), Ordering::Relaxed);
         }
@@ -271,32 +284,42 @@ impl Complaint {
     }
 }
 
-/// Keeps a connection to one peer, for ever.
+/// Keeps a connection to one peer, until it is aborted.
 pub struct Dialer {
     shared: Arc<Shared>,
-    peer: InitialMember,
+    peer: MemberId,
+    /// As last looked up.
+    name: String,
     complaint: Complaint,
 }
 
 impl Dialer {
     /// A dialer for a peer that `shared` has facts about.
-    pub fn new(shared: Arc<Shared>, peer: InitialMember) -> Dialer {
-        Dialer { shared, peer, complaint: Complaint::default() }
+    pub fn new(shared: Arc<Shared>, peer: MemberId) -> Dialer {
+        Dialer { shared, peer, name: peer.to_string(), complaint: Complaint::default() }
     }
 
     /// Dials, serves the connection until it breaks, dials again.
     pub async fn run(mut self) {
         let shared = Arc::clone(&self.shared);
-        let Some(facts) = shared.peers.get(&self.peer.id) else { return };
+        let Some(facts) = shared.peers.get(self.peer) else { return };
         let mut backoff = SHORTEST_BACKOFF;
-        for url in self.peer.peer_urls.clone().iter().cycle() {
-            let trouble = self.connection(url, facts).await;
+        for turn in 0.. {
+            // It may have moved since the last time.
+            if let Some(Address { name, peer_urls }) = shared.addresses().remove(&self.peer) {
+                if !name.is_empty() {
+                    self.name = name;
+                }
+                if let Some(url) = peer_urls.get(turn % peer_urls.len().max(1)) {
+                    let trouble = self.connection(url, &facts).await;
+                    self.complaint.make(self.peer, format!("no connection to {} at {url}: {trouble}", self.name));
+                }
+            }
             if facts.connected.swap(false, Ordering::Relaxed) {
                 facts.disconnects.fetch_add(1, Ordering::Relaxed);
-                self.shared.mailbox.post(Event::Input(Input::PeerUnreachable(self.peer.id)));
+                self.shared.mailbox.post(Event::Input(Input::PeerUnreachable(self.peer)));
                 backoff = SHORTEST_BACKOFF;
             }
-            self.complaint.make(self.peer.id, format!("no connection to {} at {url}: {trouble}", self.peer.name));
             if timeout(backoff, facts.alive.notified()).await.is_ok() {
                 backoff = SHORTEST_BACKOFF;
             } else {
@@ -321,7 +344,7 @@ impl Dialer {
             Ok(channel) => channel,
             Err(error) => return causes(&error),
         };
-        let (link, frames, _hold) = link(self.shared.hello(self.peer.id), Arc::clone(&facts.sent_bytes));
+        let (link, frames, _hold) = link(self.shared.hello(self.peer), Arc::clone(&facts.sent_bytes));
         let begun = instant();
         let mut client = pb::peer_client::PeerClient::new(channel);
         let handshake = async {
@@ -340,8 +363,8 @@ impl Dialer {
         }
         facts.rtt_us.store(micros(begun.elapsed()), Ordering::Relaxed);
         facts.connected.store(true, Ordering::Relaxed);
-        self.shared.mailbox.post(Event::Linked(self.peer.id, link));
-        tracing::info!(peer = %self.peer.id, name = self.peer.name, url, "connected to a peer");
+        self.shared.mailbox.post(Event::Linked(self.peer, link));
+        tracing::info!(peer = %self.peer, name = self.name, url, "connected to a peer");
         self.complaint = Complaint::default();
         tokio::select! {
             end = answers.message() => match end {
@@ -356,16 +379,16 @@ impl Dialer {
     fn check(&self, welcome: &pb::Welcome) -> Result<(), String> {
         let data_dir = &self.shared.data_dir;
         match Refusal::try_from(welcome.refusal) {
-            Ok(Refusal::Accepted) if welcome.member_id != self.peer.id.0 => {
+            Ok(Refusal::Accepted) if welcome.member_id != self.peer.0 => {
                 Err(format!("member {:x} answers there; check --initial-cluster", welcome.member_id))
             }
-            Ok(Refusal::Accepted) => self.shared.knows_disk(self.peer.id, welcome.disk_id),
+            Ok(Refusal::Accepted) => self.shared.knows_disk(self.peer, welcome.disk_id),
             Ok(Refusal::Disk) => {
                 let sentence = format!(
                     "{}: {}. What this member once promised its cluster is not in {data_dir}, so it must not take part \
                      under its old id. Bring its own data directory back and start it again; if that is lost, keep this \
                      member stopped: the others go on without it as long as they are a quorum",
-                    self.peer.name, welcome.reason
+                    self.name, welcome.reason
                 );
                 let _ = self.shared.fatal.send(sentence);
                 Err("it knows this member on another disk, or in a later life".to_string())
@@ -374,10 +397,19 @@ impl Dialer {
                 let sentence = format!(
                     "{}: {}. Either another process runs as this member, or {data_dir} is an old copy; run one process, \
                      on its own data directory",
-                    self.peer.name, welcome.reason
+                    self.name, welcome.reason
                 );
                 let _ = self.shared.fatal.send(sentence);
                 Err("it knows this member on another disk, or in a later life".to_string())
+            }
+            Ok(Refusal::Removed) => {
+                let sentence = format!(
+                    "{}: {}. Its data in {data_dir} are of no use to the cluster any more; to bring this host back, start it \
+                     with an empty --data-dir and --join",
+                    self.name, welcome.reason
+                );
+                let _ = self.shared.removed.send(sentence);
+                Err("it says that this member was removed".to_string())
             }
             Ok(Refusal::Protocol | Refusal::Cluster | Refusal::NotMe | Refusal::Stranger) => {
                 Err(format!("it refuses this member: {}", welcome.reason))
@@ -470,8 +502,8 @@ impl Acceptor {
             let reason = format!("member {from} is this process: two run under one id");
             return Err((Refusal::Stranger, reason));
         }
-        if !self.shared.view.members().iter().any(|member| member.id == from) {
-            return Err((Refusal::Stranger, format!("{from} is no member of cluster {}", own.cluster)));
+        if self.shared.view.is_gone(from) {
+            return Err((Refusal::Removed, format!("member {from} was removed from cluster {}", own.cluster)));
         }
         self.shared.knows_disk(from, hello.disk_id).map_err(|reason| (Refusal::Disk, reason))
     }
@@ -498,6 +530,13 @@ impl Acceptor {
         Ok((stream, replaced))
     }
 
+    /// Ends the stream of a peer that is no member any more: if it dials again, it hears why.
+    pub fn close(&self, peer: MemberId) {
+        if let Some(inbound) = self.inbound().get_mut(&peer) {
+            inbound.current = None;
+        }
+    }
+
     /// Ends a stream; says whether the node must hear of it.
     fn leave(&self, from: MemberId, incarnation: Incarnation, stream: u64) -> bool {
         let mut inbound = self.inbound();
@@ -521,13 +560,15 @@ impl Acceptor {
     ) {
         let (from, incarnation) = (MemberId(hello.from), Incarnation(hello.incarnation));
         tracing::info!(peer = %from, name = hello.name, %incarnation, "a peer connected");
-        if let Some(facts) = self.shared.peers.get(&from) {
+        let peer_urls = hello.peer_urls.clone();
+        self.shared.peers.met(from, Address { name: hello.name.clone(), peer_urls });
+        if let Some(facts) = self.shared.peers.get(from) {
             facts.alive.notify_one();
         }
         let end = loop {
             let frame = tokio::select! {
                 biased;
-                _ = &mut replaced => break "a newer connection took its place".to_string(),
+                _ = &mut replaced => break "a newer connection took its place, or it is no member any more".to_string(),
                 frame = frames.message() => frame,
             };
             match frame {
@@ -542,12 +583,13 @@ impl Acceptor {
         };
         tracing::info!(peer = %from, name = hello.name, %incarnation, "the connection from a peer ended: {end}");
         if self.leave(from, incarnation, stream) {
+            self.shared.peers.parted(from);
             self.shared.mailbox.post(Event::Input(Input::PeerLost { peer: from, incarnation }));
         }
     }
 
     fn deliver(&self, from: MemberId, incarnation: Incarnation, frame: pb::Frame) -> Result<(), String> {
-        if let Some(facts) = self.shared.peers.get(&from) {
+        if let Some(facts) = self.shared.peers.get(from) {
             facts.received_bytes.fetch_add(frame.encoded_len() as u64, Ordering::Relaxed);
         }
         for message in frame.messages {
@@ -601,6 +643,14 @@ impl pb::peer_server::Peer for Acceptor {
             }
         }
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn members(&self, _: Request<pb::PeerMembersRequest>) -> Result<Response<pb::PeerMembersResponse>, Status> {
+        join::members(&self.shared).await.map(Response::new)
+    }
+
+    async fn join(&self, request: Request<pb::JoinRequest>) -> Result<Response<pb::JoinResponse>, Status> {
+        join::admit(&self.shared, request.into_inner()).await.map(Response::new)
     }
 
     async fn ping(&self, _: Request<pb::PingRequest>) -> Result<Response<pb::PingResponse>, Status> {

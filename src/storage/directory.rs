@@ -63,7 +63,8 @@ pub struct Meta {
     pub member: MemberId,
     /// The directory itself, drawn by chance when it was made.
     pub disk: DiskId,
-    /// The members the cluster began with, this one among them, by id. Later flags don't change them.
+    /// The members the cluster began with, this one among them, by id. Later flags don't change them. None in the directory
+    /// of a member that joined later: it learns from the cluster who the others are.
     pub members: Vec<InitialMember>,
 }
 
@@ -451,6 +452,11 @@ fn write_meta(path: &Path, meta: &Meta, begun: bool) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(aside, path.join(META))?;
     sync_directory(path)
+}
+
+/// Who lives at `path`, if somebody does and it can be read; what else there is to say, [`Directory::open`] says.
+pub fn who_lives_at(path: &Path) -> Option<Meta> {
+    read_meta(path).ok().flatten().map(|(meta, _)| meta)
 }
 
 /// Who lives at `path`, and whether the member has begun. `None` if there is no META.

@@ -131,8 +131,8 @@ fn space(front: &Front, request: &pb::SpaceRequest, delimiter: u8) -> pb::SpaceR
 }
 
 fn peers(front: &Front, told: &node::Status) -> Vec<pb::PeerStatus> {
-    let peer = |id: &MemberId, facts: &crate::server::transport::PeerFacts| {
-        let seen = told.peers.iter().find(|peer| peer.id == *id);
+    let peer = |(id, facts): (MemberId, std::sync::Arc<crate::server::transport::PeerFacts>)| {
+        let seen = told.peers.iter().find(|peer| peer.id == id);
         let leads = told.role == RoleName::Leader;
         let matched = seen.map_or(0, |peer| peer.matched.0);
         pb::PeerStatus {
@@ -144,7 +144,7 @@ fn peers(front: &Front, told: &node::Status) -> Vec<pb::PeerStatus> {
             rtt_us: facts.rtt_us.load(Ordering::Relaxed),
         }
     };
-    front.transport.peers.iter().map(|(id, facts)| peer(id, facts)).collect()
+    front.transport.peers.all().into_iter().map(peer).collect()
 }
 
 fn cause(cause: Cause) -> &'static str {

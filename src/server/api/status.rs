@@ -111,14 +111,6 @@ pub fn too_large() -> Status {
     Status::invalid_argument("etcdserver: request is too large")
 }
 
-/// A call of etcd's API that this version does not serve.
-pub fn not_served(what: &str) -> Status {
-    Status::unimplemented(format!(
-        "etcdserver: {what} is not served by quorate {} yet; nothing was changed",
-        env!("CARGO_PKG_VERSION")
-    ))
-}
-
 fn refused(code: Code, text: &'static str) -> Status {
     with_outcome(code, text, "refused")
 }

@@ -203,7 +203,8 @@ fn bad_values_get_a_sentence() {
         ("--log-level loud", "it is debug, info, warn or error"),
         ("--log-format xml", "it is json or console"),
         ("--initial-cluster-state old", "it is new (found a cluster) or existing"),
-        ("--initial-cluster-state existing", "joining a running cluster is not there yet"),
+        ("--join a:1 --initial-cluster default=http://localhost:2380", "both say which cluster this is"),
+        ("--join a:b:c", "is not http://HOST:PORT"),
         ("--initial-cluster n1", "which is not NAME=URL"),
         ("--initial-cluster a=http://h:1,b=http://h:1", "has http://h:1 twice, for a and for b"),
         ("--initial-cluster a=http://h:1", "--name default is not in --initial-cluster, which names a"),
@@ -218,4 +219,11 @@ fn bad_values_get_a_sentence() {
 fn an_existing_directory_does_not_ask_for_founding_members() {
     let config = config("--initial-cluster-state existing --initial-cluster a=http://h:1").unwrap();
     assert!(config.existing);
+}
+
+#[test]
+fn peers_to_join_are_hosts_with_or_without_a_port_or_urls() {
+    let config = config("--join 10.0.0.1,n2:7000,http://N3:2380,[::1]:1").unwrap();
+    let urls: Vec<String> = config.join.iter().map(Url::to_string).collect();
+    assert_eq!(urls, ["http://10.0.0.1:2380", "http://n2:7000", "http://n3:2380", "http://[::1]:1"]);
 }

@@ -1,8 +1,8 @@
 //! Two ends on loopback, with mailboxes where the nodes would be.
 
 use super::*;
-use crate::ids::{ClusterId, DiskId, Term};
-use crate::machine::{Machine, Member};
+use crate::ids::{ClusterId, DiskId, Index, Position, Term};
+use crate::machine::{Content, Machine, Member, Membership, Standing};
 use crate::server::driver::mailbox;
 use crate::storage::memory::MemoryEngine;
 use std::net::SocketAddr;
@@ -19,6 +19,7 @@ struct End {
     shared: Arc<Shared>,
     events: Receiver<Event>,
     fatal: mpsc::UnboundedReceiver<String>,
+    removals: mpsc::UnboundedReceiver<String>,
 }
 
 fn identity(member: u64, incarnation: u64) -> Identity {
@@ -26,7 +27,7 @@ fn identity(member: u64, incarnation: u64) -> Identity {
     Identity { cluster: ClusterId(9), member: MemberId(member), disk, incarnation: Incarnation(incarnation) }
 }
 
-/// A member of a cluster of 1, 2 and 3, all on their own disks.
+/// A member of a cluster of 1, 2 and 3, all on their own disks; 7 was removed.
 fn end(identity: Identity) -> End {
     let member = |id: u64| Member {
         id: MemberId(id),
@@ -36,9 +37,13 @@ fn end(identity: Identity) -> End {
         disk: Some(DiskId(id * 100)),
         ..Member::default()
     };
-    let machine = Machine::open(Arc::new(MemoryEngine::new()), vec![member(1), member(2), member(3)]).unwrap();
+    let mut machine = Machine::open(Arc::new(MemoryEngine::new()), [1, 2, 3, 7].map(member).to_vec()).unwrap();
+    let members = (1..=3).map(|id| (MemberId(id), Standing::Voter)).collect();
+    let at = Position { index: Index(1), term: Term(1) };
+    machine.apply(at, Content::Membership(&Membership { members, ..Membership::default() })).unwrap();
     let (mailbox, events) = mailbox();
     let (sender, fatal) = mpsc::unbounded_channel();
+    let (removed, removals) = mpsc::unbounded_channel();
     let shared = Shared {
         identity,
         name: format!("n{}", identity.member.0),
@@ -49,9 +54,12 @@ fn end(identity: Identity) -> End {
         data_dir: "/data".into(),
         heartbeat_interval: Duration::from_millis(100),
         election_timeout: Duration::from_secs(1),
-        peers: (1..=3).map(|id| (MemberId(id), PeerFacts::default())).collect(),
+        removed,
+        peer_urls: Vec::new(),
+        peers: Peers::default(),
     };
-    End { shared: Arc::new(shared), events, fatal }
+    (1..=3).for_each(|id| shared.peers.enter(MemberId(id)));
+    End { shared: Arc::new(shared), events, fatal, removals }
 }
 
 async fn listen(shared: &Arc<Shared>) -> SocketAddr {
@@ -63,9 +71,9 @@ async fn listen(shared: &Arc<Shared>) -> SocketAddr {
 }
 
 fn dial(from: &Arc<Shared>, to: u64, address: SocketAddr) -> tokio::task::JoinHandle<()> {
-    let peer_urls = vec![format!("http://{address}")];
-    let peer = InitialMember { id: MemberId(to), name: format!("n{to}"), peer_urls };
-    tokio::spawn(Dialer::new(Arc::clone(from), peer).run())
+    let address = Address { name: format!("n{to}"), peer_urls: vec![format!("http://{address}")] };
+    from.peers.met(MemberId(to), address);
+    tokio::spawn(Dialer::new(Arc::clone(from), MemberId(to)).run())
 }
 
 /// The next event that matters to the test.
@@ -120,12 +128,12 @@ async fn messages_arrive_in_order_and_the_loss_comes_last() {
     for n in 0..1000 {
         assert_eq!(context(&next(&two.events, arrived).await), Some(n));
     }
-    assert!(one.shared.peers[&MemberId(2)].connected.load(Ordering::Relaxed));
+    assert!(one.shared.peers.get(MemberId(2)).unwrap().connected.load(Ordering::Relaxed));
     assert_eq!(link.bytes.load(Ordering::Relaxed), 0, "what was sent waits no more");
     dialer.abort();
     assert_eq!(context(&next(&two.events, arrived).await), None);
-    let sent = one.shared.peers[&MemberId(2)].sent_bytes.load(Ordering::Relaxed);
-    assert_eq!(sent, two.shared.peers[&MemberId(1)].received_bytes.load(Ordering::Relaxed));
+    let sent = one.shared.peers.get(MemberId(2)).unwrap().sent_bytes.load(Ordering::Relaxed);
+    assert_eq!(sent, two.shared.peers.get(MemberId(1)).unwrap().received_bytes.load(Ordering::Relaxed));
     assert!(sent > 1000, "{sent} bytes for 1000 messages");
 }
 
@@ -170,7 +178,8 @@ async fn strangers_are_refused_before_any_message() {
     assert_eq!(refusal(|hello| hello.protocol = 2), Err(Refusal::Protocol));
     assert_eq!(refusal(|hello| hello.cluster_id = 8), Err(Refusal::Cluster));
     assert_eq!(refusal(|hello| hello.to = 3), Err(Refusal::NotMe));
-    assert_eq!(refusal(|hello| hello.from = 4), Err(Refusal::Stranger));
+    assert_eq!(refusal(|hello| hello.from = 4), Ok(()), "it may be newer than what is known here");
+    assert_eq!(refusal(|hello| hello.from = 7), Err(Refusal::Removed));
     assert_eq!(refusal(|hello| hello.from = 2), Err(Refusal::Stranger));
     assert_eq!(refusal(|hello| hello.disk_id = 101), Err(Refusal::Disk));
     assert_eq!(refusal(|_| ()), Ok(()));
@@ -194,10 +203,7 @@ async fn a_member_on_a_disk_that_the_cluster_does_not_know_stops() {
 #[tokio::test]
 async fn no_messages_go_to_a_member_on_an_unknown_disk() {
     let (one, two) = (end(identity(1, 5)), end(Identity { disk: DiskId(77), ..identity(2, 1) }));
-    let dialer = Dialer::new(
-        Arc::clone(&one.shared),
-        InitialMember { id: MemberId(2), name: "n2".into(), peer_urls: Vec::new() },
-    );
+    let dialer = Dialer::new(Arc::clone(&one.shared), MemberId(2));
     let welcome = |disk: DiskId| pb::Welcome { member_id: 2, disk_id: disk.0, ..pb::Welcome::default() };
     assert!(dialer.check(&welcome(two.shared.identity.disk)).unwrap_err().contains("emptied"));
     assert_eq!(dialer.check(&welcome(DiskId(200))), Ok(()));
@@ -269,4 +275,41 @@ async fn a_frame_takes_all_that_waits_up_to_its_size() {
     assert!(link.send(large) && link.send(message(1)));
     assert_eq!(frames.next().await.unwrap().messages.len(), 1);
     assert_eq!(frames.next().await.unwrap().messages.len(), 1);
+}
+
+#[tokio::test]
+async fn a_removed_member_hears_it_at_the_door_and_ends() {
+    let (mut gone, two) = (end(identity(7, 5)), end(identity(2, 1)));
+    let address = listen(&two.shared).await;
+    gone.shared.peers.enter(MemberId(2));
+    dial(&gone.shared, 2, address);
+    let sentence = timeout(PATIENCE, gone.removals.recv()).await.unwrap().unwrap();
+    assert!(sentence.contains("member 7 was removed from cluster 9") && sentence.contains("--join"), "{sentence}");
+    assert!(gone.fatal.try_recv().is_err());
+}
+
+/// Follows the table of `end`; what is published never changes by itself.
+fn following(
+    end: &End,
+) -> (Acceptor, tokio::sync::watch::Sender<Arc<crate::node::Status>>, tokio::task::JoinHandle<()>) {
+    let acceptor = Acceptor::new(Arc::clone(&end.shared));
+    let (status, published) = tokio::sync::watch::channel(Arc::default());
+    let task = tokio::spawn(peers::follow(Arc::clone(&end.shared), acceptor.clone(), published));
+    (acceptor, status, task)
+}
+
+#[tokio::test]
+async fn who_is_not_known_yet_is_dialled_back_where_it_says_that_it_lives() {
+    let (leader, joiner) = (end(identity(4, 5)), end(identity(2, 1)));
+    let (_acceptor, _status, _follow) = following(&joiner);
+    let (home, door) = (listen(&leader.shared).await, listen(&joiner.shared).await);
+    let channel = Endpoint::from_shared(format!("http://{door}")).unwrap().connect().await.unwrap();
+    let mut hello = leader.shared.hello(MemberId(2));
+    hello.peer_urls = vec![format!("http://{home}")];
+    let (link, frames, _hold) = link(hello, Arc::default());
+    let mut answers = pb::peer_client::PeerClient::new(channel).connect(frames).await.unwrap().into_inner();
+    assert_eq!(answers.message().await.unwrap().unwrap().refusal(), Refusal::Accepted);
+    assert!(link.send(Envelope { from: MemberId(4), ..message(1) }));
+    let to = next(&joiner.events, |event| if let Event::Linked(to, _) = event { Some(to) } else { None }).await;
+    assert_eq!(to, MemberId(4));
 }
