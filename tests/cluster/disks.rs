@@ -6,9 +6,14 @@ use crate::load::{Load, NO_SPACE, eventually};
 use crate::strangers::spawn;
 use crate::support::{Cluster, Server, skip};
 use quorate::client::Error;
+use quorate::ids::Index;
 use quorate::proto::etcdserverpb as pb;
+use quorate::storage::Engine;
+use quorate::storage::key::Key;
+use quorate::storage::sled::{Options, SledEngine};
 use quorate::storage::space::{FLOOR, free_space};
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -175,4 +180,50 @@ async fn a_member_whose_disk_fills_at_once_comes_back_whole() {
     cluster.ready().await;
     println!("{} writes were declined", load.verify_declined(&cluster).await);
     assert!((0..3).all(|place| !cluster.log(place).contains("panicked")));
+}
+
+/// Flips a bit of the first value in a database whose key begins so.
+fn rot(database: &Path, key: u8) {
+    let engine = SledEngine::open(database, Options::new(8 << 20)).unwrap();
+    let mut found = None;
+    engine
+        .scan(&[key], &[key + 1], &mut |key, value| {
+            found = Some((key.to_vec(), value.to_vec()));
+            ControlFlow::Break(())
+        })
+        .unwrap();
+    let (key, mut value) = found.unwrap();
+    let last = value.len() - 1;
+    value[last] ^= 1;
+    engine.put(&key, &value).unwrap();
+    engine.sync().unwrap();
+}
+
+/// A state that rotted is set aside, said and made again; a log that rotted is refused, with the way out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_is_never_served() {
+    let mut cluster = Cluster::unstarted(Server::Quorate, 3, &[]);
+    (0..3).for_each(|place| cluster.start(place));
+    cluster.ready().await;
+    let load = Load::start(&cluster, 4);
+    load.acknowledged(200).await;
+    let data = cluster.nodes()[2].data_dir.clone();
+    // In order, so that the state is synced.
+    cluster.stop(2);
+    rot(&data.join("state"), Key::Record { first: Index(0), chunk: 0 }.encode()[0]);
+    cluster.start(2);
+    load.acknowledged(100).await;
+    cluster.ready().await;
+    assert!(cluster.log(2).contains("it is set aside"), "{}", cluster.log(2));
+    assert!(data.join("state.rotten").join("db").exists());
+    load.verify(&cluster).await;
+
+    cluster.kill(2);
+    rot(&data.join("raft"), Key::Log { first: Index(0), chunk: 0 }.encode()[0]);
+    cluster.start(2);
+    eventually("it ends by itself", async || cluster.ended(2).is_some()).await;
+    let log = cluster.log(2);
+    for phrase in ["the raft log is damaged at index", "must not vote", "quorate member replace"] {
+        assert!(log.contains(phrase), "it did not say {phrase:?}, but:\n{log}");
+    }
 }
