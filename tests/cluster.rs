@@ -34,6 +34,8 @@ mod space;
 #[path = "cluster/strangers.rs"]
 mod strangers;
 mod support;
+#[path = "cluster/takeover.rs"]
+mod takeover;
 #[path = "cluster/watched.rs"]
 mod watched;
 #[path = "cluster/watches.rs"]
