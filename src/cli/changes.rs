@@ -1,7 +1,7 @@
 //! `member add|remove|update|promote|replace`, `leader transfer`, `drain`: who belongs to the cluster, and who works in it.
 //!
 //! Before a change there is its plan: at each step who votes, how many of them decide, and how many may be lost. `--dry-run`
-//! ends there. What is printed on stdout is what etcdctl prints; the plan and everything else that people read is on stderr.
+//! prints that and ends there. Otherwise stdout has what etcdctl prints, and stderr the plan and everything else for people.
 //!
 //! The arithmetic here explains and warns; what is safe is decided by the leader, which knows who it hears.
 //!
@@ -175,13 +175,13 @@ pub async fn run(global: &Global, client: &Client, change: Change) -> Result<(),
             if !learner {
                 plan.push(Step::new(format!("{name} has caught up and votes"), voters + 1));
             }
-            if agree(&plan, dry_run) { add(global, client, &name, peer_urls, learner).await.map(drop) } else { Ok(()) }
+            if agree(&plan, dry_run)? { add(global, client, &name, peer_urls, learner).await.map(drop) } else { Ok(()) }
         }
         Change::Remove { member, dry_run } => {
             let member = members.find(&member)?;
             let left = voters - usize::from(!member.is_learner);
             let plan = [now, Step::new(format!("{} is removed", call(member)), left)];
-            if agree(&plan, dry_run) { remove(client, member.id).await } else { Ok(()) }
+            if agree(&plan, dry_run)? { remove(client, member.id).await } else { Ok(()) }
         }
         Change::Update { member, peer_urls } => {
             let id = members.find(&member)?.id;
@@ -193,7 +193,7 @@ pub async fn run(global: &Global, client: &Client, change: Change) -> Result<(),
             let member = members.find(&member)?;
             let gained = voters + usize::from(member.is_learner);
             let plan = [now, Step::new(format!("{} votes", call(member)), gained)];
-            if !agree(&plan, dry_run) {
+            if !agree(&plan, dry_run)? {
                 return Ok(());
             }
             let answer = client.member_promote(member.id).await?;
@@ -210,7 +210,7 @@ pub async fn run(global: &Global, client: &Client, change: Change) -> Result<(),
                 Step::new(format!("{name} has caught up and votes"), voters + 1),
                 Step::new(format!("{} is removed", call(&old)), voters + 1 - vote),
             ];
-            if !agree(&plan, dry_run) {
+            if !agree(&plan, dry_run)? {
                 return Ok(());
             }
             let new = add(global, client, &name, with, false).await?;
@@ -221,12 +221,17 @@ pub async fn run(global: &Global, client: &Client, change: Change) -> Result<(),
 }
 
 /// Shows the plan; whether to go on.
-fn agree(plan: &[Step], dry_run: bool) -> bool {
-    anstream::eprint!("{}", table(plan));
+fn agree(plan: &[Step], dry_run: bool) -> Result<bool, Failure> {
+    let mut text = table(plan);
     if plan.last().is_some_and(|last| last.voters.is_multiple_of(2)) {
-        anstream::eprintln!("an even number of voters may lose no more of them than one voter less would");
+        text += "an even number of voters may lose no more of them than one voter less would\n";
     }
-    !dry_run
+    if dry_run {
+        output::print(text)?
+    } else {
+        anstream::eprint!("{text}")
+    }
+    Ok(!dry_run)
 }
 
 fn cluster_of(header: Option<&pb::ResponseHeader>) -> u64 {
