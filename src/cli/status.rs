@@ -218,13 +218,17 @@ fn judge(heard: &Heard) -> Report {
 fn rows(heard: &Heard) -> Vec<Row> {
     let commit = |answer: &Answer| answer.status.as_ref().map_or(0, |status| status.raft_index);
     let newest = heard.answers.iter().map(commit).max().unwrap_or(0);
+    // Who joins is a member to etcd's clients, and votes only later: who knows most tells.
+    let inspects = heard.answers.iter().filter_map(|answer| answer.inspect.as_ref());
+    let told = inspects.filter(|inspect| !inspect.voters.is_empty()).max_by_key(|inspect| inspect.applied_index);
+    let votes = |member: &pb::Member| told.map_or(!member.is_learner, |told| told.voters.contains(&member.id));
     let row = |member: &pb::Member| {
         let mine = heard.answers.iter().find(|answer| {
             let id =
                 answer.status.as_ref().ok().and_then(|status| status.header.as_ref()).map(|header| header.member_id);
             id == Some(member.id)
         });
-        let mut row = Row { id: member.id, voter: !member.is_learner, ..Row::default() };
+        let mut row = Row { id: member.id, voter: votes(member), ..Row::default() };
         row.name = if member.name.is_empty() { format!("{:x}", member.id) } else { member.name.clone() };
         row.role = "down".to_owned();
         // A member may have addresses for several networks: this one's is the one that was given.
@@ -245,7 +249,11 @@ fn rows(heard: &Heard) -> Vec<Row> {
         (row.term, row.index, row.applied) = (status.raft_term, status.raft_index, status.raft_applied_index);
         row.db_bytes = status.db_size;
         if let Some(inspect) = &answer.inspect {
-            row.role = if status.is_learner { "learner".to_owned() } else { inspect.role.clone() };
+            row.role = match (status.is_learner, row.voter) {
+                (true, _) => "learner".to_owned(),
+                (false, false) => "joining".to_owned(),
+                (false, true) => inspect.role.clone(),
+            };
             row.version = inspect.version.clone();
             (row.term, row.index, row.applied) = (inspect.term, inspect.last_index, inspect.applied_index);
             row.sync_p99_us = Some(inspect.sync_p99_us);
@@ -493,6 +501,16 @@ mod tests {
         let role = if id == 3 { "leader" } else { "follower" }.to_owned();
         let inspect = own::InspectResponse { member_id: id, applied_index: 9, digest, role, ..Default::default() };
         heard.answers[id as usize - 1].inspect = Some(inspect);
+    }
+
+    #[test]
+    fn a_member_that_joins_is_no_voter_yet() {
+        let mut heard = heard(&[]);
+        digest(&mut heard, 1, 7);
+        heard.answers[0].inspect.as_mut().unwrap().voters = vec![2, 3];
+        let report = judge(&heard);
+        assert_eq!((report.voters, report.can_lose), (2, 0));
+        assert!(report.rows.iter().any(|row| row.role == "joining" && !row.voter), "{:?}", report.rows);
     }
 
     #[test]
