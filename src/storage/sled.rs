@@ -148,10 +148,7 @@ impl SledEngine {
             }
             outcome => outcome,
         }
-        .map_err(|unopened| match unopened {
-            Unopened::Corrupt(_) | Unopened::Panicked(_) => Unopenable::Rotten(fault(what(), unopened)),
-            Unopened::Other(_) | Unopened::Late => Unopenable::Fault(fault(what(), unopened)),
-        })?;
+        .map_err(|unopened| unopened.of(&what()))?;
         sync_what_sled_does_not(dir).map_err(|why| fault(what(), why))?;
 
         let engine = SledEngine { db, max_value: options.max_value(), flushes: Flushes::watched(dir)? };
@@ -246,6 +243,15 @@ enum Unopened {
     Other(String),
     Panicked(String),
     Late,
+}
+
+impl Unopened {
+    fn of(self, what: &str) -> Unopenable {
+        match self {
+            Unopened::Corrupt(_) | Unopened::Panicked(_) => Unopenable::Rotten(fault(what, self)),
+            Unopened::Other(_) | Unopened::Late => Unopenable::Fault(fault(what, self)),
+        }
+    }
 }
 
 impl fmt::Display for Unopened {
@@ -606,6 +612,11 @@ mod tests {
         });
         assert!(matches!(late, Err(Unopened::Late)));
         drop(never);
+        // What may be sound is not rot: nobody sets it aside.
+        let rotten = [Unopened::Panicked(String::new()), Unopened::Corrupt(String::new())];
+        assert!(rotten.into_iter().all(|unopened| matches!(unopened.of("it"), Unopenable::Rotten(_))));
+        let unknown = [Unopened::Late, Unopened::Other("no permission".into())];
+        assert!(unknown.into_iter().all(|unopened| matches!(unopened.of("it"), Unopenable::Fault(_))));
     }
 
     #[test]
