@@ -435,9 +435,9 @@ async fn a_cluster_that_lost_its_quorum_goes_on_with_one_survivor() {
 
     cluster.start(0);
     let client = cluster.client_of(0);
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = quorate::clock::instant() + PATIENCE;
     while client.health(&cluster.endpoints()[0]).await.is_ok_and(|health| health.read.is_err()) {
-        assert!(std::time::Instant::now() < deadline, "the survivor does not answer");
+        assert!(quorate::clock::instant() < deadline, "the survivor does not answer");
     }
     let alone = format!("--endpoints={}", cluster.endpoints()[0]);
     let keys = bare(&[&alone, "get", "", "--prefix", "--keys-only"]);
