@@ -25,6 +25,8 @@ mod lab;
 mod leases;
 #[path = "cluster/load.rs"]
 mod load;
+#[path = "cluster/members.rs"]
+mod members;
 #[path = "cluster/ranges.rs"]
 mod ranges;
 #[path = "cluster/refusals.rs"]

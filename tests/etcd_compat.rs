@@ -2,7 +2,7 @@
 //!
 //! Three ways to ask: raw requests whose decoded answers are compared field by field (`script.rs`); an unmodified etcdctl
 //! whose output is compared (`etcdctl.rs`); and the `etcd-client` crate, in a package of its own because it needs protoc.
-//! `watch.rs` holds the same watch conversations with both; `metrics.rs` compares what both tell a scrape, `gateway.rs` what
+//! `watch.rs` holds the same watch conversations with both; `metrics.rs` compares what both tell a scrape, `members.rs` changes of the membership, `gateway.rs` what
 //! both answer to curl, `recipes.rs` how locks and elections go, and `snapshot.rs` takes
 //! snapshots of ours.
 //! `ETCD_BIN_DIR` says where etcd and etcdctl 3.5 are.
@@ -13,6 +13,8 @@
 mod etcdctl;
 #[path = "etcd_compat/gateway.rs"]
 mod gateway;
+#[path = "etcd_compat/members.rs"]
+mod members;
 #[path = "etcd_compat/metrics.rs"]
 mod metrics;
 #[path = "etcd_compat/recipes.rs"]

@@ -153,6 +153,11 @@ impl View {
         Revision(self.0.read().compacted)
     }
 
+    /// A member.
+    pub fn member(&self, id: MemberId) -> Option<Member> {
+        self.0.read().members.get(&id).cloned()
+    }
+
     /// The members, by id.
     pub fn members(&self) -> Vec<Member> {
         self.0.read().members.values().cloned().collect()

@@ -8,7 +8,7 @@
 //!
 //! Absent: the v2 API, pprof.
 
-use super::api::{ETCD_CLUSTER_VERSION, ETCD_VERSION, Front, cluster};
+use super::api::{ETCD_CLUSTER_VERSION, ETCD_VERSION, Front, cluster, status};
 use super::config::{Config, GRPC_OVERHEAD_BYTES};
 use super::exposition;
 use super::gateway::Gateway;
@@ -201,11 +201,21 @@ impl HttpBody for Paid {
 /// Counts the call, if it is one.
 async fn counted(front: Arc<Front>, request: Request, next: Next) -> Response {
     let call = front.metrics.calls.begin(request.uri().path());
-    let response = with_etcds_texts(request, next).await;
+    let response = match front.is_learner() && !is_for_learners(request.uri().path()) {
+        true => status::not_for_learners().into_http(),
+        false => with_etcds_texts(request, next).await,
+    };
     match call {
         Some(call) => call.answered(response),
         None => response,
     }
+}
+
+/// What a learner answers, as in etcd: what it has itself, old as it may be. Of ranges, the serializable ones (`api/kv.rs`).
+fn is_for_learners(path: &str) -> bool {
+    let is_etcds = ["/etcdserverpb.", "/v3lockpb.", "/v3electionpb."].iter().any(|service| path.starts_with(service));
+    let served = ["KV/Range", "KV/RangeStream", "Maintenance/Status", "Maintenance/Snapshot"];
+    !is_etcds || served.iter().any(|method| path.strip_prefix("/etcdserverpb.") == Some(*method))
 }
 
 /// gRPC errors that tonic makes before a service sees the call, in etcd's words.

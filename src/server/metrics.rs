@@ -159,7 +159,7 @@ fn consensus(page: &mut Page, front: &Front, status: &Status) {
     let unread = front.metrics.read_indexes_failed.load(Ordering::Relaxed);
     page.gauge("etcd_server_has_leader", "Whether a leader is known.", u8::from(status.leader.is_some()));
     page.gauge("etcd_server_is_leader", "Whether this member leads.", u8::from(leads));
-    page.gauge("etcd_server_is_learner", "Whether this member has no vote.", 0);
+    page.gauge("etcd_server_is_learner", "Whether this member has no vote.", u8::from(front.is_learner()));
     let help = "How often a leader was found, the first one included.";
     page.counter("etcd_server_leader_changes_seen_total", help, status.leader_changes);
     page.gauge("etcd_server_proposals_committed_total", "The commit index of the log.", status.commit);

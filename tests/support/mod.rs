@@ -223,8 +223,34 @@ impl Cluster {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The command that starts a member.
+    /// A place for one more member, which is not of the first ones.
+    pub fn add(&mut self) -> usize {
+        let dir = self.dir.as_ref().expect("the cluster has a directory").path();
+        let name = format!("n{}", self.nodes.len() + 1);
+        let (client, peer) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+        let (data_dir, log_path) = (dir.join(&name), dir.join(format!("{name}.log")));
+        self.nodes.push(Node { client, peer, data_dir, log_path, process: None, name });
+        self.nodes.len() - 1
+    }
+
+    /// All members as `--initial-cluster` has them.
+    pub fn initial_cluster(&self) -> String {
+        let members = self.nodes.iter().map(|node| format!("{}=http://{}", node.name, node.peer));
+        members.collect::<Vec<_>>().join(",")
+    }
+
+    /// The command that starts a member of the first cluster.
     pub fn command(&self, place: usize) -> Command {
+        let mut command = self.command_without_cluster(place);
+        command
+            .args(["--initial-cluster", &self.initial_cluster(), "--initial-cluster-token", "test"])
+            .args(["--initial-cluster-state", "new"])
+            .args(&self.extra);
+        command
+    }
+
+    /// The command that starts a member, but for what says which cluster it belongs to.
+    pub fn command_without_cluster(&self, place: usize) -> Command {
         let node = &self.nodes[place];
         let mut command = match &self.server {
             Server::Quorate => {
@@ -241,17 +267,12 @@ impl Cluster {
             }
         }
         let (client, peer) = (format!("http://{}", node.client), format!("http://{}", node.peer));
-        let members: Vec<String> =
-            self.nodes.iter().map(|node| format!("{}=http://{}", node.name, node.peer)).collect();
         command
             .args(["--name", &node.name])
             .arg("--data-dir")
             .arg(&node.data_dir)
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &members.join(","), "--initial-cluster-token", "test"])
-            .args(["--initial-cluster-state", "new"])
-            .args(&self.extra);
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         command
     }
 

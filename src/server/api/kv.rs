@@ -75,6 +75,7 @@ impl pb::kv_server::Kv for Kv {
         front.check_leader(request.metadata())?;
         let range = request.into_inner();
         check::range(&range).map_err(|error| front.fail(&error))?;
+        front.check_learner(range.serializable)?;
         let (term, timed) = if range.serializable { (front.term(), None) } else { front.vouched().await? };
         let mut share = Share::of(&front.ranges);
         let mut read = || front.view.range_within(&range, &mut share);
@@ -176,6 +177,7 @@ impl pb::kv_server::Kv for Kv {
         let range = request.into_inner();
         check::range(&range).map_err(|error| front.fail(&error))?;
         check_streamed(&range)?;
+        front.check_learner(range.serializable)?;
         let term = if range.serializable { front.term() } else { front.readable().await? };
         let piece_bytes = front.max_request_bytes as u64;
         let mut stream = front.view.stream(range, piece_bytes).map_err(|error| front.fail(&error))?;

@@ -81,6 +81,7 @@ impl pb::maintenance_server::Maintenance for Maintenance {
             errors: errors(front, now.leader.is_some()),
             db_size_in_use: in_use,
             db_size_quota: front.quota.map_or(0, |quota| i64::try_from(quota).unwrap_or(i64::MAX)),
+            is_learner: front.is_learner(),
             ..pb::StatusResponse::default()
         }))
     }

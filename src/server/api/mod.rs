@@ -128,6 +128,12 @@ impl Front {
         self.published.borrow().term
     }
 
+    /// Whether this member learns until somebody asks for it to vote.
+    pub fn is_learner(&self) -> bool {
+        let own = self.view.member(self.identity.member);
+        own.is_some_and(|member| member.standing == machine::Standing::Learner)
+    }
+
     /// Whether a leader is known.
     pub fn has_leader(&self) -> bool {
         self.published.borrow().leader.is_some()
@@ -164,6 +170,14 @@ impl Front {
     pub fn check_leader(&self, metadata: &MetadataMap) -> Result<(), Status> {
         let refused = needs_leader(metadata) && !self.has_leader();
         if refused { Err(status::of_refused(Refused::NoLeader)) } else { Ok(()) }
+    }
+
+    /// Refuses a read that asks for the newest where this member is a learner.
+    ///
+    /// # Errors
+    /// "rpc not supported for learner".
+    pub fn check_learner(&self, serializable: bool) -> Result<(), Status> {
+        if !serializable && self.is_learner() { Err(status::not_for_learners()) } else { Ok(()) }
     }
 
     /// Ends when no leader was known for three election timeouts on end: then etcd cuts the streams of callers who want one.

@@ -111,6 +111,11 @@ pub fn too_large() -> Status {
     Status::invalid_argument("etcdserver: request is too large")
 }
 
+/// What a member without a vote does not serve.
+pub fn not_for_learners() -> Status {
+    refused(Code::Unavailable, "etcdserver: rpc not supported for learner")
+}
+
 fn refused(code: Code, text: &'static str) -> Status {
     with_outcome(code, text, "refused")
 }
