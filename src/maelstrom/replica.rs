@@ -67,6 +67,7 @@ impl Replica {
             space: SpaceConfig::default(),
             retention: Retention::everything(),
             max_learners: 0,
+            piece_bytes: crate::node::PIECE_BYTES,
             name: own.to_owned(),
             client_urls: Vec::new(),
         };

@@ -41,8 +41,8 @@ use crate::time::Time;
 use bytes::{Bytes, BytesMut};
 use own::leader_question::Question;
 
-/// A piece: a record is some 8 KiB, a disk reads some of them in the time of a round trip. Tests have small stores.
-const PIECE_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 512 << 10 };
+/// A good piece: a record is some 8 KiB, a disk reads some of them in the time of a round trip.
+pub const PIECE_BYTES: u64 = 512 << 10;
 /// Staged, but not yet written at most; beyond it, nothing is asked for.
 const STAGING_BYTES_MAX: usize = 4 << 20;
 
@@ -137,11 +137,11 @@ impl Transfer {
         self.prefix.reached().index == Index(0) && self.parts.is_none()
     }
 
-    fn question(&self) -> own::RecordsQuestion {
+    fn question(&self, max_bytes: u64) -> own::RecordsQuestion {
         own::RecordsQuestion {
             transfer: self.number,
             from: self.prefix.reached().index.next().0,
-            max_bytes: PIECE_BYTES,
+            max_bytes,
             // Nothing can be followed by any record.
             pin: self.pin.filter(|_| !self.is_empty()).map(encode_id),
             swept: if self.is_empty() { i64::MAX } else { self.swept },
@@ -293,7 +293,7 @@ impl Node {
         install.numbers = context;
         let again_at = now + self.config.election_timeout;
         transfer.asked = Some(Asked { context, leadership, again_at });
-        let question = transfer.question();
+        let question = transfer.question(self.config.piece_bytes);
         self.ask_leader(context, Question::Records(question));
     }
 
@@ -305,7 +305,7 @@ impl Node {
         let install = &mut self.install;
         let Some(transfer) = install.transfer.as_mut().filter(|_| install.adopting.is_none()) else { return };
         let is_due = transfer.asked.as_ref().is_some_and(|asked| asked.context == context);
-        if !is_due || answer.transfer != transfer.number || answer.from != transfer.question().from {
+        if !is_due || answer.transfer != transfer.number || answer.from != transfer.prefix.reached().index.next().0 {
             return;
         }
         let wanted = transfer.wanted;

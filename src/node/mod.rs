@@ -63,13 +63,14 @@ pub use elections::{Cause, Election};
 pub use input::{
     Effect, Input, RecordsRead, Refused, Reply, Request, Slot, StageWrite, StateWrite, TimeLeft, Uncertain,
 };
-pub use install::InstallStatus;
+pub use install::{InstallStatus, PIECE_BYTES};
 pub use leases::LeaseCounts;
 pub use membership::ChangeRefused;
 pub use node::Node;
 pub use open::{Opened, Opening, Unopened, open};
 pub use restore::restore;
 pub use retention::Retention;
+pub use source::REST;
 pub use space::{SpaceConfig, SpaceStatus};
 pub use stages::Stages;
 
@@ -94,6 +95,8 @@ pub struct Config {
     pub retention: Retention,
     /// `--max-learners`: how many members may learn until somebody asks for them to vote.
     pub max_learners: usize,
+    /// Bytes of a state that this member asks for at once when it takes one over: [`PIECE_BYTES`].
+    pub piece_bytes: u64,
 }
 
 /// Why a node stops for good: printed, then the process exits.

@@ -27,7 +27,7 @@ use own::leader_answer::Answer;
 use std::collections::BTreeMap;
 
 /// How long the sweep rests after the last question: as long as an asker may be without a word, crash and come back.
-pub(super) const REST: Duration = Duration::from_secs(30);
+pub const REST: Duration = Duration::from_secs(30);
 /// An answer's records are at most so many bytes, whatever is asked for.
 const BYTES_MAX: usize = 1 << 20;
 

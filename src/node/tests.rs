@@ -444,6 +444,7 @@ fn config_of(id: MemberId) -> Config {
         space: SpaceConfig::default(),
         retention: Retention::default(),
         max_learners: 1,
+        piece_bytes: 16 << 10,
     }
 }
 

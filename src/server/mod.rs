@@ -277,6 +277,7 @@ fn node_config(config: &Config) -> node::Config {
         space: config.space,
         retention: config.retention,
         max_learners: config.max_learners,
+        piece_bytes: crate::node::PIECE_BYTES,
     }
 }
 

@@ -9,7 +9,10 @@ use crate::check::history::{Call, Reply as Answer};
 use crate::ids::{Incarnation, Index, MemberId, Position, RequestId, Term};
 use crate::machine;
 use crate::node::events::Glance;
-use crate::node::{Effect, Halt, Input, Refused, Reply, Request, Slot, Stages, StateWrite, Uncertain};
+use crate::node::{
+    Effect, Halt, Input, InstallStatus, RecordsRead, Refused, Reply, Request, Slot, StageWrite, Stages, StateWrite,
+    Uncertain,
+};
 use crate::raft::log::Log;
 use crate::raft::quorum::Configuration;
 use crate::raft::{Config, Entry, HardState, LogRead, Persisted, Raft, Ready, TransferError};
@@ -198,7 +201,14 @@ impl Host for Core {
         let raft = Raft::new(config, self.hard, log, self.synced, now);
         let stamps: Vec<Stamp> = self.entries.iter().map(Stamp::of).collect();
         let digest = stamps[..self.synced.0 as usize].iter().fold(0, digest);
-        let born = Born { life, hard: self.hard, log: stamps, applied: (self.synced, digest), lost: None };
+        let born = Born {
+            life,
+            hard: self.hard,
+            base: Position::default(),
+            log: stamps,
+            applied: (self.synced, digest),
+            lost: None,
+        };
         self.alive = Some(Alive {
             raft,
             applied: self.synced,
@@ -324,6 +334,18 @@ impl Host for Core {
 
     fn write_state(&mut self, _: &StateWrite) -> Result<(), String> {
         Ok(())
+    }
+
+    fn read_records(&mut self, _: &RecordsRead) -> Result<Vec<(Index, Bytes)>, String> {
+        unreachable!("the core has no records")
+    }
+
+    fn stage(&mut self, _: &StageWrite) -> Result<(), String> {
+        unreachable!("the core has no state")
+    }
+
+    fn install(&self) -> InstallStatus {
+        InstallStatus::default()
     }
 
     fn break_disk(&mut self, _: bool) {

@@ -13,7 +13,7 @@ use super::host::Host;
 use super::laws::{Law, Violation};
 use super::place::Place;
 use super::world::{Event, World};
-use crate::node::Input;
+use crate::node::{Input, REST};
 use crate::time::{Duration, Time};
 
 impl<H: Host> World<H> {
@@ -200,7 +200,8 @@ impl<H: Host> World<H> {
         }
         let swept = |world: &World<H>| !nodes.iter().any(|node| world.places[*node].host.is_sweeping());
         let done = |world: &World<H>| swept(world) && world.is_one();
-        if !self.wait(self.patience(1000), done)? {
+        // A sweep rests while a state is taken over, and for a while after that.
+        if !self.wait(self.patience(1000) + REST, done)? {
             return self.laws.broken(Law::SpaceReturns, || "a core at rest sweeps for ever".to_string());
         }
         nodes.iter().try_for_each(|node| self.compare(*node, true))?;

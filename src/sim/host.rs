@@ -7,9 +7,9 @@ use crate::check::history::{Call, Reply};
 use crate::ids::{Incarnation, Index, MemberId, Position};
 use crate::machine;
 use crate::node::events::Glance;
-use crate::node::{Effect, Halt, Input, Retention, SpaceConfig, StateWrite};
+use crate::node::{Effect, Halt, Input, InstallStatus, RecordsRead, Retention, SpaceConfig, StageWrite, StateWrite};
 use crate::raft::{Entry, HardState, Limits, LogRead, Persisted, Raft, Ready};
-use crate::rng::Seed;
+use crate::rng::{Rng, Seed, mix};
 use crate::time::{Duration, Time};
 use bytes::Bytes;
 
@@ -30,6 +30,8 @@ pub struct Shape {
     pub space: SpaceConfig,
     /// How much of the log is kept.
     pub retention: Retention,
+    /// How large the pieces of a state are that is taken over.
+    pub piece_bytes: u64,
 }
 
 impl Shape {
@@ -41,9 +43,21 @@ impl Shape {
             request_timeout: Duration::from_secs(1) + plan.timers.election * 2,
             limits: plan.limits(),
             space: plan.history.config(),
-            retention: Retention::everything(),
+            retention: retention(plan.seed),
+            piece_bytes: 1 << (10 + mix(plan.seed ^ 0x7069_6563) % 7),
         }
     }
+}
+
+/// Some keep all of their log, others so little that whoever was away takes over a state.
+fn retention(seed: u64) -> Retention {
+    let mut dice = Rng::new(Seed(mix(seed ^ 0x6c6f_6773)));
+    let mut pick = |of: &[u64]| of[dice.below(of.len() as u64) as usize];
+    if pick(&[0, 1, 1]) == 0 {
+        return Retention::everything();
+    }
+    let (every, keep_entries) = (pick(&[1, 10, 50]), pick(&[0, 5, 50]));
+    Retention { every, keep_entries, keep_bytes: 1 << 20, keep_bytes_max: pick(&[1, 4_000, 1 << 20]) }
 }
 
 /// What tells an entry from every other one: its term and its checksum, at its index.
@@ -69,12 +83,25 @@ pub struct Born {
     pub life: Incarnation,
     /// Term and vote.
     pub hard: HardState,
-    /// The log, from index 1 on.
+    /// Where the log begins.
+    pub base: Position,
+    /// The log, from there on.
     pub log: Vec<Stamp>,
     /// What the state's disk had applied, and the digest of that.
     pub applied: (Index, u64),
     /// What it had acknowledged and its log has lost.
     pub lost: Option<Position>,
+}
+
+/// What the state's disk is given to do, in order.
+#[derive(Debug)]
+pub enum StateWork {
+    /// [`Effect::WriteState`].
+    Write(StateWrite),
+    /// [`Effect::ReadRecords`].
+    Read(RecordsRead),
+    /// [`Effect::Stage`].
+    Stage(StageWrite),
 }
 
 /// What a crash left undone, and how much of a list of so many unsynced writes survives it.
@@ -145,6 +172,21 @@ pub trait Host {
     /// # Errors
     /// The disk failed: the process must end.
     fn write_state(&mut self, write: &StateWrite) -> Result<(), String>;
+
+    /// The state's disk: reads records.
+    ///
+    /// # Errors
+    /// The disk failed: the process must end.
+    fn read_records(&mut self, read: &RecordsRead) -> Result<Vec<(Index, Bytes)>, String>;
+
+    /// The state's disk: writes this to the state that is being staged.
+    ///
+    /// # Errors
+    /// The disk failed: the process must end.
+    fn stage(&mut self, write: &StageWrite) -> Result<(), String>;
+
+    /// What it takes over.
+    fn install(&self) -> InstallStatus;
 
     /// The next write or sync of the log's (or the state's) disk fails.
     fn break_disk(&mut self, log: bool);

@@ -266,11 +266,20 @@ impl Laws {
         self.demand(Law::Recovery, seen.wiped || born.lost.is_none(), || {
             format!("n{} wakes and misses what it had acknowledged, up to {:?}", node + 1, born.lost)
         })?;
-        // What was synced is there, but for what a later write has cut off.
+        // What the log does not hold any more is in the state, and committed: nobody else has another entry there.
+        let base = born.base.index.0 as usize;
+        let Some(gone) = self.committed.get(..base).filter(|_| born.base.index <= born.applied.0) else {
+            return self.broken(Law::Recovery, || {
+                format!("n{} wakes with a log that begins after {}, {} applied", node + 1, born.base, born.applied.0)
+            });
+        };
+        let log: Vec<Stamp> = gone.iter().chain(&born.log).copied().collect();
+        // What was synced is there, but for what a later write has cut off, or what gave way to a state that was taken over.
         let floor = seen.handed.iter().map(|(_, cut)| *cut).fold(seen.durable.len(), usize::min);
-        let kept = born.log.get(..floor).is_some_and(|log| *log == seen.durable[..floor]);
+        let gave_way = base > 0 && seen.durable.get(base - 1) != gone.last();
+        let kept = gave_way || log.get(..floor).is_some_and(|log| *log == seen.durable[..floor]);
         self.demand(Law::Recovery, seen.wiped || kept, || {
-            format!("n{} wakes with a log of {}, {floor} entries were synced", node + 1, born.log.len())
+            format!("n{} wakes with a log of {}, {floor} entries were synced", node + 1, log.len())
         })?;
         self.demand(Law::Monotone, seen.wiped || born.life > seen.life, || {
             format!("n{} wakes in life {} after {}", node + 1, born.life, seen.life)
@@ -286,8 +295,8 @@ impl Laws {
         let seen = &mut self.members[node];
         (seen.hard, seen.life) = (born.hard, born.life);
         seen.handed.clear();
-        seen.durable.clone_from(&born.log);
-        seen.written.clone_from(&born.log);
+        seen.durable.clone_from(&log);
+        seen.written = log;
         seen.glance = Glance { applied, commit: applied, term: born.hard.term, digest, ..Glance::default() };
         seen.compared = 0;
         Ok(())

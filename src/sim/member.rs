@@ -1,5 +1,5 @@
 //! The whole member as a host: the production node, log store and machine, born by the production `open`, on two engines
-//! in memory.
+//! in memory, and a third one for a state that is being staged: it takes the place of the other in one step.
 //!
 //! A crash executes what was on its way to the disks without a sync and then keeps a prefix of everything unsynced, which is
 //! exactly what the engine's contract allows (`storage/mod.rs`), and the worst of it.
@@ -10,7 +10,9 @@ use crate::check::history::{Call, Reply};
 use crate::ids::{ClusterId, DiskId, Index, MemberId};
 use crate::machine;
 use crate::node::events::Glance;
-use crate::node::{Config, Effect, Halt, Input, Node, Opening, StateWrite, open};
+use crate::node::{
+    Config, Effect, Halt, Input, InstallStatus, Node, Opening, RecordsRead, StageWrite, StateWrite, open,
+};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::mvccpb::KeyValue;
 use crate::raft::{Entry, LogRead, Persisted, Raft, Ready};
@@ -33,6 +35,7 @@ pub struct Member {
     disks: u64,
     raft: MemoryEngine,
     state: MemoryEngine,
+    staging: MemoryEngine,
     rotten: Option<Rotten>,
     alive: Option<(Node, LogStore)>,
 }
@@ -82,6 +85,7 @@ impl Member {
             space: self.shape.space,
             retention: self.shape.retention,
             max_learners: 1,
+            piece_bytes: self.shape.piece_bytes,
         }
     }
 
@@ -133,6 +137,7 @@ impl Host for Member {
             disks: 1,
             raft: MemoryEngine::new(),
             state: MemoryEngine::new(),
+            staging: MemoryEngine::new(),
             rotten: None,
             alive: None,
         }
@@ -141,11 +146,13 @@ impl Host for Member {
     fn start(&mut self, now: Time, seed: Seed) -> Result<Born, Halt> {
         let (raft, state) = (Arc::new(self.raft.clone()), Arc::new(self.state.clone()));
         let opened = open(Opening { meta: self.meta(), raft, state, config: self.config(), seed, now })?;
-        let entries = opened.log.read(Index(1), usize::MAX).map_err(|fault| Halt(fault.to_string()))?;
+        let base = opened.log.base();
+        let entries = opened.log.read(base.index.next(), usize::MAX).map_err(|fault| Halt(fault.to_string()))?;
         let glance = opened.node.glance();
         let born = Born {
             life: opened.node.identity().incarnation,
             hard: opened.log.hard_state(),
+            base,
             log: entries.iter().map(Stamp::of).collect(),
             applied: (glance.applied, glance.digest),
             lost: opened.node.raft().lost_mark(),
@@ -169,6 +176,7 @@ impl Host for Member {
         }
         self.raft.crash((torn.keep)(self.raft.unsynced() as u64) as usize);
         self.state.crash((torn.keep)(self.state.unsynced() as u64) as usize);
+        self.staging.crash((torn.keep)(self.staging.unsynced() as u64) as usize);
     }
 
     fn handle(&mut self, now: Time, input: Input) -> Result<(), Halt> {
@@ -206,6 +214,26 @@ impl Host for Member {
         if write.sync { self.state.sync().map_err(|fault| fault.to_string()) } else { Ok(()) }
     }
 
+    fn read_records(&mut self, read: &RecordsRead) -> Result<Vec<(Index, Bytes)>, String> {
+        read.execute(&self.state).map_err(|fault| fault.to_string())
+    }
+
+    fn stage(&mut self, write: &StageWrite) -> Result<(), String> {
+        if write.begin {
+            self.staging = MemoryEngine::new();
+        }
+        execute(&self.staging, &write.ops)?;
+        if write.adopt {
+            self.staging.sync().map_err(|fault| fault.to_string())?;
+            self.state = std::mem::replace(&mut self.staging, MemoryEngine::new());
+        }
+        Ok(())
+    }
+
+    fn install(&self) -> InstallStatus {
+        self.node().map(|node| node.status().install).unwrap_or_default()
+    }
+
     fn break_disk(&mut self, log: bool) {
         self.engine(log).fail_syncs_after(0);
     }
@@ -233,6 +261,7 @@ impl Host for Member {
     fn wipe(&mut self) {
         self.disks += 1;
         (self.raft, self.state, self.rotten) = (MemoryEngine::new(), MemoryEngine::new(), None);
+        self.staging = MemoryEngine::new();
     }
 
     fn knows(&self, peer: MemberId, disks: u64) -> bool {

@@ -21,7 +21,7 @@
 //!
 //! # Where the rest plugs in
 //!
-//! Snapshots and membership: more [`plan::Fault`]s and a configuration in [`laws`].
+//! Membership: more [`plan::Fault`]s and a configuration in [`laws`].
 
 use crate::check;
 use crate::check::history::Operation;
@@ -52,6 +52,8 @@ mod watchers;
 mod workload;
 mod world;
 
+pub use world::Installs;
+
 /// The judge's search gives up after so many states: a second or so.
 const SEARCH_STATES_MAX: u64 = 200_000;
 
@@ -81,6 +83,8 @@ pub struct Report {
     pub leaders: u64,
     /// How many requests were carried out.
     pub answers: u64,
+    /// States that were taken over.
+    pub installs: Installs,
     /// Of everything that happened: the same plan gives the same.
     pub fingerprint: u64,
     /// The newest lines of the trace.
@@ -143,6 +147,7 @@ fn drive<H: host::Host>(plan: &Plan, options: &Options) -> Report {
         committed: world.laws.committed() as u64,
         leaders: world.laws.leader_changes(),
         answers: world.clients.answers(),
+        installs: world.installs(),
         fingerprint: world.trace.fingerprint(),
         trace: world.trace.into_lines(),
         history,

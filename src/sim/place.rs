@@ -1,9 +1,9 @@
 //! A member in the world: its host, its clock, and what is on its way inside of it.
 
-use super::host::{Host, Shape};
+use super::host::{Host, Shape, StateWork};
 use crate::ids::{Incarnation, Index, MemberId};
+use crate::node::Input;
 use crate::node::events::Glance;
-use crate::node::{Input, StateWrite};
 use crate::raft::{LogRead, Ready};
 use crate::time::{Duration, Time};
 use std::collections::VecDeque;
@@ -54,7 +54,7 @@ pub(super) struct Place<H> {
     pub turn_at: Option<Time>,
     pub wake_at: Time,
     pub log: LogQueue,
-    pub state: VecDeque<StateWrite>,
+    pub state: VecDeque<StateWork>,
     pub state_busy: bool,
     pub slow: (u64, Time),
     pub disks: usize,

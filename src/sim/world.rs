@@ -18,7 +18,7 @@
 
 use super::clients::Clients;
 use super::contents::{self, Contents};
-use super::host::{Host, Shape, Torn};
+use super::host::{Host, Shape, StateWork, Torn};
 use super::laws::{Law, Laws, Violation};
 use super::network::Network;
 use super::owners::Owners;
@@ -108,6 +108,17 @@ impl Ord for Scheduled {
     }
 }
 
+/// States that were taken over from a leader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Installs {
+    /// Transfers that were begun, those that began anew included.
+    pub begun: u64,
+    /// Members that were opened again on another state.
+    pub finished: u64,
+    /// Transfers that another leader went on with.
+    pub resumed: u64,
+}
+
 /// See the module's essay.
 pub(super) struct World<H> {
     pub plan: Plan,
@@ -122,6 +133,8 @@ pub(super) struct World<H> {
     pub contents: Contents,
     pub laws: Laws,
     pub trace: Trace,
+    /// Of lives that are over.
+    pub installs: Installs,
     /// Separate streams, so that one more fault does not change all the rest.
     pub dice: Rng,
     disk_dice: Rng,
@@ -157,6 +170,7 @@ impl<H: Host> World<H> {
             contents: Contents::new(plan.nodes),
             laws: Laws::new(plan.nodes, off),
             trace: Trace::new(lines),
+            installs: Installs::default(),
             disk_dice: Rng::new(stream(4)),
             dice,
             effects: Vec::new(),
@@ -333,7 +347,15 @@ impl<H: Host> World<H> {
         place.life += 1;
         let mut keep = |count: u64| count * keep / 1000;
         let log = std::mem::take(&mut place.log);
-        let state: Vec<StateWrite> = std::mem::take(&mut place.state).into_iter().take(1).collect();
+        let is_write = |work| match work {
+            StateWork::Write(write) => Some(write),
+            StateWork::Read(_) | StateWork::Stage(_) => None,
+        };
+        let state: Vec<StateWrite> =
+            std::mem::take(&mut place.state).into_iter().take(1).filter_map(is_write).collect();
+        let install = place.host.install();
+        self.installs.begun += install.begun;
+        self.installs.resumed += install.resumed;
         place.state_busy = false;
         place.host.crash(Torn { log: &log.running, state: &state, keep: &mut keep });
         let (peer, incarnation) = (MemberId(node as u64 + 1), place.incarnation);
@@ -354,6 +376,16 @@ impl<H: Host> World<H> {
             let at = self.now + down;
             self.schedule(at, Event::Up(node));
         }
+    }
+
+    /// States that were taken over so far.
+    pub(super) fn installs(&self) -> Installs {
+        let mut installs = self.installs;
+        for install in self.places.iter().map(|place| place.host.install()) {
+            installs.begun += install.begun;
+            installs.resumed += install.resumed;
+        }
+        installs
     }
 
     /// The node can't go on: lawful only if its disk gave it a reason.
@@ -472,10 +504,16 @@ impl<H: Host> World<H> {
                     }
                     place.knew = place.knows_all || place.host.knows_all();
                 }
-                self.places[node].state.push_back(write);
-                self.state_work(node);
+                self.hand(node, StateWork::Write(write));
             }
-            Effect::ReadRecords(_) | Effect::Stage(_) | Effect::Reopen => unreachable!("no node asks for that yet"),
+            Effect::ReadRecords(read) => self.hand(node, StateWork::Read(read)),
+            Effect::Stage(write) => self.hand(node, StateWork::Stage(write)),
+            Effect::Reopen => {
+                self.installs.finished += 1;
+                self.tell(Some(node), || "is opened again on the state that it took over".to_string());
+                let keep = self.dice.below(1001);
+                self.crash(node, keep, true, Duration::ZERO);
+            }
             Effect::Reply(slot, reply) => return self.reply(node, slot, reply),
         }
         Ok(())
@@ -552,6 +590,11 @@ impl<H: Host> World<H> {
         if failing { Ok(()) } else { self.laws.broken(Law::Recovery, said) }
     }
 
+    fn hand(&mut self, node: usize, work: StateWork) {
+        self.places[node].state.push_back(work);
+        self.state_work(node);
+    }
+
     fn state_work(&mut self, node: usize) {
         let place = &mut self.places[node];
         if !place.state_busy && !place.state.is_empty() {
@@ -564,17 +607,32 @@ impl<H: Host> World<H> {
     fn state_done(&mut self, node: usize) -> Result<(), Violation> {
         let place = &mut self.places[node];
         place.state_busy = false;
-        let Some(write) = place.state.pop_front() else { return Ok(()) };
-        let (outcome, down) = (place.host.write_state(&write), place.down);
-        self.trace.mark(self.now, &[4, node as u64, write.id]);
-        if let Err(fault) = outcome {
-            self.excused(node, self.places[node].failing, &fault)?;
-            self.tell(Some(node), || format!("state disk: {fault}"));
-            self.crash(node, 500, true, down);
-            return Ok(());
+        let Some(work) = place.state.pop_front() else { return Ok(()) };
+        let (outcome, id) = match &work {
+            StateWork::Write(write) => {
+                (place.host.write_state(write).map(|()| Input::StateWritten { id: write.id }), write.id)
+            }
+            StateWork::Stage(stage) => (place.host.stage(stage).map(|()| Input::Staged { id: stage.id }), stage.id),
+            StateWork::Read(read) => {
+                let records = place.host.read_records(read);
+                (records.map(|records| Input::RecordsRead { read: *read, records }), read.context)
+            }
+        };
+        let down = place.down;
+        self.trace.mark(self.now, &[4, node as u64, id]);
+        match outcome {
+            Ok(input) => self.input(node, input)?,
+            Err(fault) => {
+                self.excused(node, self.places[node].failing, &fault)?;
+                self.tell(Some(node), || format!("state disk: {fault}"));
+                self.crash(node, 500, true, down);
+                return Ok(());
+            }
         }
-        let id = write.id;
-        self.input(node, Input::StateWritten { id })?;
+        let StateWork::Write(write) = work else {
+            self.state_work(node);
+            return Ok(());
+        };
         while let Some((_, applied)) = self.places[node].syncing.pop_front_if(|(write, _)| *write <= id) {
             self.laws.applied_durably(node, applied);
         }

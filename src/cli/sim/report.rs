@@ -6,10 +6,10 @@
 use super::name;
 use crate::cli::bench::thousands;
 use crate::cli::output::plural;
-use crate::sim::Report;
 use crate::sim::exhaust::{self, Explored, Scope};
 use crate::sim::laws::{Law, Violation};
 use crate::sim::plan::{Plan, Profile};
+use crate::sim::{Installs, Report};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -131,6 +131,9 @@ pub struct Sum {
     events: u64,
     committed: Vec<u64>,
     leaders: Vec<u64>,
+    installs: Installs,
+    /// Clusters in which a member took over a state.
+    installed: u64,
 }
 
 impl Sum {
@@ -142,6 +145,11 @@ impl Sum {
         self.events += report.events;
         self.committed.push(report.committed);
         self.leaders.push(report.leaders);
+        let Installs { begun, finished, resumed } = report.installs;
+        self.installs.begun += begun;
+        self.installs.finished += finished;
+        self.installs.resumed += resumed;
+        self.installed += u64::from(finished > 0);
     }
 
     fn median(values: &[u64]) -> u64 {
@@ -160,8 +168,19 @@ impl Sum {
             Profile::Full => "full (whole members)",
         };
         let (committed, leaders) = (Sum::median(&self.committed), Sum::median(&self.leaders));
+        let Installs { begun, finished, resumed } = self.installs;
+        let installs = match begun {
+            0 => String::new(),
+            _ => format!(
+                "    states taken over: {} begun, {} finished in {}, {} gone on with by another leader\n",
+                thousands(begun),
+                thousands(finished),
+                plural(self.installed, "cluster"),
+                thousands(resumed),
+            ),
+        };
         format!(
-            "  {label}: {}, {} simulated ({} × real time on one core), {}; in the median cluster {} committed under {}\n",
+            "  {label}: {}, {} simulated ({} × real time on one core), {}; in the median cluster {} committed under {}\n{installs}",
             plural(self.clusters, "cluster"),
             simulated(self.simulated),
             thousands(self.times_real() as u64),
@@ -179,6 +198,9 @@ impl Sum {
             "events": self.events,
             "median_committed": Sum::median(&self.committed),
             "median_leaders": Sum::median(&self.leaders),
+            "installs_begun": self.installs.begun,
+            "installs_finished": self.installs.finished,
+            "installs_resumed": self.installs.resumed,
         })
     }
 }
@@ -292,6 +314,7 @@ mod tests {
             committed: 1,
             leaders: 2,
             answers: 7,
+            installs: Installs::default(),
             fingerprint: 0,
             trace: Vec::new(),
             history: Vec::new(),
