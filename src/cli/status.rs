@@ -282,6 +282,26 @@ fn compare_digests(rows: &mut [Row]) {
     }
 }
 
+/// How far a member has taken over a state, and when it will be done.
+fn installs(row: &Row, told: &own::InstallStatus, rows: &[Row]) -> String {
+    let of = rows.iter().find(|row| row.id == told.from).map_or("the leader", |row| &row.name);
+    let bytes = |bytes: u64| size(i64::try_from(bytes).unwrap_or(i64::MAX));
+    let (done, total) = (told.done_bytes, told.total_bytes.max(told.done_bytes).max(1));
+    let rate = u128::from(done) * 1000 / u128::from(told.elapsed_ms.max(1));
+    let rate = u64::try_from(rate).unwrap_or(u64::MAX);
+    let left =
+        if rate == 0 { "an unknown time".to_owned() } else { format!("about {} s", (total - done).div_ceil(rate)) };
+    let effect = if told.hollow { "It serves nothing until then." } else { "Until then it serves what it had." };
+    format!(
+        "{} takes over the state of {of}: {} of about {} ({} %), {}/s, {left} left. {effect}",
+        row.name,
+        bytes(done),
+        bytes(total),
+        u128::from(done) * 100 / u128::from(total),
+        bytes(rate),
+    )
+}
+
 fn problems(heard: &Heard, rows: &[Row], spare: Option<usize>, has_leader: bool) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut add = |what: String, next: Option<String>| problems.push(Problem { what, next });
@@ -321,7 +341,14 @@ fn problems(heard: &Heard, rows: &[Row], spare: Option<usize>, has_leader: bool)
             None,
         );
     }
-    for row in rows.iter().filter(|row| row.up && row.lag > LAG_MAX) {
+    let install = |id: u64| {
+        let inspects = heard.answers.iter().filter_map(|answer| answer.inspect.as_ref());
+        inspects.filter(|inspect| inspect.member_id == id).find_map(|inspect| inspect.install.as_ref())
+    };
+    for (row, told) in rows.iter().filter_map(|row| Some((row, install(row.id)?))) {
+        add(installs(row, told, rows), None);
+    }
+    for row in rows.iter().filter(|row| row.up && row.lag > LAG_MAX && install(row.id).is_none()) {
         add(format!("{} is {} entries behind", row.name, row.lag), None);
     }
     for answer in &heard.answers {
@@ -501,6 +528,25 @@ mod tests {
         let role = if id == 3 { "leader" } else { "follower" }.to_owned();
         let inspect = own::InspectResponse { member_id: id, applied_index: 9, digest, role, ..Default::default() };
         heard.answers[id as usize - 1].inspect = Some(inspect);
+    }
+
+    #[test]
+    fn who_takes_over_a_state_says_how_long_that_takes() {
+        let mut heard = heard(&[]);
+        digest(&mut heard, 1, 7);
+        let install = own::InstallStatus {
+            from: 3,
+            done_bytes: 30_000_000,
+            total_bytes: 120_000_000,
+            elapsed_ms: 10_000,
+            hollow: true,
+            ..Default::default()
+        };
+        heard.answers[0].inspect.as_mut().unwrap().install = Some(install);
+        let report = judge(&heard);
+        let told = "n1 takes over the state of n3: 30 MB of about 120 MB (25 %), 3.0 MB/s, about 30 s left. It serves nothing \
+                    until then.";
+        assert_eq!((report.verdict, report.problems[0].what.as_str()), (Verdict::Degraded, told));
     }
 
     #[test]

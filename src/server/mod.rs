@@ -492,7 +492,7 @@ fn start(
 ) -> std::io::Result<(Arc<Front>, Threads, Directory)> {
     let Member { opened, identity, members: _, state, guard, clock, directory } = member;
     let (mailbox, events) = driver::mailbox();
-    let view = opened.node.view();
+    let (view, hollow) = (opened.node.view(), opened.node.is_hollow());
     let staging = directory.staging(Options::new(STATE_CACHE_BYTES));
     let mut disk = DiskFacts::new(opened.log.size_on_disk());
     disk.probe = probe;
@@ -543,6 +543,7 @@ fn start(
         name: config.name.clone(),
         data_dir,
         view,
+        hollow,
         mailbox,
         published,
         clock,

@@ -65,6 +65,8 @@ pub struct Front {
     pub data_dir: String,
     /// What was applied.
     pub view: View,
+    /// In this life nothing is: the state is being taken over, and then another life begins.
+    pub hollow: bool,
     /// The node.
     pub mailbox: Mailbox,
     /// What the node published last.
@@ -163,11 +165,15 @@ impl Front {
         swept.map(|_| ()).map_err(|_| status::of_refused(Refused::Stopping))
     }
 
-    /// Refuses a caller who asked for a member with a leader (`hasleader: true`) where none is known.
+    /// Refuses a caller who asked for a member with a leader (`hasleader: true`) where none is known, and everyone while there is
+    /// no state to answer from.
     ///
     /// # Errors
-    /// "no leader".
+    /// "no leader", or that a state is being taken over.
     pub fn check_leader(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        if self.hollow {
+            return Err(status::of_refused(Refused::Hollow));
+        }
         let refused = needs_leader(metadata) && !self.has_leader();
         if refused { Err(status::of_refused(Refused::NoLeader)) } else { Ok(()) }
     }

@@ -61,6 +61,7 @@ impl pb::node_server::Node for NodeService {
             peers: peers(front, &told),
             elections: told.elections.iter().map(|election| epoch.election(election)).collect(),
             voters: voters.collect(),
+            install: install(&told.install, now),
             data_dir: front.data_dir.clone(),
         }))
     }
@@ -80,6 +81,17 @@ impl pb::node_server::Node for NodeService {
         // It visits every key: off the threads that carry everybody's connections.
         Ok(Response::new(tokio::task::block_in_place(|| space(&self.0, &request, delimiter))))
     }
+}
+
+fn install(told: &crate::node::InstallStatus, now: crate::time::Time) -> Option<pb::InstallStatus> {
+    told.active.then(|| pb::InstallStatus {
+        from: told.from.map_or(0, |from| from.0),
+        done_bytes: told.done_bytes,
+        total_bytes: told.total_bytes,
+        elapsed_ms: millis(now.since(told.since)),
+        reached_index: told.reached.0,
+        hollow: told.hollow,
+    })
 }
 
 fn watcher(standing: Standing) -> pb::WatcherStatus {
