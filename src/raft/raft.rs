@@ -451,7 +451,9 @@ impl Raft {
             self.replicate();
             self.retire(now);
         }
-        self.log.evict(self.applied, self.config.limits.memory_bytes);
+        // A hollow member applies nothing in this life: what is committed and durable is read again by the next one.
+        let done = if self.config.hollow { self.commit.min(self.writes.persisted()) } else { self.applied };
+        self.log.evict(done, self.config.limits.memory_bytes);
     }
 
     /// The state's database holds, durably, what the entries up to `index` did: they may go. The next [`Raft::ready`] asks the
