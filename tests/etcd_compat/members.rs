@@ -11,6 +11,9 @@ use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
+/// A header, the member that was added, and the members afterwards.
+type Said = (Option<pb::ResponseHeader>, Option<pb::Member>, Vec<pb::Member>);
+
 /// A conversation with one cluster; ids and ports are replaced by names.
 struct Talk {
     cluster: Cluster,
@@ -30,11 +33,7 @@ impl Talk {
         ClusterClient::new(endpoint.connect().await.unwrap())
     }
 
-    fn note(
-        &mut self,
-        what: &str,
-        answer: Result<Response<(Option<pb::ResponseHeader>, Option<pb::Member>, Vec<pb::Member>)>, Status>,
-    ) {
+    fn note(&mut self, what: &str, answer: Result<Response<Said>, Status>) {
         let lines = match answer {
             // etcd 3.5 forgets to translate this one; its Go client sees the code that we send.
             Err(status) if status.message().ends_with("not enough started members") => {
