@@ -78,7 +78,7 @@
 //! one of them leads after one more round and two syncs. Commands that had no leader meanwhile were parked and are submitted
 //! now; those that the dead leader may have appended are answered "uncertain".
 //!
-//! **A crash.** [`node::open`] reads the two databases top to bottom and makes a node of them, or refuses with a sentence. It
+//! **A crash.** [`node::open()`] reads the two databases top to bottom and makes a node of them, or refuses with a sentence. It
 //! is the only constructor of a node, in production and in tests.
 //!
 //! # Errors

@@ -237,7 +237,7 @@ pub enum Effect {
     ReadRecords(RecordsRead),
     /// Write to the database that is being staged, in order, then say [`Input::Staged`].
     Stage(StageWrite),
-    /// The end of this node: everything queued for its disks is to be executed, then [`super::open`] makes the next one, of
+    /// The end of this node: everything queued for its disks is to be executed, then [`super::open()`] makes the next one, of
     /// the next incarnation, from what is there. No other effect follows.
     Reopen,
     /// Answer.

@@ -10,7 +10,7 @@
 //! The records are asked for piece by piece, in ascending order, verified ([`crate::machine::takeover`]) and staged in a
 //! database beside the one in use. Meanwhile the member goes on as a follower. When everything up to the leader's newest record
 //! is there, it takes the place of the state in one step, and the member is opened again on it: an install is a restart onto
-//! another state, and [`super::open`] is its other half.
+//! another state, and [`super::open()`] is its other half.
 //!
 //! # What is lost
 //!

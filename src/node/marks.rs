@@ -1,6 +1,6 @@
 //! What a state's database says beside the state: small values of the node's own, written with it.
 //!
-//! Both are read by [`super::open`] alone. [`AckedMark`] is against a log that lost what it acknowledged; [`Adopted`] says that
+//! Both are read by [`super::open()`] alone. [`AckedMark`] is against a log that lost what it acknowledged; [`Adopted`] says that
 //! the state was not made from this member's log, but taken over, so that a log which does not lead there begins anew.
 //!
 //! Their layouts are frozen: numbers of 8 bytes, little-endian, in the order of the fields.

@@ -1,6 +1,6 @@
 //! What the disk of a restored member holds: the state of a snapshot, and an empty log that goes on after it.
 //!
-//! It is a birth like [`super::open`]'s, which opens the result as it opens any other disk: a state that was applied up to
+//! It is a birth like [`super::open()`]'s, which opens the result as it opens any other disk: a state that was applied up to
 //! some entry, and a log that begins there. All members of a cluster that is restored from one snapshot have the same entry
 //! there, in term 1; the first leader's term is a later one.
 //!

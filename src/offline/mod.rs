@@ -4,7 +4,7 @@
 //! - `recover` chooses the survivor of a cluster that lost its quorum, and makes it the only member.
 //! - `restore` makes the data directories of new members from such a file.
 //!
-//! It stands beside the server, on the same rooms: what it writes is opened by the same [`crate::node::open`]. It says what it
+//! It stands beside the server, on the same rooms: what it writes is opened by the same [`crate::node::open()`]. It says what it
 //! does through values and a callback for progress; to talk to people is the command line's affair.
 //!
 //! May not know: sockets, a running member. A directory in use is locked, and refused like any other.
