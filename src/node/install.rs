@@ -269,14 +269,17 @@ impl Node {
     /// When the leader is to be asked again.
     pub(super) fn install_deadline(&self) -> Time {
         let may_ask = self.raft.leader().is_some() && self.install.has_room();
-        let asked = self.install.transfer.as_ref().and_then(|transfer| transfer.asked.as_ref());
+        // Where everything is there nothing is asked: what is waited for wakes the node by itself.
+        let transfer = self.install.transfer.as_ref().filter(|transfer| !transfer.whole);
+        let asked = transfer.and_then(|transfer| transfer.asked.as_ref());
         asked.filter(|_| may_ask).map_or(Time::NEVER, |asked| asked.again_at)
     }
 
-    /// The log has caught up by itself, from a leader that had it all.
+    /// The log has caught up by itself, from a leader that had it all: what is committed here is the leader's too. A log that
+    /// is only long enough may be another one.
     fn is_needless(&self) -> bool {
-        let ends = self.raft.status().last.index;
-        !self.raft.is_hollow() && self.install.transfer.as_ref().is_some_and(|transfer| ends >= transfer.wanted)
+        let commit = self.raft.status().commit;
+        !self.raft.is_hollow() && self.install.transfer.as_ref().is_some_and(|transfer| commit >= transfer.wanted)
     }
 
     fn ask_for_records(&mut self, now: Time) {
@@ -378,7 +381,8 @@ impl Node {
     /// What the state that was taken over says beside it.
     fn put_marks_of(&self, reached: Position, ops: &mut Vec<Op>) {
         let known = self.raft.lost_mark().unwrap_or(self.state.mark);
-        let last = if known.index > reached.index { known } else { reached };
+        // An entry of a newer term stands, committed, where the acknowledged ones were: they gave way to it.
+        let last = if reached.at_least_as_up_to_date_as(known) { reached } else { known };
         AckedMark { last, term: self.raft.durable_term(), incarnation: self.identity.incarnation }.put(ops);
         Adopted(reached).put(ops);
     }

@@ -226,7 +226,9 @@ impl Node {
         }
         let (submitted, parked) = self.proposals.oldest();
         // A sync that is due waits for the write that lowers the mark, which wakes the node when it is durable.
-        let unsynced = self.state.unsynced_since.filter(|_| self.state.lowering.is_none());
+        // To a state on its way out nothing is written any more.
+        let may_sync = self.state.lowering.is_none() && !self.install.is_adopting();
+        let unsynced = self.state.unsynced_since.filter(|_| may_sync);
         let own = [
             submitted.map(|since| since + self.config.request_timeout),
             parked.map(|since| since + self.leaderless_patience()),

@@ -167,7 +167,9 @@ impl Node {
 
     /// When the next slice or the next proposal is due.
     pub(super) fn space_deadline(&self) -> Time {
-        let ended = self.space.sweeping.is_some() && !self.machine.is_sweeping();
+        // What is swept of a state on its way out is nobody's affair any more.
+        let in_use = !self.install.is_adopting();
+        let ended = in_use && self.space.sweeping.is_some() && !self.machine.is_sweeping();
         let next = ended || self.machine.sweeps() && self.may_apply();
         let slice = if next { self.space.slice } else { Time::NEVER };
         // Nobody can be asked for anything without a leader.
