@@ -27,8 +27,8 @@
 //!    the log reaches it again.
 //! 4. The node never waits: for a sync, a peer or a client. The one disk wait it may meet is a value that apply reads.
 //!
-//! It may not know tokio, sockets, threads, locks, and what time it is but for the argument. Left out until they are built:
-//! watches, snapshots, quarantine after a digest that differs.
+//! It may not know tokio, sockets, threads, locks, and what time it is but for the argument. Left out until it is built: quarantine
+//! after a digest that differs.
 
 use crate::ids::{ClusterId, DiskId, Incarnation, Index, MemberId, Term};
 use crate::raft;
