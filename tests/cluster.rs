@@ -7,6 +7,8 @@
 
 #[path = "cluster/called_etcd.rs"]
 mod called_etcd;
+#[path = "cluster/churn.rs"]
+mod churn;
 #[path = "cluster/disks.rs"]
 mod disks;
 #[path = "cluster/doctor.rs"]
@@ -25,12 +27,16 @@ mod lab;
 mod leases;
 #[path = "cluster/load.rs"]
 mod load;
+#[path = "cluster/lost_disks.rs"]
+mod lost_disks;
 #[path = "cluster/members.rs"]
 mod members;
 #[path = "cluster/ranges.rs"]
 mod ranges;
 #[path = "cluster/refusals.rs"]
 mod refusals;
+#[path = "cluster/rot.rs"]
+mod rot;
 #[path = "cluster/space.rs"]
 mod space;
 #[path = "cluster/strangers.rs"]

@@ -21,6 +21,7 @@ use quorate::storage::log::{LogStore, Recovered};
 use quorate::storage::sled::{self, Options, SledEngine};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::ops::ControlFlow;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -303,8 +304,29 @@ fn child() {
             let _ = std::thread::spawn(|| panic!("in a thread of sled's")).join();
             say("alive", 2);
         }
+        "scan" => {
+            let engine = SledEngine::open(&dir, PRODUCTION).unwrap();
+            let before = resident();
+            let mut records = 0;
+            engine
+                .scan(&[0; 8], &[0xff; 8], &mut |_, value| {
+                    records += u64::from(value.len() == RECORD_BYTES);
+                    ControlFlow::Continue(())
+                })
+                .unwrap();
+            say("records", records);
+            say("grown", resident().saturating_sub(before));
+        }
         other => panic!("no role {other}"),
     }
+}
+
+/// Of a state record that is full.
+const RECORD_BYTES: usize = 8 << 10;
+
+/// Memory of this process, in bytes.
+fn resident() -> u64 {
+    quorate::server::process::usage(std::process::id()).unwrap().resident
 }
 
 const EMPTY: Model =
@@ -601,4 +623,26 @@ fn what_sled_only_logs_ends_the_process() {
         assert_eq!(status.signal(), Some(SIGABRT), "{role}: {stderr}");
         assert!(stderr.contains(sentence) && stderr.contains("a restart recovers"), "{role}: {stderr}");
     }
+}
+
+/// A start reads all of the state: that must not bring all of it into memory.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_scan_brings_little_of_a_database_into_memory() {
+    const RECORDS: u64 = 24_000;
+    let dir = tempfile::tempdir().unwrap();
+    let engine = SledEngine::open(dir.path(), PRODUCTION).unwrap();
+    let mut record = vec![7; RECORD_BYTES];
+    for number in 0..RECORDS {
+        record[..8].copy_from_slice(&number.to_le_bytes());
+        engine.put(&number.to_be_bytes(), &record).unwrap();
+    }
+    engine.sync().unwrap();
+    drop(engine);
+    let mut scan = Doomed::start("scan", dir.path(), 1);
+    let (records, grown) = (scan.next("records"), scan.next("grown").unwrap());
+    let (_, stderr) = scan.end();
+    let all = RECORDS * RECORD_BYTES as u64;
+    assert_eq!(records, Some(RECORDS), "{stderr}");
+    assert!(grown < all / 2, "{grown} bytes more, of {all}");
 }

@@ -555,6 +555,7 @@ scripts! {
     committed_is_never_replaced
     compacted_follower_installs
     compaction_keeps_the_last_entry
+    compaction_up_to_a_load
     compaction_while_a_load_is_out
     compaction_while_a_probe_is_out
     configuration_rolled_back
@@ -603,6 +604,7 @@ scripts! {
     read_before_the_noop
     read_on_a_minority_leader
     read_waits_until_applied
+    read_round_of_those_who_stay
     reads_by_the_thousand
     reads_need_a_quorum
     reads_share_a_round

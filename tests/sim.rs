@@ -22,7 +22,8 @@ fn base() -> u64 {
 }
 
 fn sample(profile: Profile, name: &str, seeds: u64) {
-    let (mut committed, mut leaders, mut installed) = (Vec::new(), Vec::new(), 0);
+    let (mut committed, mut leaders) = (Vec::new(), Vec::new());
+    let (mut installed, mut changed) = (0, 0);
     for seed in base()..base() + seeds {
         let plan = Plan::draw(profile, seed, &Wishes::default());
         let report = sim::verify(&plan, &Options::default());
@@ -32,12 +33,14 @@ fn sample(profile: Profile, name: &str, seeds: u64) {
         committed.push(report.committed);
         leaders.push(report.leaders);
         installed += u64::from(report.installs.finished > 0);
+        changed += u64::from(report.changes.made > 0);
     }
     committed.sort_unstable();
     leaders.sort_unstable();
     let middle = committed.len() / 2;
     println!(
-        "{name}: {seeds} seeds from {}, the median one committed {} entries under {} leaders, {installed} took over a state",
+        "{name}: {seeds} seeds from {}, the median one committed {} entries under {} leaders, {installed} took over a state, \
+         {changed} changed their members",
         base(),
         committed[middle],
         leaders[middle]
@@ -45,6 +48,7 @@ fn sample(profile: Profile, name: &str, seeds: u64) {
     // Fewer say nothing about the median; and a simulator that does nothing finds nothing.
     assert!(seeds < 40 || (committed[middle] >= 300 && leaders[middle] >= 4), "too tame to prove anything");
     assert!(profile == Profile::Core || seeds < 40 || installed > seeds / 20, "no state was taken over");
+    assert!(profile == Profile::Core || seeds < 40 || changed > seeds / 5, "no membership changed");
 }
 
 #[test]

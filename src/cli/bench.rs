@@ -2,7 +2,7 @@
 //!
 //! `put`, `get`, `mixed`, `range`, `txn`, `lease-grant` and `lease-keep-alive` run a load (`load.rs`, `work.rs`) and report percentiles (`record.rs`, `report.rs`); `failover` kills
 //! leaders of the local lab under load and measures how long writes stop (`failover.rs`). `watch` measures how events reach
-//! many watchers (`watch.rs`).
+//! many watchers (`watch.rs`); `compare` starts several servers and puts all of it side by side (`compare.rs`).
 //!
 //! What keeps the figures honest: a warm-up that isn't counted; percentiles from merged histograms; failed operations
 //! counted by kind and kept out of the latencies; with `--rate`, latencies that count from the moment an operation was due
@@ -10,6 +10,7 @@
 //!
 //! Left out: comparing with an earlier run, TLS.
 
+mod compare;
 mod failover;
 mod keys;
 mod load;
@@ -99,6 +100,11 @@ enum What {
     Failover(failover::Args),
     /// One writer, many watchers: events per second, and how long each is on its way.
     Watch(watch::Args),
+    /// Start clusters of several servers (this one, etcd) and measure them side by side.
+    Compare(compare::Args),
+    /// The measure of the gRPC library itself.
+    #[command(hide = true)]
+    EmptyServer(compare::empty::Args),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -168,6 +174,8 @@ pub fn run(global: &Global, args: Args) -> ExitCode {
         What::Txn(load) => ("txn", load, Work::Swap),
         What::LeaseGrant(load) => ("lease-grant", load, Work::Grant),
         What::LeaseKeepAlive(load) => ("lease-keep-alive", load, Work::KeepAlive),
+        What::Compare(args) => return exit::finish(compare::run(global, &args)),
+        What::EmptyServer(args) => return exit::finish(compare::empty::run(&args)),
         What::Failover(args) => return exit::finish(failover::run(global, &args)),
         What::Watch(args) => {
             let json = global.write_out == Format::Json;

@@ -10,9 +10,9 @@
 
 pub(in crate::cli) mod fault;
 pub(in crate::cli) mod lab;
-mod ports;
+pub(in crate::cli) mod ports;
 pub(in crate::cli) mod probe;
-mod process;
+pub(in crate::cli) mod process;
 pub(in crate::cli) mod report;
 pub(in crate::cli) mod supervise;
 

@@ -257,7 +257,8 @@ impl Printer {
 
 /// Prints what this program is and which API it speaks.
 pub fn version() -> Result<(), Failure> {
-    write(format!("quorate version: {}\nAPI version: 3.5\n", env!("CARGO_PKG_VERSION")).as_bytes())
+    let (ours, level) = (env!("CARGO_PKG_VERSION"), crate::server::api::NEWEST_LEVEL);
+    write(format!("quorate version: {ours}\nAPI version: 3.5\nCluster level: up to {level}\n").as_bytes())
 }
 
 fn line(out: &mut Vec<u8>, text: impl AsRef<str>) {

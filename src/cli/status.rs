@@ -70,6 +70,8 @@ struct Row {
     sync_p99_us: Option<u64>,
     db_bytes: i64,
     digest: Option<u64>,
+    /// The highest cluster level that it knows; `None` if it did not say.
+    level: Option<u32>,
     /// Whether members at the same applied index have the same digest; `None` if there is nobody to compare with.
     agrees: Option<bool>,
 }
@@ -109,6 +111,8 @@ struct Report {
     leader_since: Option<Duration>,
     rows: Vec<Row>,
     problems: Vec<Problem>,
+    /// The cluster's level, as far as anyone has applied it.
+    level: Option<u32>,
 }
 
 /// Runs `quorate status`.
@@ -211,6 +215,7 @@ fn judge(heard: &Heard) -> Report {
         leader,
         rows,
         problems,
+        level: heard.answers.iter().filter_map(|answer| Some(answer.inspect.as_ref()?.cluster_level)).max(),
     }
 }
 
@@ -259,6 +264,7 @@ fn rows(heard: &Heard) -> Vec<Row> {
             row.sync_p99_us = Some(inspect.sync_p99_us);
             row.db_bytes += i64::try_from(inspect.log_bytes).unwrap_or(i64::MAX);
             row.digest = Some(inspect.digest);
+            row.level = Some(inspect.level);
         }
         row.lag = newest.saturating_sub(row.applied);
         row
@@ -280,6 +286,14 @@ fn compare_digests(rows: &mut [Row]) {
         let digests = &at[&row.applied];
         row.agrees = (digests.len() > 1).then(|| digests.iter().all(|digest| *digest == digests[0]));
     }
+}
+
+/// Whose state a quorum has found to be wrong.
+fn quarantined(name: &str, checkpoint: u64) -> String {
+    format!(
+        "{name} is in quarantine: after entry {checkpoint} it had another state than a quorum. It votes, but serves nothing \
+         until it has taken over the leader's"
+    )
 }
 
 /// How far a member has taken over a state, and when it will be done.
@@ -341,10 +355,14 @@ fn problems(heard: &Heard, rows: &[Row], spare: Option<usize>, has_leader: bool)
             None,
         );
     }
-    let install = |id: u64| {
-        let inspects = heard.answers.iter().filter_map(|answer| answer.inspect.as_ref());
-        inspects.filter(|inspect| inspect.member_id == id).find_map(|inspect| inspect.install.as_ref())
-    };
+    let inspects = || heard.answers.iter().filter_map(|answer| answer.inspect.as_ref());
+    let install =
+        |id: u64| inspects().filter(|inspect| inspect.member_id == id).find_map(|inspect| inspect.install.as_ref());
+    for inspect in inspects().filter(|inspect| inspect.differing_checkpoint > 0) {
+        if let Some(row) = rows.iter().find(|row| row.id == inspect.member_id) {
+            add(quarantined(&row.name, inspect.differing_checkpoint), None);
+        }
+    }
     for (row, told) in rows.iter().filter_map(|row| Some((row, install(row.id)?))) {
         add(installs(row, told, rows), None);
     }
@@ -421,6 +439,9 @@ fn to_text(report: &Report, boxed: bool) -> String {
     let mut text =
         format!("{bold}{verdict}{bold:#}  cluster {:x} · {voters}{can_lose} · {leader}\n", report.cluster_id);
     text += &to_table(&report.rows, boxed);
+    if let Some(waits) = waits_for_upgrade(report) {
+        _ = writeln!(text, "{waits}");
+    }
     for problem in &report.problems {
         _ = writeln!(text, "{bold}!{bold:#} {}", problem.what);
         if let Some(next) = &problem.next {
@@ -428,6 +449,19 @@ fn to_text(report: &Report, boxed: bool) -> String {
         }
     }
     text
+}
+
+/// Who holds the cluster at its level, if others know a higher one.
+fn waits_for_upgrade(report: &Report) -> Option<String> {
+    let (level, newest) = (report.level?, report.rows.iter().filter_map(|row| row.level).max()?);
+    let holds = report.rows.iter().filter(|row| row.level.is_none_or(|known| known < newest));
+    let holds: Vec<String> = holds.map(|row| format!("{} ({})", row.name, known(row))).collect();
+    let waits = level < newest && !holds.is_empty();
+    waits.then(|| format!("level {level}: it rises to {newest} when every member knows that; {}", holds.join(", ")))
+}
+
+fn known(row: &Row) -> String {
+    row.level.map_or("did not say".to_owned(), |level| format!("knows up to {level}"))
 }
 
 fn to_table(rows: &[Row], boxed: bool) -> String {
@@ -482,12 +516,14 @@ fn to_json(report: &Report) -> serde_json::Value {
             "voter": row.voter, "version": row.version, "term": row.term, "index": row.index, "applied": row.applied,
             "lag": row.lag, "sync_p99_us": row.sync_p99_us, "db_bytes": row.db_bytes,
             "digest": row.digest.map(|digest| format!("{digest:016x}")), "agrees": row.agrees,
+            "level": row.level,
         })
     };
     let problem = |problem: &Problem| json!({ "what": problem.what, "next": problem.next });
     json!({
         "verdict": report.verdict.name(),
         "cluster_id": format!("{:x}", report.cluster_id),
+        "level": report.level,
         "voters": report.voters,
         "can_lose": report.can_lose,
         "leader": report.leader.as_ref().map(|leader| &leader.name),
@@ -550,6 +586,17 @@ mod tests {
     }
 
     #[test]
+    fn who_is_in_quarantine_is_named() {
+        let mut heard = heard(&[]);
+        digest(&mut heard, 1, 7);
+        heard.answers[0].inspect.as_mut().unwrap().differing_checkpoint = 1024;
+        let report = judge(&heard);
+        assert_eq!(report.verdict, Verdict::Degraded);
+        let told = &report.problems[0].what;
+        assert!(told.starts_with("n1 is in quarantine: after entry 1024 it had another state"), "{told}");
+    }
+
+    #[test]
     fn a_member_that_joins_is_no_voter_yet() {
         let mut heard = heard(&[]);
         digest(&mut heard, 1, 7);
@@ -584,6 +631,21 @@ mod tests {
         let report = judge(&heard);
         assert_eq!((report.verdict, report.voters, report.can_lose), (Verdict::Degraded, 2, 0));
         assert!(report.problems[0].what.contains("nothing depends on it"), "{:?}", report.problems);
+    }
+
+    #[test]
+    fn who_holds_the_cluster_at_its_level_is_named() {
+        let mut heard = heard(&[]);
+        (1..=3).for_each(|id| digest(&mut heard, id, 7));
+        let told = |heard: &Heard| waits_for_upgrade(&judge(heard));
+        assert_eq!(told(&heard), None);
+        for answer in &mut heard.answers[1..] {
+            answer.inspect.as_mut().unwrap().level = 1;
+        }
+        let waits = "level 0: it rises to 1 when every member knows that; n1 (knows up to 0)";
+        assert_eq!((told(&heard).as_deref(), judge(&heard).verdict), (Some(waits), Verdict::Healthy));
+        heard.answers.iter_mut().for_each(|answer| answer.inspect.as_mut().unwrap().cluster_level = 1);
+        assert_eq!(told(&heard), None);
     }
 
     #[test]

@@ -4,12 +4,12 @@
 //! is taken away later and by each member at its own pace, in slices ([`Machine::sweep`]) that the node puts between its
 //! turns; no answer and no digest depends on how far that has come. A pass has two stages:
 //!
-//! - **Keys.** Every history loses what [`super::index::History::kept`] does not name. Each version that goes makes the record
+//! - **Keys.** Every history loses what [`super::versions::History::unseen`] counts. Each version that goes makes the record
 //!   that its effect stands in *dirty*.
 //! - **Records.** The dirty records, the lowest first, are read, rewritten without what is dead, and written over, as part of
 //!   the state's ordinary writes. A record with nothing left becomes a husk, and a husk swallows the husks that follow it.
 //!
-//! Members, leases, alarms, the configuration and the mark have no history. An effect on one of them is dead when a later one
+//! Members, leases, alarms, the configuration, the level and the mark have no history. An effect on one of them is dead when a later one
 //! has replaced it ([`Litter`] knows the newest of each). One that only undoes (a lease is gone, an alarm is cleared) is dead
 //! for a mark that lies behind it: when it was made, that revision was not there yet. They are swept along. That a member is
 //! gone is never dead: its id must never come again.
@@ -74,6 +74,8 @@ pub enum Thing {
     Alarm(MemberId, i32),
     /// Who votes and who learns.
     Configuration,
+    /// What members agree on.
+    Level,
     /// The oldest readable revision.
     Mark,
 }
@@ -139,6 +141,7 @@ fn lives(state: &State, effect: &Effect<'_>, record: LogIndex, ordinal: u32) -> 
         Effect::Member(bytes) => record::decode_member(bytes).is_some_and(|member| is_newest(Thing::Member(member.id))),
         Effect::Compacted { .. } => is_newest(Thing::Mark),
         Effect::Configuration(_) => is_newest(Thing::Configuration),
+        Effect::Level(_) => is_newest(Thing::Level),
         Effect::MemberGone { .. } => true,
         Effect::LeaseGone { .. } | Effect::Alarm { raised: Raised::Not, .. } => state.litter.undoing.contains(&record),
         Effect::Applied(_) => false,
@@ -316,7 +319,8 @@ impl Machine {
             (count, bytes) = (count + 1, bytes + record.len());
             let rewritten = {
                 let state = self.shared.read();
-                record::rewrite(&record, &mut |effect, ordinal| lives(&state, effect, first, ordinal)).map_err(fault)?
+                record::rewrite(&record, &mut |effect, ordinal| lives(&state, effect, first, ordinal))
+                    .map_err(|why| fault(why.to_string()))?
             };
             let mut state = self.shared.write();
             state.litter.dirty.remove(&first);

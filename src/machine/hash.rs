@@ -1,7 +1,7 @@
 //! A hash of what can be read, equal on all members at equal revisions.
 //!
 //! It covers what those may see who read or follow the store between the mark and a revision: of each key, in the order of
-//! keys, the versions and deletions that [`History::kept`](super::index::History::kept) names, with all their numbers and their
+//! keys, the versions and deletions that [`History::unseen`](super::versions::History::unseen) leaves, with all their numbers and their
 //! values. So it does not depend on how far a member's compaction has come, nor on how its records are laid out, and two
 //! members that were compacted at the same revision agree on it.
 //!
@@ -11,10 +11,11 @@
 //! Not etcd's algorithm: the numbers of an etcd can't be compared with ours.
 
 use super::Error;
-use super::index::{KeyRange, Version};
+use super::index::KeyRange;
 use super::range::Reader;
 use super::record::Digest;
 use super::state::{Found, Shared, Values};
+use super::versions::Version;
 use crate::checksum::{crc, crc_append};
 use crate::ids::Revision;
 
@@ -56,7 +57,8 @@ fn hash_between(shared: &Shared, compacted: i64, at: i64) -> Result<u32, Error> 
         let state = shared.read();
         let mut last = None;
         for (key, history) in state.index.histories(KeyRange::From(b""), after.as_deref()) {
-            let seen = history.kept(compacted).iter().take_while(|version| version.modified <= at);
+            let versions = history.versions();
+            let seen = versions[history.unseen(compacted)..].iter().take_while(|version| version.modified <= at);
             slice.extend(seen.map(|version| (Box::from(key), Found::new(&state, version))));
             last = Some(Box::from(key));
             if slice.len() >= SLICE {

@@ -14,7 +14,7 @@
 //! May not know: who watches what.
 
 use super::Error;
-use super::record::{self, Effect};
+use super::record::{self, Effect, Misread};
 use super::state::Shared;
 use crate::ids::{Index as LogIndex, Revision};
 use crate::proto::mvccpb::KeyValue;
@@ -248,7 +248,8 @@ fn read_record(
         }
         Ok(())
     });
-    let fault = |why| Error::Disk(Fault { what: format!("reading state record {first} for its history"), why });
+    let what = || format!("reading state record {first} for its history");
+    let fault = |why: Misread| Error::Disk(Fault { what: what(), why: why.to_string() });
     outcome.map(|_| fits).map_err(fault)
 }
 

@@ -1,115 +1,15 @@
 //! The key index: where every version of every key lies, in memory.
 //!
-//! An ordered map from key to history. A version holds what compares, sorts and filters need, and where its value lies; the
-//! value itself stays in its record. A history is in the order of application; a deletion stands in it as a tombstone, so a
-//! generation of a key is what lies between two tombstones. Almost every key of a large store has one version, which
-//! therefore needs no allocation of its own.
-//!
-//! Invariants: within a history revisions never decrease (they may be equal: a txn can put a key and delete it by a range
-//! that is open to the end; the later one counts). Keys are copies: a slice of a request would pin its frame for ever.
+//! An ordered map from key to history ([`super::versions`]). Keys are copies: a slice of a request would pin its frame for ever.
 //!
 //! Compaction is a walk over all keys that takes from each history what nobody may read any more ([`Index::compact`]); what
-//! stays is told by [`History::kept`], for this walk and for who must not depend on how far it has come (`hash.rs`).
+//! goes is told by [`History::unseen`], for this walk and for who must not depend on how far it has come (`hash.rs`).
 //!
 //! May not know: values, the disk, the current revision.
 
+use super::versions::{History, Version};
 use std::collections::BTreeMap;
 use std::ops::Bound;
-
-/// Counted for each version beside its key and value: what it takes in its record (its numbers, checksum and place in the
-/// table), rounded up.
-pub const VERSION_BYTES: u64 = 64;
-
-/// One version of a key, or its deletion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Version {
-    /// The revision that wrote it.
-    pub modified: i64,
-    /// The revision in which the key came to be.
-    pub created: i64,
-    /// Puts since then, this one included; 0 is a deletion.
-    pub number: i64,
-    /// Its lease, or 0.
-    pub lease: i64,
-    /// The record that holds it: the first entry of its run.
-    pub record: u64,
-    /// Which of the record's puts it is.
-    pub ordinal: u32,
-    /// Length of its value in bytes.
-    pub value_len: u32,
-}
-
-impl Version {
-    /// What compares see of a key that is not there.
-    pub const ABSENT: Version =
-        Version { modified: 0, created: 0, number: 0, lease: 0, record: 0, ordinal: 0, value_len: 0 };
-
-    /// Whether the key is there; else this is its deletion.
-    pub fn is_live(&self) -> bool {
-        self.number > 0
-    }
-
-    /// What it is counted as, under `key`, in bytes.
-    pub fn size(&self, key: &[u8]) -> u64 {
-        key.len() as u64 + u64::from(self.value_len) + VERSION_BYTES
-    }
-}
-
-/// The versions of one key, oldest first.
-#[derive(Clone, Debug)]
-pub enum History {
-    /// The common case, in place.
-    One(Version),
-    /// Two or more.
-    Many(Vec<Version>),
-}
-
-impl History {
-    /// All of them.
-    pub fn versions(&self) -> &[Version] {
-        match self {
-            History::One(version) => std::slice::from_ref(version),
-            History::Many(versions) => versions,
-        }
-    }
-
-    /// The version that a reader at `revision` sees; `None` if the key is not there then.
-    pub fn at(&self, revision: i64) -> Option<&Version> {
-        let versions = self.versions();
-        let newest = versions.last().filter(|newest| newest.modified <= revision);
-        let seen =
-            newest.or_else(|| versions[..versions.partition_point(|version| version.modified <= revision)].last());
-        seen.filter(|version| version.is_live())
-    }
-
-    /// What those may see who read at `mark` or later, or follow the key from `mark` on: every version of `mark` and later,
-    /// deletions included, and before them the one that the key had at `mark`, if it was there.
-    pub fn kept(&self, mark: i64) -> &[Version] {
-        let versions = self.versions();
-        let before = versions.partition_point(|version| version.modified < mark);
-        let replaced_at_mark = versions.get(before).is_some_and(|next| next.modified == mark);
-        let seen_at_mark = before > 0 && !replaced_at_mark && versions[before - 1].is_live();
-        &versions[before - usize::from(seen_at_mark)..]
-    }
-
-    fn push(&mut self, version: Version) {
-        match self {
-            History::One(first) => *self = History::Many(vec![*first, version]),
-            History::Many(versions) => versions.push(version),
-        }
-    }
-
-    /// Takes out the `count` oldest versions; at least one stays.
-    fn drop_oldest(&mut self, count: usize) {
-        if let History::Many(versions) = self {
-            versions.drain(..count);
-            match versions[..] {
-                [only] => *self = History::One(only),
-                _ => versions.shrink_to(versions.len() * 2),
-            }
-        }
-    }
-}
 
 /// The keys that a request speaks of, as etcd spells them: a single key, `[key, range_end)`, or everything from a key on
 /// (`range_end` is one zero byte).
@@ -164,7 +64,7 @@ pub struct Index {
 
 impl Index {
     /// The version of `key` that a reader at `revision` sees.
-    pub fn get(&self, key: &[u8], revision: i64) -> Option<&Version> {
+    pub fn get(&self, key: &[u8], revision: i64) -> Option<Version> {
         self.keys.get(key)?.at(revision)
     }
 
@@ -191,7 +91,7 @@ impl Index {
         }
         match self.keys.get_mut(key) {
             None => {
-                self.keys.insert(key.into(), History::One(version));
+                self.keys.insert(key.into(), History::new(version));
             }
             Some(history) => {
                 if let Some(newest) = history.versions().last() {
@@ -218,15 +118,15 @@ impl Index {
         let mut visited = 0;
         let above = after.map_or(Bound::Unbounded, Bound::Excluded);
         for (key, history) in self.keys.range_mut::<[u8], _>((above, Bound::Unbounded)).take(most) {
-            let (all, kept) = (history.versions().len(), history.kept(mark).len());
-            for version in &history.versions()[..all - kept] {
+            let (versions, unseen) = (history.versions(), history.unseen(mark));
+            for version in &versions[..unseen] {
                 self.held_bytes -= version.size(key);
                 dropped(key, version);
             }
-            match kept {
-                0 => empty.push(key.clone()),
-                _ if kept < all => history.drop_oldest(all - kept),
-                _ => {}
+            if unseen == versions.len() {
+                empty.push(key.clone());
+            } else if unseen > 0 {
+                history.drop_oldest(unseen);
             }
             visited += 1;
             last = Some(key);
@@ -257,7 +157,7 @@ impl Index {
         self.live_keys
     }
 
-    /// Bytes of the keys and values that are there now, and [`VERSION_BYTES`] for each.
+    /// Bytes of the keys and values that are there now, and [`VERSION_BYTES`](super::versions::VERSION_BYTES) for each.
     pub fn live_bytes(&self) -> u64 {
         self.live_bytes
     }
@@ -274,8 +174,8 @@ mod tests {
 
     #[test]
     fn a_key_of_one_version_is_small() {
-        // A node of the tree has 11 places and is at least half full: 132 bytes at worst, and the key's own.
-        assert_eq!(size_of::<(Box<[u8]>, History)>(), 72);
+        // A node of the tree has 11 places and is at least half full: 80 bytes at worst, and the key's own.
+        assert_eq!(size_of::<(Box<[u8]>, History)>(), 40);
     }
 
     #[test]

@@ -27,8 +27,8 @@
 //! # Rooms
 //!
 //! `check` (a request's shape), `kv`, `txn` and `lease` (commands), `range` (reads), `stream` (reads piece by
-//! piece), `snapshot` (all of it, to be kept elsewhere), `restore` (back again), `budget` (what reads may hold), `history` (what happened, for watchers), `member` (who belongs to the cluster; alarms), `record`
-//! (bytes and digest), `index` (keys and versions), `compact` (what nobody may read any more goes), `space` (who owns it),
+//! piece), `snapshot` (all of it, to be kept elsewhere), `restore` (back again), `budget` (what reads may hold), `history` (what happened, for watchers), `member` (who belongs to the cluster; alarms), `level` (which release's meanings are in force), `record`
+//! (bytes and digest), `versions` (those of one key), `index` (of every key), `compact` (what nobody may read any more goes), `space` (who owns it),
 //! `hash` (are members alike), `takeover` (records of another member), `state` (what writer and readers share), `view` (the readers' door).
 //!
 //! # What is left out
@@ -48,7 +48,7 @@ use bytes::Bytes;
 use compact::Pass;
 use kv::Change;
 use prost::Message as _;
-use record::{Builder, Digest, Effect};
+use record::{Builder, Digest, Effect, Misread};
 use state::{Shared, State};
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -63,6 +63,7 @@ pub mod history;
 mod index;
 mod kv;
 mod lease;
+mod level;
 mod member;
 mod range;
 mod record;
@@ -73,6 +74,7 @@ mod state;
 mod stream;
 pub mod takeover;
 mod txn;
+mod versions;
 mod view;
 
 #[cfg(test)]
@@ -83,6 +85,7 @@ mod tests;
 pub use hash::KvHash;
 pub use history::{Event, History};
 pub use lease::{Lease, LeaseChange, LeaseTime};
+pub use level::Level;
 pub use member::{Content, Member, Membership, Standing};
 pub use restore::Restoring;
 pub use snapshot::{Contents, Damage, Head, Item, Portion, Snapshot, SnapshotReader};
@@ -105,11 +108,11 @@ pub enum Response {
     LeaseRevoke(pb::LeaseRevokeResponse),
     /// To a compaction.
     Compact(pb::CompactionResponse),
-    /// To commands that have nothing to say (publish, alarm, checkpoint, a member's URLs).
+    /// To commands that have nothing to say (publish, alarm, checkpoint, a member's URLs, a level).
     Done,
 }
 
-/// A caller's mistake, or a fault. The same on all members (but for `Disk`, which halts this one).
+/// A caller's mistake, or a fault. The same on all members (but for `Disk` and `Newer`, which halt this one).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
     /// The key is empty.
@@ -162,6 +165,9 @@ pub enum Error {
     },
     /// The state database failed: the node must halt.
     Disk(Fault),
+    /// The command is for a release that knows more, as the sentence says: to pass it over would make this member's state
+    /// another one than its peers', so the node must halt.
+    Newer(String),
 }
 
 impl Error {
@@ -213,6 +219,9 @@ pub enum OpenError {
     /// What is there can't be what was written: the sentence says where.
     #[error("{0}")]
     Corrupt(String),
+    /// A newer release wrote it: the sentence says what to do.
+    #[error("{0}")]
+    Newer(String),
 }
 
 impl Machine {
@@ -235,7 +244,7 @@ impl Machine {
             outcome = rebuilt.read(first, slots, &record);
             if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
-        outcome.map_err(OpenError::Corrupt)?;
+        outcome?;
         let covered = std::mem::take(&mut rebuilt.covered);
         for orphan in orphans.map_err(open_error)?.into_iter().chain(covered) {
             match orphan {
@@ -244,6 +253,7 @@ impl Machine {
             }
         }
         let Rebuilt { mut state, applied, digest, revision, .. } = rebuilt;
+        state.level.is_known_to("this state", "this member", Level::NEWEST).map_err(OpenError::Newer)?;
         if revision < state.compacted {
             let compacted = state.compacted;
             return Err(OpenError::Corrupt(format!(
@@ -276,7 +286,7 @@ impl Machine {
     /// Applies the entry at `position`, which follows the last one applied.
     ///
     /// # Errors
-    /// The caller's mistake (nothing changed but the position), or `Error::Disk`: halt.
+    /// The caller's mistake (nothing changed but the position), or `Error::Disk` or `Error::Newer`: halt.
     ///
     /// # Panics
     /// If the position does not follow.
@@ -300,13 +310,19 @@ impl Machine {
                 Ok(Response::Done)
             }
         };
-        if let Err(Error::Disk(_)) = outcome {
+        if let Err(Error::Disk(_) | Error::Newer(_)) = outcome {
             return outcome;
         }
         self.record.push(&Effect::Applied(position), &mut self.digest);
         self.applied = position;
         *whole = position;
         outcome
+    }
+
+    /// Goes wrong: there is a lease that nobody granted.
+    #[cfg(test)]
+    pub fn bend(&mut self, id: i64) {
+        self.emit(&Effect::Lease { id, ttl: 1 << 20, remaining: 0, granted: self.applied.index }, None);
     }
 
     /// Ends an entry that was made up, and its record with it: see `restore.rs`.
@@ -356,6 +372,7 @@ impl Machine {
                 Ok(Response::Done)
             }
             command::Op::Compact(compact) => self.compact(compact.revision).map(Response::Compact),
+            command::Op::RaiseLevel(raise) => self.raise_level(&raise).map(|()| Response::Done),
         }
     }
 
@@ -519,11 +536,20 @@ struct Rebuilt {
 
 impl Rebuilt {
     /// Takes in the next record, which has so many slots.
-    fn read(&mut self, first: Index, slots: Layout, record: &Bytes) -> Result<(), String> {
+    fn read(&mut self, first: Index, slots: Layout, record: &Bytes) -> Result<(), OpenError> {
         let wrong = |why: String| {
-            format!("state record {first} is not what was written: {why}; the state must be rebuilt from the peers")
+            let sentence = "is not what was written";
+            OpenError::Corrupt(format!(
+                "state record {first} {sentence}: {why}; the state must be rebuilt from the peers"
+            ))
         };
-        let header = record::header(record).map_err(wrong)?;
+        let unread = |misread: Misread| match misread {
+            Misread::Rot(why) => wrong(why),
+            newer @ Misread::Newer(_) => OpenError::Newer(format!(
+                "state record {first}: {newer}. Start this member with that release, or a later one"
+            )),
+        };
+        let header = record::header(record).map_err(unread)?;
         if first <= self.applied.index && header.last.index <= self.applied.index {
             remove_ops(|chunk| Family::Record.key(first, chunk).encode(), slots, &mut self.covered);
             return Ok(());
@@ -554,6 +580,7 @@ impl Rebuilt {
                 Effect::Member(_)
                 | Effect::MemberGone { .. }
                 | Effect::Configuration(_)
+                | Effect::Level(_)
                 | Effect::Alarm { .. }
                 | Effect::Lease { .. }
                 | Effect::LeaseGone { .. }
@@ -562,7 +589,7 @@ impl Rebuilt {
             effects += 1;
             state.take(&effect, first, ordinal)
         })
-        .map_err(wrong)?;
+        .map_err(unread)?;
         if header.rewritten && header.last.index >= first && header.last.term >= applied.term {
             *applied = header.last;
             if effects == 0 {
@@ -584,12 +611,18 @@ fn open_error(unreadable: Unreadable) -> OpenError {
     }
 }
 
-/// Reads a command. One that can't be read was written by a newer release, or by a bug: to skip it would make this member's
-/// state another one than its peers', so the member halts.
+/// Reads a command. To skip one that can't be read would make this member's state another one than its peers', so the member
+/// halts.
 fn decode(position: Position, bytes: &Bytes) -> Result<command::Op, Error> {
     let fault = |why: String| Error::Disk(Fault { what: format!("reading the command of entry {position}"), why });
     let command = Command::decode(bytes.clone()).map_err(|error| fault(error.to_string()))?;
-    command.op.ok_or_else(|| fault("this release does not know the command".to_string()))
+    command.op.ok_or_else(|| {
+        Error::Newer(
+            "this release does not know the command: a newer one proposed it. Start this member with that release, or a \
+             later one"
+                .to_string(),
+        )
+    })
 }
 
 /// A response's header, as far as the machine knows it.

@@ -3,14 +3,14 @@
 //!
 //! Shares nothing with the machine but the messages.
 
-use super::index::VERSION_BYTES;
 use super::tests::{Store, founders, insert};
+use super::versions::VERSION_BYTES;
 use super::*;
 use crate::ids::{DiskId, MemberId, Term};
 use crate::proto::etcdserverpb::{Compare, PutRequest, RangeRequest, TxnRequest, TxnResponse, compare::TargetUnion};
 use crate::proto::mvccpb::KeyValue;
 use crate::proto::quorate::{
-    CheckpointLeases, Compact, GrantLease, PublishMember, RevokeLease, SetAlarm, UpdateMember,
+    CheckpointLeases, Compact, GrantLease, PublishMember, RaiseLevel, RevokeLease, SetAlarm, UpdateMember,
 };
 use crate::storage::memory::MemoryEngine;
 use proptest::collection::vec;
@@ -51,6 +51,7 @@ struct Model {
     /// Granted time and what is left of it; the keys are those that name the lease.
     leases: BTreeMap<i64, LeaseTime>,
     full: bool,
+    level: Level,
     /// What is below may not be read.
     compacted: i64,
 }
@@ -279,6 +280,7 @@ impl Model {
             configuration: Bytes::new(),
             leases: BTreeMap::new(),
             full: false,
+            level: Level::FIRST,
             compacted: -1,
         }
     }
@@ -332,7 +334,7 @@ impl Model {
     fn agrees_on_members(&self, machine: &Machine) {
         let view = machine.view();
         assert_eq!(view.members(), self.members.values().cloned().collect::<Vec<_>>());
-        assert_eq!(view.configuration(), self.configuration);
+        assert_eq!((view.configuration(), view.level()), (self.configuration.clone(), self.level));
         let gone: Vec<bool> = (0..6).map(|id| view.is_gone(MemberId(id))).collect();
         assert_eq!(gone, (0..6).map(|id| self.gone.contains(&MemberId(id))).collect::<Vec<_>>());
     }
@@ -359,6 +361,7 @@ impl Model {
         match op {
             command::Op::Publish(r) => self.publish(r),
             command::Op::UpdateMember(r) => return self.update(r),
+            command::Op::RaiseLevel(r) => self.level = self.level.max(Level(r.level)),
             _ => {}
         }
         let mut work = self.now();
@@ -386,7 +389,10 @@ impl Model {
             command::Op::Compact(r) if r.revision <= self.compacted => Err(self.gone()),
             command::Op::Compact(r) if r.revision > work.revision() => Err(Error::FutureRevision),
             command::Op::Compact(_) => Ok(Response::Compact(pb::CompactionResponse { header: work.header() })),
-            command::Op::CheckpointLeases(_) | command::Op::Publish(_) | command::Op::Alarm(_) => Ok(Response::Done),
+            command::Op::CheckpointLeases(_)
+            | command::Op::Publish(_)
+            | command::Op::Alarm(_)
+            | command::Op::RaiseLevel(_) => Ok(Response::Done),
             command::Op::UpdateMember(_) => unreachable!("it has its answer already"),
         };
         let changed = work.changed.take();
@@ -575,6 +581,7 @@ fn some_command() -> impl Strategy<Value = command::Op> {
             let (name, client_urls) = (format!("n{disk_id}"), vec![format!("http://c{disk_id}")]);
             command::Op::Publish(PublishMember { member_id, name, client_urls, disk_id })
         }),
+        1 => (0..=Level::NEWEST.0).prop_map(|level| command::Op::RaiseLevel(RaiseLevel { level })),
         1 => (0..5u64, vec((0..4u64).prop_map(|n| format!("http://n{n}:2380")), 0..3))
             .prop_map(|(member_id, peer_urls)| command::Op::UpdateMember(UpdateMember { member_id, peer_urls })),
         1 => (0..4i32, prop::bool::weighted(0.2))

@@ -9,8 +9,9 @@
 
 use super::budget::Share;
 use super::counts::add;
-use super::index::{KeyRange, Version};
+use super::index::KeyRange;
 use super::state::{Found, Shared, Values};
+use super::versions::Version;
 use super::{Error, header};
 use crate::ids::Revision;
 use crate::proto::etcdserverpb as pb;
@@ -157,12 +158,12 @@ impl Reader<'_> {
 
     /// The numbers of one key at revision `at`.
     pub fn version(&self, key: &[u8], at: i64) -> Option<Version> {
-        self.shared.read().index.get(key, at).copied()
+        self.shared.read().index.get(key, at)
     }
 
     fn find(&self, key: &[u8], at: i64) -> Option<Found> {
         let state = self.shared.read();
-        state.index.get(key, at).map(|version| Found::new(&state, version))
+        state.index.get(key, at).map(|version| Found::new(&state, &version))
     }
 
     /// All pairs in `keys`, now.

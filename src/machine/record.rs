@@ -31,8 +31,15 @@
 //! Records are closed at about [`RECORD_CAP`]. An entry is never split, so one with much to say makes a record as long as it
 //! needs.
 //!
+//! # Another release's
+//!
+//! An effect of a kind that is not known here, whose checksum is right, was written by a newer release, and so was a record with
+//! a magic of the same family: that is told apart from rot ([`Misread`]). Each kind of effect has one form for ever; another form
+//! gets another kind.
+//!
 //! May not know: what an effect means to the index. Left out: compression.
 
+use super::Level;
 use super::member::{Member, Standing};
 use crate::checksum::{crc, crc_append};
 use crate::ids::{DiskId, Index, MemberId, Position, Term};
@@ -50,6 +57,10 @@ const FRAME: usize = 8;
 pub const PUT_BYTES: usize = 1 + 4 * 8 + 4 + 4;
 const MAGIC: u32 = u32::from_le_bytes(*b"QSR1");
 const REWRITTEN: u32 = u32::from_le_bytes(*b"QSR2");
+/// What all magics begin with.
+const FAMILY: &[u8] = b"QSR";
+/// The highest number of a kind of effects.
+const NEWEST_KIND: u8 = 12;
 
 /// One change of the replicated state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +122,25 @@ pub enum Effect<'a> {
         /// Which.
         id: MemberId,
     },
+    /// From here on this level is in force.
+    Level(Level),
+}
+
+/// Why bytes are no record, or none that can be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Misread {
+    /// They are not what was written.
+    #[error("{0}")]
+    Rot(String),
+    /// A newer release wrote them.
+    #[error("{0}, which this release does not know: a newer one wrote it")]
+    Newer(String),
+}
+
+impl From<String> for Misread {
+    fn from(why: String) -> Misread {
+        Misread::Rot(why)
+    }
 }
 
 /// Whether an alarm is up.
@@ -312,6 +342,10 @@ impl<'a> Effect<'a> {
                 out.push(10);
                 out.extend_from_slice(&id.0.to_le_bytes());
             }
+            Effect::Level(level) => {
+                out.push(NEWEST_KIND);
+                out.extend_from_slice(&level.0.to_le_bytes());
+            }
         }
     }
 
@@ -343,6 +377,7 @@ impl<'a> Effect<'a> {
             9 => Effect::Configuration(input.rest()),
             10 => Effect::MemberGone { id: MemberId(input.u64()?) },
             11 => Effect::Restored { revision: input.i64()? },
+            NEWEST_KIND => Effect::Level(Level(input.u32()?)),
             _ => return None,
         };
         input.0.is_empty().then_some(effect)
@@ -405,7 +440,8 @@ impl<'a> Cursor<'a> {
         self.array().map(u8::from_le_bytes)
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    /// The next number.
+    pub fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
@@ -478,14 +514,19 @@ fn sum(record: &[u8]) -> u32 {
 /// What stands at the head of a whole record.
 ///
 /// # Errors
-/// A sentence, if it is not one, or a rewritten one is not what was written.
-pub fn header(record: &[u8]) -> Result<Header, String> {
+/// It is not one, or a rewritten one is not what was written.
+pub fn header(record: &[u8]) -> Result<Header, Misread> {
     let malformed = || "it is malformed".to_string();
     let field = |at| u64_at(record, at).ok_or_else(malformed);
+    if let Some(form) = record.get(..4).filter(|form| form.starts_with(FAMILY))
+        && frames(record).is_none()
+    {
+        return Err(Misread::Newer(format!("it has the form {}", form.escape_ascii())));
+    }
     table(record).ok_or_else(malformed)?;
     let rewritten = u32_at(record, 0) == Some(REWRITTEN);
     if rewritten && u32_at(record, HEADER) != Some(sum(record)) {
-        return Err("its checksum is wrong".to_string());
+        return Err(Misread::Rot("its checksum is wrong".to_string()));
     }
     Ok(Header {
         first: Index(field(8)?),
@@ -499,12 +540,12 @@ pub fn header(record: &[u8]) -> Result<Header, String> {
 /// becomes the one at the head of a rewritten record.
 ///
 /// # Errors
-/// A sentence, if the record is not what was written or `visit` did not like it.
+/// The record can't be read, or `visit` did not like it.
 pub fn read(
     record: &[u8],
     digest: &mut Digest,
     visit: &mut dyn FnMut(Effect<'_>, u32) -> Result<(), String>,
-) -> Result<Header, String> {
+) -> Result<Header, Misread> {
     let header = header(record)?;
     walk(record, header, &mut |effect, ordinal, frame| {
         digest.absorb(to_u32(frame.len() - FRAME), u32_at(frame, 4).unwrap_or_default());
@@ -520,7 +561,7 @@ pub fn read(
 type Visit<'v> = dyn FnMut(Effect<'_>, u32, &[u8]) -> Result<(), String> + 'v;
 
 /// Visits the effects of a whole record, with their ordinals and their frames.
-fn walk(record: &[u8], header: Header, visit: &mut Visit<'_>) -> Result<(), String> {
+fn walk(record: &[u8], header: Header, visit: &mut Visit<'_>) -> Result<(), Misread> {
     let malformed = || "it is malformed".to_string();
     let (mut at, table) = frames(record).zip(table(record)).ok_or_else(malformed)?;
     let entry = |ordinal: u32| u32_at(record, table + 4 * ordinal as usize);
@@ -528,22 +569,25 @@ fn walk(record: &[u8], header: Header, visit: &mut Visit<'_>) -> Result<(), Stri
     while at < table {
         let (body, _, end) =
             frame(&record[..table], at).ok_or_else(|| format!("the checksum of the effect at byte {at} is wrong"))?;
-        let effect = Effect::decode(body).ok_or_else(|| format!("the effect at byte {at} is malformed"))?;
+        let effect = Effect::decode(body).ok_or_else(|| match body.first() {
+            Some(kind) if *kind > NEWEST_KIND => Misread::Newer(format!("the effect at byte {at} is of kind {kind}")),
+            _ => Misread::Rot(format!("the effect at byte {at} is malformed")),
+        })?;
         let is_put = matches!(effect, Effect::Put(_));
         while is_put && header.rewritten && entry(ordinal) == Some(0) {
             ordinal += 1;
         }
         if is_put && entry(ordinal) != Some(to_u32(at)) {
-            return Err(format!("its table does not lead to the put at byte {at}"));
+            return Err(Misread::Rot(format!("its table does not lead to the put at byte {at}")));
         }
         if header.rewritten && matches!(effect, Effect::Applied(_)) {
-            return Err("it was rewritten and has an entry's end".to_string());
+            return Err(Misread::Rot("it was rewritten and has an entry's end".to_string()));
         }
         visit(effect, ordinal, &record[at..end])?;
         ordinal += u32::from(is_put);
         at = end;
     }
-    if table + 4 * ordinal as usize == record.len() { Ok(()) } else { Err(malformed()) }
+    if table + 4 * ordinal as usize == record.len() { Ok(()) } else { Err(malformed().into()) }
 }
 
 /// What a compaction makes of a record.
@@ -564,8 +608,8 @@ pub struct Rewritten {
 /// Leaves out what `lives` says no to.
 ///
 /// # Errors
-/// A sentence, if the record is not what was written.
-pub fn rewrite(record: &[u8], lives: &mut dyn FnMut(&Effect<'_>, u32) -> bool) -> Result<Rewritten, String> {
+/// The record can't be read.
+pub fn rewrite(record: &[u8], lives: &mut dyn FnMut(&Effect<'_>, u32) -> bool) -> Result<Rewritten, Misread> {
     let header = header(record)?;
     let (mut bytes, mut offsets) = (vec![0; REWRITTEN_HEADER], Vec::new());
     let mut rewritten = Rewritten { header, dropped: 0, first_before: None, first_after: None, bytes: None };
@@ -647,6 +691,7 @@ mod tests {
             Effect::Compacted { revision: 77 },
             Effect::Configuration(b"who votes"),
             Effect::MemberGone { id: MemberId(u64::MAX) },
+            Effect::Level(Level(u32::MAX)),
             Effect::Applied(Position { index: Index(9), term: Term(4) }),
         ]
     }
@@ -654,7 +699,7 @@ mod tests {
     fn record() -> (Bytes, Digest) {
         let (mut builder, mut digest) = (Builder::new(Index(8)), Digest::START);
         let ordinals: Vec<u32> = effects().iter().map(|effect| builder.push(effect, &mut digest)).collect();
-        assert_eq!(ordinals, [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(ordinals, [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
         (Bytes::from(builder.close(digest)), digest)
     }
 
@@ -731,7 +776,7 @@ mod tests {
             _ => false,
         };
         let rewritten = rewrite(&record, keeps_the_last_put).unwrap();
-        assert_eq!((rewritten.dropped, rewritten.first_before, rewritten.first_after), (7, Some(2), Some(7)));
+        assert_eq!((rewritten.dropped, rewritten.first_before, rewritten.first_after), (8, Some(2), Some(7)));
         let bytes = Bytes::from(rewritten.bytes.unwrap());
         assert_eq!(value(&bytes, 1, b"key", i64::MAX), Ok(Bytes::from_static(b"value")), "its ordinal is its own");
         assert!(value(&bytes, 0, b"", 2).is_err(), "it is gone");
@@ -769,6 +814,25 @@ mod tests {
                 assert!(read(cut, &mut { Digest::START }, &mut |_, _| Ok(())).is_err(), "cut at {byte}");
             }
         }
+    }
+
+    #[test]
+    fn what_a_newer_release_wrote_is_no_rot() {
+        let mut digest = Digest::START;
+        let mut builder = Builder::new(Index(8));
+        builder.push(&Effect::Level(Level(7)), &mut digest);
+        builder.push(&Effect::Applied(Position { index: Index(8), term: Term(1) }), &mut digest);
+        let record = builder.close(digest);
+        let misread = |record: &[u8]| read(record, &mut { Digest::START }, &mut |_, _| Ok(())).unwrap_err();
+        let (kind, mut newer) = (HEADER + FRAME, record.clone());
+        newer[kind] = NEWEST_KIND + 1;
+        assert!(matches!(misread(&newer), Misread::Rot(_)), "its checksum does not say that it was written so");
+        let sum = crc(&newer[kind..kind + 5]);
+        newer[kind - 4..kind].copy_from_slice(&sum.to_le_bytes());
+        let Misread::Newer(why) = misread(&newer) else { panic!("it was written so") };
+        assert!(why.contains("kind 13"), "{why}");
+        let form = [b"QSR3", &record[4..]].concat();
+        assert_eq!(misread(&form), Misread::Newer("it has the form QSR3".to_string()));
     }
 
     #[test]

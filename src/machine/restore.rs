@@ -13,7 +13,7 @@
 //! May not know: files, clusters, the log. Left out: alarms and members of the old cluster.
 
 use super::record::{Effect, Put, RECORD_CAP};
-use super::{Item, Machine, Member, OpenError};
+use super::{Item, Level, Machine, Member, OpenError};
 use crate::ids::{Position, Revision, Term};
 use crate::proto::mvccpb::KeyValue;
 use crate::storage::{Engine, Fault, Op};
@@ -34,14 +34,22 @@ pub struct Restoring {
 
 impl Restoring {
     /// Begins on an empty engine, with the members of the new cluster, a store that is to stand at `revision`, which no pair is
-    /// newer than.
+    /// newer than, in a cluster of this `level`.
     ///
     /// # Errors
     /// The disk failed, or there is something on it.
-    pub fn begin(engine: Arc<dyn Engine>, members: Vec<Member>, revision: Revision) -> Result<Restoring, OpenError> {
+    pub fn begin(
+        engine: Arc<dyn Engine>,
+        members: Vec<Member>,
+        revision: Revision,
+        level: Level,
+    ) -> Result<Restoring, OpenError> {
         let mut machine = Machine::open(Arc::clone(&engine), members)?;
         if machine.applied() != Position::default() {
             return Err(OpenError::Corrupt("the state database that is to be restored is not empty".to_string()));
+        }
+        if level > Level::FIRST {
+            machine.emit(&Effect::Level(level), None);
         }
         machine.emit(&Effect::Restored { revision: revision.0 }, None);
         Ok(Restoring { machine, engine, revision, newest: (1, 0) })

@@ -19,7 +19,7 @@
 //!
 //! ```text
 //! 0  magic    8 bytes, "QUORSNAP"
-//! 8  version  u32, 1
+//! 8  version  u32, 1 or 2
 //! 12 frames   length u32, crc u32, body
 //! …  zeros    up to a multiple of 512
 //! …  sum      SHA-256 of everything before it
@@ -29,12 +29,15 @@
 //! and version): no frame can be lost, doubled or moved. The first byte of a body says what it is:
 //!
 //! ```text
-//! 0    head    cluster u64, revision i64, compacted i64, applied index u64 and term u64
+//! 0    head    cluster u64, revision i64, compacted i64, applied index u64 and term u64; in version 2: level u32
 //! 3    member  as an effect (`record.rs`), by id
 //! 6    lease   as an effect, by id
 //! 1    put     as an effect, by key: a key's current version; its place within the revision is 0
 //! 255  end     how many members u64, leases u64, keys u64
 //! ```
+//!
+//! A snapshot of a cluster of level 0 has version 1, which every release reads. Who does not know the level of another one
+//! refuses it at its head, before anything is restored.
 //!
 //! In this order: one head, members, leases, puts, one end. The length modulo 512 is 32, which is what etcdctl looks for in a
 //! file that it has saved.
@@ -44,11 +47,12 @@
 //! History: older versions and deletions. Alarms: they speak of members' disks. Compression. And etcd's own format, which is
 //! the pages of a bbolt database.
 
-use super::index::{KeyRange, Version};
+use super::index::KeyRange;
 use super::range::Hit;
 use super::record::{self, Cursor, Effect, Put};
 use super::state::{Found, Values};
-use super::{Error, LeaseTime, Member, View};
+use super::versions::Version;
+use super::{Error, LeaseTime, Level, Member, View};
 use crate::checksum::{crc, crc_append};
 use crate::ids::{ClusterId, Index, MemberId, Position, Revision, Term};
 use crate::proto::mvccpb::KeyValue;
@@ -63,7 +67,9 @@ const BLOB: usize = 32 << 10;
 /// What the length before the sum is a multiple of, in bytes.
 const BLOCK: u64 = 512;
 const MAGIC: [u8; 8] = *b"QUORSNAP";
-const VERSION: u32 = 1;
+const VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
+/// The first one whose head says a level.
+const TELLS_LEVEL: u32 = 2;
 const PREFACE: usize = MAGIC.len() + size_of::<u32>();
 const FRAME: usize = 8;
 const SUM: usize = 32;
@@ -85,6 +91,8 @@ pub struct Head {
     pub compacted: Revision,
     /// The last entry that had been applied.
     pub applied: Position,
+    /// The cluster's level.
+    pub level: Level,
 }
 
 /// How much is in a snapshot.
@@ -151,9 +159,9 @@ impl Snapshot {
             let (revision, compacted) = (Revision(shared.revision()), Revision(state.compacted));
             let leases: Vec<_> = state.leases.iter().map(|(id, lease)| (*id, lease.time)).collect();
             let members: Vec<Member> = state.members.values().cloned().collect();
-            (Head { cluster, revision, compacted, applied: *whole }, members, leases)
+            (Head { cluster, revision, compacted, applied: *whole, level: state.level }, members, leases)
         };
-        let preface = [&MAGIC[..], &VERSION.to_le_bytes()].concat();
+        let preface = [&MAGIC[..], &head.version().to_le_bytes()].concat();
         let mut snapshot = Snapshot {
             at: head.revision.0,
             contents: Contents { members: members.len() as u64, leases: leases.len() as u64, keys: 0 },
@@ -313,6 +321,10 @@ fn put_frame_len(key: &[u8], version: &Version) -> u64 {
 }
 
 impl Head {
+    fn version(&self) -> u32 {
+        if self.level >= Level::TOLD { TELLS_LEVEL } else { *VERSIONS.start() }
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut body = vec![HEAD];
         body.extend_from_slice(&self.cluster.0.to_le_bytes());
@@ -320,16 +332,21 @@ impl Head {
         body.extend_from_slice(&self.compacted.0.to_le_bytes());
         body.extend_from_slice(&self.applied.index.0.to_le_bytes());
         body.extend_from_slice(&self.applied.term.0.to_le_bytes());
+        if self.version() >= TELLS_LEVEL {
+            body.extend_from_slice(&self.level.0.to_le_bytes());
+        }
         body
     }
 
-    fn decode(body: &[u8]) -> Option<Head> {
+    fn decode(body: &[u8], version: u32) -> Option<Head> {
         let mut input = Cursor(body);
         input.u8().filter(|kind| *kind == HEAD)?;
         let (cluster, revision) = (ClusterId(input.u64()?), Revision(input.i64()?));
         let compacted = Revision(input.i64()?);
         let applied = Position { index: Index(input.u64()?), term: Term(input.u64()?) };
-        input.0.is_empty().then_some(Head { cluster, revision, compacted, applied })
+        let level = if version >= TELLS_LEVEL { Level(input.u32()?) } else { Level::FIRST };
+        let head = Head { cluster, revision, compacted, applied, level };
+        (input.0.is_empty() && head.version() == version).then_some(head)
     }
 }
 
@@ -392,6 +409,8 @@ enum Stage {
 #[derive(Debug)]
 pub struct SnapshotReader {
     stage: Stage,
+    /// Of its format, once that was read.
+    version: u32,
     buffer: Vec<u8>,
     /// Bytes that were verified.
     at: u64,
@@ -408,6 +427,7 @@ impl Default for SnapshotReader {
     fn default() -> SnapshotReader {
         SnapshotReader {
             stage: Stage::Preface,
+            version: 0,
             buffer: Vec::new(),
             at: 0,
             crc: 0,
@@ -476,14 +496,17 @@ impl SnapshotReader {
         match self.stage {
             Stage::Preface => {
                 let version = piece.strip_prefix(&MAGIC).ok_or("it does not begin as a snapshot of Quorate does")?;
-                if version != VERSION.to_le_bytes() {
-                    return Err(format!("its format is not {VERSION}, the one that this release reads"));
+                self.version = version.try_into().map_or(0, u32::from_le_bytes);
+                if !VERSIONS.contains(&self.version) {
+                    let (first, last) = VERSIONS.into_inner();
+                    return Err(format!("its format is {}, and this release reads {first} to {last}", self.version));
                 }
                 self.crc = crc(piece);
                 Ok(Stage::Head)
             }
             Stage::Head => {
-                let head = Head::decode(self.body(piece)?).ok_or("its head is malformed")?;
+                let head = Head::decode(self.body(piece)?, self.version).ok_or("its head is malformed")?;
+                head.level.is_known_to("its cluster", "this release", Level::NEWEST)?;
                 self.head = Some(head);
                 visit(Item::Head(head), place);
                 Ok(Stage::Frames)

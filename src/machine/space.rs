@@ -9,8 +9,9 @@
 //!
 //! May not know: who asks. Left out: what the log takes.
 
-use super::index::{History, KeyRange};
+use super::index::KeyRange;
 use super::state::Shared;
+use super::versions::History;
 use std::collections::BTreeMap;
 
 /// What a set of keys takes.

@@ -13,10 +13,11 @@
 use super::compact::{Litter, Thing};
 use super::counts::Counts;
 use super::history::{Recent, Records};
-use super::index::{History, Index, KeyRange, Version};
+use super::index::{Index, KeyRange};
 use super::lease::{Lease, LeaseTime};
 use super::record::{self, Effect, Raised};
-use super::{Error, Member};
+use super::versions::{History, Version};
+use super::{Error, Level, Member};
 use crate::ids::{Index as LogIndex, MemberId, Position};
 use crate::proto::etcdserverpb::AlarmType;
 use crate::storage::key::{Family, get_value};
@@ -70,6 +71,8 @@ pub struct State {
     pub member_changes: u64,
     /// The alarms that are up: whose, etcd's number, and why.
     pub alarms: BTreeMap<(MemberId, i32), Raised>,
+    /// What members agree on.
+    pub level: Level,
     /// The oldest readable revision; -1 as long as nothing was compacted, as in etcd.
     pub compacted: i64,
     /// Where effects lie that say nothing any more.
@@ -90,6 +93,7 @@ impl State {
             configuration: Bytes::new(),
             member_changes: 0,
             alarms: BTreeMap::new(),
+            level: Level::FIRST,
             compacted: -1,
             litter: Litter::default(),
         }
@@ -143,6 +147,13 @@ impl State {
             Effect::Configuration(bytes) => {
                 self.litter.replaced(Thing::Configuration, record);
                 self.configuration = Bytes::copy_from_slice(bytes);
+            }
+            Effect::Level(level) => {
+                if level <= self.level {
+                    return Err(format!("level {level} does not follow {}", self.level));
+                }
+                self.litter.replaced(Thing::Level, record);
+                self.level = level;
             }
             Effect::Alarm { member, alarm, raised: Raised::Not } => {
                 self.litter.undone(Thing::Alarm(member, alarm), record);
@@ -355,7 +366,7 @@ impl Shared {
         let state = self.read();
         for (walked, (key, history)) in state.index.histories(range, after).enumerate() {
             if let Some(version) = history.at(revision) {
-                visit(&state, key, version)?;
+                visit(&state, key, &version)?;
             }
             if walked + 1 == SLICE {
                 return ControlFlow::Continue(Some(Box::from(key)));

@@ -25,7 +25,7 @@
 //!
 //! May not know: who asks whom, and where the records are staged.
 
-use super::record::{self, Builder, Digest, Effect};
+use super::record::{self, Builder, Digest, Effect, Misread};
 use crate::ids::{Index, Position};
 use crate::storage::Engine;
 use crate::storage::key::{Family, Key, put_ops, scan_values};
@@ -57,7 +57,7 @@ pub fn read_records(
             return ControlFlow::Break(());
         }
         if let Err(why) = record::header(&value) {
-            outcome = Err(Fault { what: format!("reading state record {first}"), why });
+            outcome = Err(Fault { what: format!("reading state record {first}"), why: why.to_string() });
             return ControlFlow::Break(());
         }
         bytes += value.len();
@@ -102,6 +102,13 @@ pub enum Misfit {
     Rewritten,
 }
 
+impl From<Misread> for Misfit {
+    /// A newer release's can't come, for its state has a level that its taker looks at first: so it is rot too.
+    fn from(misread: Misread) -> Misfit {
+        Misfit::Rot(misread.to_string())
+    }
+}
+
 /// How far the records that were taken over reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefix {
@@ -126,7 +133,7 @@ impl Prefix {
     /// # Errors
     /// It does not follow: nothing was changed.
     pub fn take(&mut self, first: Index, record: &Bytes, ops: &mut Vec<Op>) -> Result<(), Misfit> {
-        let header = record::header(record).map_err(Misfit::Rot)?;
+        let header = record::header(record)?;
         if header.first != first || header.last.index < first {
             return Err(Misfit::Rot(format!("state record {first} says that it holds {first} to {}", header.last)));
         }
@@ -142,10 +149,10 @@ impl Prefix {
         }
         let (reached, cut) = if header.rewritten {
             let mut digest = self.digest;
-            record::read(record, &mut digest, &mut |_, _| Ok(())).map_err(Misfit::Rot)?;
+            record::read(record, &mut digest, &mut |_, _| Ok(()))?;
             (Prefix { reached: header.last, digest }, None)
         } else {
-            let (reached, cut) = self.cut(first, record).map_err(Misfit::Rot)?;
+            let (reached, cut) = self.cut(first, record)?;
             (reached, (first < wanted).then_some(cut))
         };
         if reached.reached != header.last || reached.digest != header.digest || header.last.term < self.reached.term {
@@ -158,7 +165,7 @@ impl Prefix {
     }
 
     /// Goes through a plain record. Gives the prefix after it, and the record without the entries that this one has.
-    fn cut(&self, first: Index, record: &Bytes) -> Result<(Prefix, Builder), String> {
+    fn cut(&self, first: Index, record: &Bytes) -> Result<(Prefix, Builder), Misread> {
         let wanted = self.reached.index.next();
         let (mut after, mut cut) = (*self, Builder::new(wanted));
         let mut entry = first;

@@ -443,7 +443,7 @@ mod puts_and_deletes {
             let view = store.machine.view();
             (view.live_bytes(), view.held_bytes())
         };
-        const EACH: u64 = index::VERSION_BYTES;
+        const EACH: u64 = versions::VERSION_BYTES;
         store.set("ab", "1234");
         assert_eq!(bytes(&store), (6 + EACH, 6 + EACH));
         store.set("ab", "1");
@@ -461,7 +461,7 @@ mod puts_and_deletes {
         }
         store.delete("/r/events/c", "");
         let shares = store.machine.view().shares(b"/r/pods", b'/', 2);
-        let each = 5 + 9 + index::VERSION_BYTES;
+        let each = 5 + 9 + versions::VERSION_BYTES;
         let pods = Holding { keys: 2, versions: 3, live_bytes: 2 * each, held_bytes: 3 * each };
         let (prefixes, shares): (Vec<_>, Vec<Holding>) = shares.into_iter().unzip();
         assert_eq!(prefixes.iter().map(|p| &p[..]).collect::<Vec<_>>(), [&b"/r/"[..], b"/r/pods/"]);
@@ -475,6 +475,7 @@ mod puts_and_deletes {
 
 mod commands_and_disk;
 mod compaction;
+mod levels;
 mod members;
 mod restores;
 mod snapshots;

@@ -12,9 +12,10 @@
 
 use super::budget::Share;
 use super::counts::add;
-use super::index::{KeyRange, Version};
+use super::index::KeyRange;
 use super::range::Reader;
 use super::state::{Found, Values};
+use super::versions::Version;
 use super::{Error, header};
 use crate::ids::Revision;
 use crate::proto::etcdserverpb as pb;

@@ -11,7 +11,7 @@
 use super::Settings;
 use super::protocol::{Body, Error, body, field};
 use crate::ids::{ClusterId, DiskId, MemberId, stable_hash};
-use crate::machine::View;
+use crate::machine::{Level, View};
 use crate::node::{self, Config, Effect, Halt, Input, Node, Opening, Reply, Request, Retention, Slot, SpaceConfig};
 use crate::proto::quorate as pb;
 use crate::raft::{Envelope, Limits, Ready};
@@ -68,6 +68,8 @@ impl Replica {
             retention: Retention::everything(),
             max_learners: 0,
             piece_bytes: crate::node::PIECE_BYTES,
+            checkpoint_entries: crate::node::CHECKPOINT_ENTRIES,
+            level: Level::NEWEST,
             name: own.to_owned(),
             client_urls: Vec::new(),
         };

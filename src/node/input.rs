@@ -220,6 +220,8 @@ pub struct StageWrite {
     /// At last: sync it and let it take the place of the state database, atomically, from the next start on. The node
     /// writes nothing any more to the one in use.
     pub adopt: bool,
+    /// The state database that it takes the place of was wrong: it is evidence, and is kept aside.
+    pub aside: bool,
 }
 
 /// What a node can ask for.

@@ -25,7 +25,8 @@
 //!    asked for, nor below what any sender had applied when its sweep came to rest, nor below the own log's base.
 //! 2. A sound state is never given up for an older one.
 //! 3. From the adoption on nothing is written to the state that it replaces, and nothing is applied.
-//! 4. What the acked mark says of the log is said by the new state too.
+//! 4. Nothing is taken over of a state whose level this member does not know: it stops with a sentence, and keeps what it has.
+//! 5. What the acked mark says of the log is said by the new state too.
 //!
 //! May not know: files, and how the adoption is made atomic.
 
@@ -34,6 +35,7 @@ use super::marks::{AckedMark, Adopted};
 use super::node::Node;
 use super::source::{decode_id, encode_id};
 use crate::ids::{Incarnation, Index, MemberId, Position, RequestId, Term};
+use crate::machine::Level;
 use crate::machine::takeover::{Misfit, Prefix};
 use crate::proto::quorate as own;
 use crate::storage::Op;
@@ -237,7 +239,17 @@ impl Install {
     fn stage(&mut self, begin: bool, ops: Vec<Op>, adopt: bool) -> Effect {
         self.stages += 1;
         self.staging.push_back((self.stages, ops.iter().map(Op::size).sum()));
-        Effect::Stage(StageWrite { id: self.stages, begin, ops, adopt })
+        Effect::Stage(StageWrite { id: self.stages, begin, ops, adopt, aside: false })
+    }
+
+    /// Lets a state of nothing but `ops` take the place of the one in use, which is kept aside. What is being taken over is not
+    /// wanted any more.
+    pub(super) fn set_aside(&mut self, ops: Vec<Op>) -> Effect {
+        self.transfer = None;
+        self.stages += 1;
+        self.staging.push_back((self.stages, 0));
+        self.adopting = Some(self.stages);
+        Effect::Stage(StageWrite { id: self.stages, begin: true, ops, adopt: true, aside: true })
     }
 }
 
@@ -252,8 +264,11 @@ impl Node {
         match (&mut self.install.transfer, base) {
             (Some(transfer), Some(base)) => transfer.wanted = transfer.wanted.max(base.index),
             (Some(_), None) => {}
-            (None, Some(base)) => self.install.begin(base.index, now),
-            (None, None) if hollow => self.install.begin(self.raft.log_base().index, now),
+            (None, Some(base)) => self.install.begin(base.index.max(self.quarantine.least()), now),
+            (None, None) if hollow => {
+                let least = self.raft.log_base().index.max(self.quarantine.least());
+                self.install.begin(least, now);
+            }
             (None, None) => return,
         }
         if self.is_needless() {
@@ -311,6 +326,10 @@ impl Node {
         if !is_due || answer.transfer != transfer.number || answer.from != transfer.prefix.reached().index.next().0 {
             return;
         }
+        self.levels.met = self.levels.met.max(Level(answer.level));
+        if self.levels.met > self.config.level {
+            return;
+        }
         let wanted = transfer.wanted;
         if answer.restart {
             tracing::info!(reached = %transfer.prefix.reached(), "another leader's records do not fit; taking over begins anew");
@@ -320,7 +339,11 @@ impl Node {
         let pin = answer.pin.as_ref().map(decode_id);
         if transfer.pin != pin {
             let is_other = pin.map(|pin| pin.origin) != transfer.pin.map(|pin| pin.origin);
-            install.resumed += u64::from(is_other && !transfer.is_empty());
+            if is_other && !transfer.is_empty() {
+                install.resumed += 1;
+                let reached = transfer.prefix.reached();
+                tracing::info!(?leader, %reached, "another leader goes on with the state that is taken over");
+            }
             transfer.parts = None;
             transfer.pin = pin;
         }
@@ -379,10 +402,15 @@ impl Node {
     }
 
     /// What the state that was taken over says beside it.
-    fn put_marks_of(&self, reached: Position, ops: &mut Vec<Op>) {
+    ///
+    /// Up to where it ends it holds what was committed: what this member acknowledged there is in it, or gave way to it.
+    /// Beyond, what was acknowledged may be committed yet, unless another entry stands where the state ends: then it followed
+    /// on one that gave way. A log that lacks that place can't say so.
+    pub(super) fn put_marks_of(&self, reached: Position, ops: &mut Vec<Op>) {
         let known = self.raft.lost_mark().unwrap_or(self.state.mark);
-        // An entry of a newer term stands, committed, where the acknowledged ones were: they gave way to it.
-        let last = if reached.at_least_as_up_to_date_as(known) { reached } else { known };
+        let there = self.raft.position_before(reached.index.next());
+        let follows = known.term >= reached.term && (there.index < reached.index || there == reached);
+        let last = if known.index > reached.index && follows { known } else { reached };
         AckedMark { last, term: self.raft.durable_term(), incarnation: self.identity.incarnation }.put(ops);
         Adopted(reached).put(ops);
     }

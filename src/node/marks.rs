@@ -1,13 +1,29 @@
 //! What a state's database says beside the state: small values of the node's own, written with it.
 //!
-//! Both are read by [`super::open()`] alone. [`AckedMark`] is against a log that lost what it acknowledged; [`Adopted`] says that
-//! the state was not made from this member's log, but taken over, so that a log which does not lead there begins anew.
+//! They are read by [`super::open()`] alone. [`AckedMark`] is against a log that lost what it acknowledged; [`Adopted`] says that
+//! the state was not made from this member's log, but taken over, so that a log which does not lead there begins anew;
+//! [`Quarantined`] stands where there is no state, and says that the log must not make it again.
 //!
 //! Their layouts are frozen: numbers of 8 bytes, little-endian, in the order of the fields.
 
 use crate::ids::{Incarnation, Index, Position, Term};
 use crate::storage::key::{self, Key};
 use crate::storage::{Engine, Fault, Op};
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Beside {
+    pub mark: AckedMark,
+    pub adopted: Option<Adopted>,
+    pub quarantined: Option<Quarantined>,
+}
+
+impl Beside {
+    pub(super) fn read(engine: &dyn Engine) -> Result<Beside, Fault> {
+        let (mark, adopted) = (AckedMark::read(engine)?, Adopted::read(engine)?);
+        Ok(Beside { mark, adopted, quarantined: Quarantined::read(engine)? })
+    }
+}
 
 /// What the state database witnesses of the log database, as of its own last sync: how far the log reached, in which term
 /// the member was, and in which life. A log database that knows less has lost what it acknowledged.
@@ -49,6 +65,41 @@ impl Adopted {
     pub(super) fn read(engine: &dyn Engine) -> Result<Option<Adopted>, Fault> {
         let found = read(engine, Key::Adopted)?;
         Ok(found.map(|[index, term]| Adopted(Position { index: Index(index), term: Term(term) })))
+    }
+}
+
+/// The state that was here differed from a quorum's, and was set aside: see [`super::quarantine`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Quarantined {
+    /// What had been applied, and perhaps served: nothing is served until a state that reaches it was taken over.
+    pub applied: Index,
+    /// The checkpoint at which it differed.
+    pub checkpoint: Index,
+    /// Its digest there, and the quorum's.
+    pub found: u64,
+    pub truth: u64,
+}
+
+impl Quarantined {
+    /// Appends the write of it.
+    pub(super) fn put(self, ops: &mut Vec<Op>) {
+        put(Key::Quarantine, [self.applied.0, self.checkpoint.0, self.found, self.truth], ops);
+    }
+
+    /// Appends its deletion.
+    pub(super) fn remove(ops: &mut Vec<Op>) {
+        ops.push(Op::Delete(Key::Quarantine.encode()));
+    }
+
+    /// `None` where no state was set aside, or another one has taken its place.
+    pub(super) fn read(engine: &dyn Engine) -> Result<Option<Quarantined>, Fault> {
+        let found = read(engine, Key::Quarantine)?;
+        Ok(found.map(|[applied, checkpoint, found, truth]| Quarantined {
+            applied: Index(applied),
+            checkpoint: Index(checkpoint),
+            found,
+            truth,
+        }))
     }
 }
 

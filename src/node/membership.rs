@@ -378,7 +378,7 @@ impl Node {
     }
 
     /// Leader: the table of members, if it says what the newest configuration says.
-    fn settled_members(&self) -> Option<BTreeMap<MemberId, Member>> {
+    pub(super) fn settled_members(&self) -> Option<BTreeMap<MemberId, Member>> {
         let (newest, view) = (self.raft.configuration(), self.machine.view());
         let applied = view.configuration();
         let is_applied = if applied.is_empty() { newest.version() == 0 } else { applied == newest.encode(b"") };

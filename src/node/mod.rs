@@ -5,6 +5,7 @@
 //! simulator) carries them and decides nothing. So the node that serves is, byte for byte, the node that is tested.
 //!
 //! - `node.rs` is the turn: what happens in which order.
+//! - `disks.rs` is what leaves for the log's disk and for the state's.
 //! - `open.rs` is birth: from two databases to a node, the only constructor, in production and simulation alike; `marks.rs` is
 //!   what the state's database says for it beside the state.
 //! - `restore.rs` makes the disk of a member whose state comes from a backup.
@@ -12,9 +13,11 @@
 //! - `proposals.rs` and `reads.rs` keep what clients wait for. Each slot is answered exactly once.
 //! - `lessor.rs` is the leader's clock over the leases; `leases.rs` keeps what callers want of it, and brings it there.
 //! - `membership.rs` brings changes of who belongs to the cluster to the leader, and makes voters of those who have caught up.
+//! - `levels.rs` raises the cluster's level when every member knows a higher one.
 //! - `stages.rs` knows when a request passed which stage, so that a slow one can be explained.
 //! - `events.rs` tells what a turn changed.
 //! - `install.rs` takes over the leader's state, which `source.rs` gives; `questions.rs` carries what is asked beside Raft.
+//! - `quarantine.rs` compares the members' states, and takes out of service the one that is wrong.
 //! - `space.rs` bounds what the store holds: a quota, and compactions, which `compactor.rs` times.
 //! - `retention.rs` lets go of what the log need not hold any more.
 //! - `elections.rs` remembers changes of leader, for people.
@@ -27,26 +30,30 @@
 //!    the log reaches it again.
 //! 4. The node never waits: for a sync, a peer or a client. The one disk wait it may meet is a value that apply reads.
 //!
-//! It may not know tokio, sockets, threads, locks, and what time it is but for the argument. Left out until it is built: quarantine
-//! after a digest that differs.
+//! It may not know tokio, sockets, threads, locks, and what time it is but for the argument.
 
 use crate::ids::{ClusterId, DiskId, Incarnation, Index, MemberId, Term};
+use crate::machine::Level;
 use crate::raft;
+use crate::storage::COME_BACK;
 use crate::time::{Duration, Time};
 
 mod compactor;
+mod disks;
 mod elections;
 pub mod events;
 pub mod input;
 mod install;
 mod leases;
 mod lessor;
+mod levels;
 mod marks;
 mod membership;
 #[expect(clippy::module_inception, reason = "the file of the room's one value, named after it")]
 mod node;
 mod open;
 mod proposals;
+mod quarantine;
 mod questions;
 mod reads;
 pub mod recover;
@@ -67,7 +74,8 @@ pub use install::{InstallStatus, PIECE_BYTES};
 pub use leases::LeaseCounts;
 pub use membership::ChangeRefused;
 pub use node::Node;
-pub use open::{Opened, Opening, Unopened, open};
+pub use open::{Opened, Opening, Unopened, can_be_made_again, open};
+pub use quarantine::{CHECKPOINT_ENTRIES, CheckpointStatus};
 pub use restore::restore;
 pub use retention::Retention;
 pub use source::REST;
@@ -97,6 +105,10 @@ pub struct Config {
     pub max_learners: usize,
     /// Bytes of a state that this member asks for at once when it takes one over: [`PIECE_BYTES`].
     pub piece_bytes: u64,
+    /// Entries between two checkpoints, at which members compare their states, the same on all members: [`CHECKPOINT_ENTRIES`].
+    pub checkpoint_entries: u64,
+    /// The highest cluster level that it knows, or is to know.
+    pub level: Level,
 }
 
 /// Why a node stops for good: printed, then the process exits.
@@ -135,6 +147,8 @@ pub struct Status {
     pub leases: LeaseCounts,
     /// How far a state is taken over from the leader.
     pub install: InstallStatus,
+    /// What comparing states has shown.
+    pub checkpoint: CheckpointStatus,
     /// Per peer, by id; flow facts only on the leader.
     pub peers: Vec<PeerStatus>,
     /// The newest changes of leader that this member saw, oldest first, bounded.
@@ -207,6 +221,6 @@ pub fn foreign_disk(member: MemberId, known: DiskId, found: DiskId) -> String {
     format!(
         "member {member} is known to live on disk {known}, but this data directory is disk {found}: it was emptied or \
          copied. A member that lost its log must not vote under its old name. Put the original data directory back; if \
-         it is gone, keep this member stopped: the others go on as long as they are a quorum."
+         it is gone, {COME_BACK}."
     )
 }

@@ -7,14 +7,17 @@
 //!
 //! Writes and messages leave before apply begins, so the disk and the peers work meanwhile.
 
+use super::disks::StateWrites;
 use super::elections::Elections;
 use super::events::Glance;
-use super::input::{Effect, Input, Refused, Reply, Request, Slot, StateWrite, Uncertain};
+use super::input::{Effect, Input, Refused, Reply, Request, Slot, Uncertain};
 use super::install::Install;
 use super::leases::{Leases, Wish};
-use super::marks::AckedMark;
+use super::levels::Levels;
+use super::marks::Beside;
 use super::membership::{self, Changes};
 use super::proposals::{Command, Proposals};
+use super::quarantine::Quarantine;
 use super::reads::Reads;
 use super::retention::Retained;
 use super::source::Source;
@@ -28,7 +31,6 @@ use crate::raft::{Entry, EntryKind, Raft, Refusal, TransferError};
 use crate::storage::Op;
 use crate::time::{Duration, Time};
 use prost::Message as _;
-use std::collections::VecDeque;
 
 /// Applied in one turn at most: a turn stays short, so that heartbeats are not late behind a long catch-up.
 const APPLY_BYTES_PER_TURN: usize = 4 << 20;
@@ -51,8 +53,10 @@ pub struct Node {
     pub(super) reads: Reads,
     pub(super) leases: Leases,
     pub(super) changes: Changes,
+    pub(super) levels: Levels,
     pub(super) install: Install,
     pub(super) source: Source,
+    pub(super) quarantine: Quarantine,
     marks: Marks,
     transfers: Vec<(Slot, MemberId, Time)>,
     elections: Elections,
@@ -67,45 +71,32 @@ pub struct Node {
     pub(super) replies: Vec<(Slot, Reply)>,
 }
 
-/// The writes to the state database.
-#[derive(Debug, Default)]
-pub(super) struct StateWrites {
-    next_id: u64,
-    /// Writes not yet inserted, with the machine's run that each one ends.
-    inserting: VecDeque<(u64, u64)>,
-    /// Bytes written since the last sync was asked for, and when the first of them was.
-    unsynced_bytes: usize,
-    unsynced_since: Option<Time>,
-    /// The highest acked mark that may be on the disk: how far the log's disk has ever been known to reach.
-    pub(super) mark: Position,
-    /// The log may not be truncated before this write, which lowers the mark, is durable.
-    lowering: Option<u64>,
-}
-
 impl Node {
     pub(super) fn new(
         identity: Identity,
         config: Config,
         raft: Raft,
         machine: Machine,
-        mark: Position,
+        beside: &Beside,
         log_bytes: Vec<(Index, u64)>,
         now: Time,
     ) -> Node {
         Node {
+            levels: Levels::new(machine.level()),
             retained: Retained::new(config.retention, log_bytes, machine.applied().index),
             space: Space::new(&config.space, now),
             identity,
             config,
             raft,
             machine,
-            state: StateWrites { mark, ..StateWrites::default() },
+            state: StateWrites { mark: beside.mark.last, ..StateWrites::default() },
             proposals: Proposals::new(identity.incarnation),
             reads: Reads::default(),
             leases: Leases::new(identity.incarnation),
             changes: Changes::default(),
             install: Install::new(identity.incarnation),
             source: Source::default(),
+            quarantine: Quarantine::new(identity.incarnation, beside.quarantined),
             marks: Marks::default(),
             transfers: Vec::new(),
             elections: Elections::default(),
@@ -128,7 +119,10 @@ impl Node {
                 self.raft.step(now, envelope);
                 self.note_progress(now, from);
             }
-            Input::PeerLost { peer, incarnation } => self.raft.peer_lost(now, peer, incarnation),
+            Input::PeerLost { peer, incarnation } => {
+                self.levels.lost(peer);
+                self.raft.peer_lost(now, peer, incarnation);
+            }
             Input::PeerUnreachable(peer) => self.raft.peer_unreachable(peer),
             Input::Unsent { sequence } => {
                 if let Some(command) = self.proposals.take(sequence) {
@@ -187,11 +181,16 @@ impl Node {
         }
         self.note_lessor();
         self.note_changes();
+        self.note_judge();
         self.hear_questions(now);
         self.lease_questions(now);
         self.drive_changes(now);
+        self.compare_states(now, effects);
+        self.drive_levels(now)?;
         self.take_over(now, effects);
         self.raft.flush(now);
+        // A leader that was removed has stepped down by now, and answers for no lease any more.
+        self.note_lessor();
         for event in self.raft.take_events() {
             self.elections.note(now, event);
         }
@@ -208,7 +207,9 @@ impl Node {
         }
         self.lease_answers(now);
         effects.extend(self.raft.messages().map(Effect::Send));
-        self.reads.release(self.machine.applied().index, self.raft.term(), &mut self.replies);
+        if !self.is_wrong() {
+            self.reads.release(self.machine.applied().index, self.raft.term(), &mut self.replies);
+        }
         self.answer_transfers(now);
         self.expire(now);
         effects.extend(self.replies.drain(..).map(|(slot, reply)| Effect::Reply(slot, reply)));
@@ -235,13 +236,15 @@ impl Node {
             self.reads.oldest().map(|since| since + self.read_patience()),
             self.leases.oldest().map(|since| since + self.read_patience()),
             self.changes.oldest().map(|since| since + self.read_patience()),
-            Some(self.changes.deadline()),
+            self.raft.leader().map(|_| self.changes.deadline()),
             Some(self.leases.deadline()),
+            Some(self.level_deadline()),
             self.transfers.iter().map(|(_, _, deadline)| *deadline).min(),
             unsynced.map(|since| since + STATE_SYNC_INTERVAL),
             Some(self.space_deadline()),
             Some(self.source.deadline()),
             Some(self.install_deadline()),
+            Some(self.quarantine_deadline()),
         ];
         own.into_iter().flatten().fold(self.raft.deadline(), Time::min)
     }
@@ -299,6 +302,7 @@ impl Node {
             pending_proposals: self.proposals.count(),
             leases: self.leases.counts().clone(),
             install: self.install_status(),
+            checkpoint: self.checkpoint_status(),
             peers: self.raft.flows().into_iter().map(|(id, flow, matched)| PeerStatus { id, flow, matched }).collect(),
             elections: self.elections.list(),
         }
@@ -308,7 +312,7 @@ impl Node {
 
     fn request(&mut self, now: Time, slot: Slot, request: Request) {
         match request {
-            _ if self.is_hollow() => self.replies.push((slot, Reply::Refused(Refused::Hollow))),
+            _ if self.is_hollow() || self.is_wrong() => self.replies.push((slot, Reply::Refused(Refused::Hollow))),
             Request::Propose { grows: true, .. } if self.space_low => {
                 self.replies.push((slot, Reply::Refused(Refused::Space)));
             }
@@ -475,50 +479,7 @@ impl Node {
         }
     }
 
-    // ---- the two disks
-
-    /// Hands the log's next write to its disk. A truncation below the acked mark first waits until the mark is lowered on
-    /// the state's disk: a log that is shorter than the mark says would be taken for one that lost what it acknowledged.
-    /// Of a log that did lose it the mark says so until the log reaches it again, whatever is cut off meanwhile.
-    fn persist(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        if self.state.lowering.is_some() {
-            return;
-        }
-        if let Some(from) = self.raft.pending_truncation()
-            && self.raft.lost_mark().is_none()
-            && from <= self.state.mark.index
-        {
-            if self.install.is_adopting() {
-                return;
-            }
-            self.state.mark = self.raft.position_before(from);
-            let mut ops = Vec::new();
-            self.put_mark(&mut ops);
-            let write = self.state_write(ops, true);
-            self.state.lowering = Some(write.id);
-            effects.push(Effect::WriteState(write));
-            return;
-        }
-        if let Some(ready) = self.raft.ready(now) {
-            effects.push(Effect::Persist(ready));
-        }
-    }
-
-    fn put_mark(&self, ops: &mut Vec<Op>) {
-        let (term, incarnation) = (self.raft.durable_term(), self.identity.incarnation);
-        AckedMark { last: self.state.mark, term, incarnation }.put(ops);
-    }
-
-    fn state_write(&mut self, ops: Vec<Op>, sync: bool) -> StateWrite {
-        self.state.next_id += 1;
-        StateWrite { id: self.state.next_id, ops, sync }
-    }
-
-    fn state_written(&mut self, id: u64) {
-        while let Some((_, run)) = self.state.inserting.pop_front_if(|(write, _)| *write <= id) {
-            self.machine.written(run);
-        }
-    }
+    // ---- what is committed
 
     /// Whether there is a state to apply to, and its disk keeps up.
     pub(super) fn may_apply(&self) -> bool {
@@ -550,7 +511,7 @@ impl Node {
         if sync_due && self.state.lowering.is_none() {
             self.state.unsynced_bytes = 0;
             self.state.unsynced_since = None;
-            self.state.mark = self.raft.lost_mark().unwrap_or_else(|| self.raft.persisted_position());
+            self.note_acknowledged();
             self.put_mark(&mut ops);
         }
         if !ops.is_empty() {
@@ -581,16 +542,28 @@ impl Node {
             (_, None) => Content::Nothing,
         };
         let outcome = self.machine.apply(entry.position, content);
-        if let Err(machine::Error::Disk(fault)) = &outcome {
-            return Err(Halt(format!("the state database failed while entry {} was applied: {fault}", entry.position)));
+        match &outcome {
+            Err(machine::Error::Disk(fault)) => {
+                let position = entry.position;
+                return Err(Halt(format!("the state database failed while entry {position} was applied: {fault}")));
+            }
+            Err(machine::Error::Newer(why)) => {
+                return Err(Halt(format!("entry {} can't be applied: {why}", entry.position)));
+            }
+            Ok(_) | Err(_) => {}
         }
+        self.note_level()?;
+        self.note_checkpoint(entry.position.index);
         let ours = entry.id.origin == self.identity.member && entry.id.incarnation == self.identity.incarnation;
         if membership.is_some() {
             self.note_membership(&entry, ours);
         }
         if ours && let Some((slot, stages)) = self.proposals.applied(entry.id.sequence, self.identity.member) {
             let stages = self.marks.of(entry.position.index, stages);
-            self.replies.push((slot, Reply::Applied { outcome, term: entry.position.term, stages }));
+            let applied = Reply::Applied { outcome, term: entry.position.term, stages };
+            // What a wrong state makes of a command is no answer.
+            let reply = if self.is_wrong() { Reply::Uncertain(Uncertain::LeaderLost) } else { applied };
+            self.replies.push((slot, reply));
         }
         Ok(())
     }

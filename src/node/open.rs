@@ -14,32 +14,44 @@
 //! | ends before it, or disagrees with it | was taken over up to there | the log is emptied, and begins there: the lawful end of an install that was cut short |
 //! | begins after what was applied | | hollow: the state was lost, and is taken over from the leader |
 //! | the same, and it is the only member | | refused: nobody can send what is missing |
+//! | any | none, in quarantine | hollow, whatever the log could make: the state was wrong, and is taken over from the leader |
 //! | empty | empty, and no member is known | hollow: a joiner, whose state is the leader's |
+//! | | of a level that is not known here, or written by a release that knows more | refused: the state is sound, and that release opens it |
 //! | a record that is not what was written | | refused, with the record |
-//! | | a record that is not what was written | refused, as [`Unopened::State`]: where there are others, the shell sets the state aside and opens again on an empty one |
+//! | | a record that is not what was written | refused, as [`Unopened::State`]: where the state can be made again ([`can_be_made_again`]), the shell sets it aside and opens on an empty one |
+//!
+//! **The only member** is one whose newest known configuration names nobody else, and what is known is what the log or the
+//! state says, whichever is newer: the founders count only where neither has heard of a change. Both keep it, since either may
+//! be lost.
 //!
 //! **Hollow** is a member that holds the whole log it acknowledged, but can't apply it. It votes and acknowledges as ever; it
 //! does not campaign, and applies nothing, until it has taken over a state and is opened again.
 //!
-//! With a state that is set aside the acked mark goes too. Then nothing witnesses the log any more: had it lost its tail at the
-//! same time, nobody would know. Two databases that rot at once are one fault more than a member is built for.
+//! With a state that is set aside because it can't be read the acked mark goes too. Then nothing witnesses the log any more: had
+//! it lost its tail at the same time, nobody would know. Two databases that rot at once are one fault more than a member is built
+//! for.
 //!
 //! Commit is not stored: it starts again at what was applied, until a leader says more. The member is a follower, whatever
 //! it was before.
 
-use super::marks::{AckedMark, Adopted};
-use super::membership;
+use super::marks::{AckedMark, Adopted, Beside};
 use super::node::Node;
 use super::{Config, Halt, Identity};
-use crate::ids::{Index, MemberId, Position, WriteSeq};
-use crate::machine::{Machine, Member};
+use super::{levels, membership};
+use crate::ids::{Incarnation, Index, MemberId, Position, WriteSeq};
+use crate::machine::{Machine, Member, OpenError};
+use crate::raft::quorum::Configuration;
 use crate::raft::{self, HardState, Raft, Ready, log::Log};
 use crate::rng::Seed;
-use crate::storage::Engine;
 use crate::storage::directory::Meta;
 use crate::storage::log::{LogStore, Recovered};
+use crate::storage::{COME_BACK, Engine};
 use crate::time::Time;
 use std::sync::Arc;
+
+/// What is done where there is nobody to ask.
+const RESTORE: &str = "Put back a copy of the whole data directory, or restore a snapshot into an empty one: quorate snapshot \
+                       restore <file> --data-dir <directory>";
 
 /// How much of the log's end is read into memory at birth, for followers that lag a little.
 const TAIL_BYTES: usize = 4 << 20;
@@ -102,10 +114,14 @@ fn log_fault(why: impl std::fmt::Display) -> Halt {
 pub fn open(opening: Opening) -> Result<Opened, Unopened> {
     let Opening { meta, raft: raft_engine, state: state_engine, config, seed, now } = opening;
     let members = meta.members.iter().map(initial_member).collect();
-    let machine = Machine::open(state_engine.clone(), members).map_err(rotten_state)?;
+    let machine = Machine::open(state_engine.clone(), members).map_err(|error| match error {
+        OpenError::Newer(why) => Unopened::Member(Halt(why)),
+        OpenError::Fault(_) | OpenError::Corrupt(_) => rotten_state(error),
+    })?;
+    levels::check(machine.level(), &config)?;
     let applied = machine.applied();
-    let mark = AckedMark::read(&*state_engine).map_err(rotten_state)?;
-    let adopted = Adopted::read(&*state_engine).map_err(rotten_state)?;
+    let beside = Beside::read(&*state_engine).map_err(rotten_state)?;
+    let Beside { mark, adopted, quarantined } = beside;
     if let Some(Adopted(up_to)) = adopted
         && applied.index < up_to.index
     {
@@ -118,9 +134,10 @@ pub fn open(opening: Opening) -> Result<Opened, Unopened> {
     if adopted == Some(Adopted(applied)) {
         begin_at(&mut log, &mut recovered, applied)?;
     }
-    let configuration = membership::of_state(&machine.view().configuration(), meta.members.iter().map(|m| m.id))?;
-    let members = configuration.members().len();
-    let hollow = is_hollow(&recovered, applied, members)?;
+    let of_state = membership::of_state(&machine.view().configuration(), meta.members.iter().map(|m| m.id))?;
+    // Who told that the state was wrong is not the only member.
+    let only_member = quarantined.is_none() && is_only_member(&of_state, &recovered);
+    let hollow = quarantined.is_some() || is_hollow(&recovered, applied, &of_state, only_member)?;
     // A hollow member goes on as if everything up to its log's base were applied: it is committed.
     let in_use = if hollow { recovered.base.index } else { applied.index };
     let tail = unapplied_tail(&log, &recovered, in_use)?;
@@ -131,11 +148,11 @@ pub fn open(opening: Opening) -> Result<Opened, Unopened> {
     }
     let floor = (!entries.last().reaches(mark.last)).then_some(mark.last);
     if let Some(floor) = floor
-        && members == 1
+        && only_member
     {
         return Err(Unopened::Member(Halt(format!(
             "the log ends at {}, but this member had acknowledged {floor}, and it is the only member: nobody can send what is \
-             missing. Put back a copy of the whole data directory, or begin anew with an empty --data-dir.",
+             missing. {RESTORE}",
             recovered.last
         ))));
     }
@@ -146,6 +163,8 @@ pub fn open(opening: Opening) -> Result<Opened, Unopened> {
         );
     }
 
+    let configuration = if hollow { recovered.configuration.unwrap_or(of_state) } else { of_state };
+    log.note(&configuration).map_err(log_fault)?;
     let mut raft_config = raft::Config::new(meta.member, recovered.incarnation, configuration, seed);
     raft_config.heartbeat_interval = config.heartbeat_interval;
     raft_config.election_timeout = config.election_timeout;
@@ -155,7 +174,7 @@ pub fn open(opening: Opening) -> Result<Opened, Unopened> {
     let raft = Raft::new(raft_config, recovered.hard_state, entries, in_use, now);
     let identity =
         Identity { cluster: meta.cluster, member: meta.member, disk: meta.disk, incarnation: recovered.incarnation };
-    Ok(Opened { node: Node::new(identity, config, raft, machine, mark.last, log_bytes, now), log })
+    Ok(Opened { node: Node::new(identity, config, raft, machine, &beside, log_bytes, now), log })
 }
 
 pub(super) fn initial_member(member: &crate::storage::directory::InitialMember) -> Member {
@@ -202,21 +221,49 @@ fn leads_to(recovered: &Recovered, end: Position) -> bool {
     end.index <= recovered.last.index && term == end.term
 }
 
+/// Whether nobody else is known. A joiner knows nobody, and is not alone.
+fn is_only_member(of_state: &Configuration, recovered: &Recovered) -> bool {
+    let of_log = recovered.newest_configuration.as_ref();
+    let newest = of_log.filter(|log| log.version() > of_state.version()).unwrap_or(of_state);
+    newest.members().len() == 1
+}
+
+/// Whether a member whose state can't be read gets another one: from its own log, if that holds everything, or from the other
+/// members. `raft` is the database of the log.
+///
+/// # Errors
+/// It gets none, or the log can't be read either.
+pub fn can_be_made_again(meta: &Meta, raft: Arc<dyn Engine>) -> Result<(), Halt> {
+    let (_, recovered) = LogStore::open(raft, 0, Incarnation(0)).map_err(log_fault)?;
+    let founders = membership::of_state(&bytes::Bytes::new(), meta.members.iter().map(|m| m.id))?;
+    let base = recovered.base;
+    if base.index > Index(0) && is_only_member(&founders, &recovered) {
+        return Err(Halt(format!(
+            "This is the only member, and its log holds only what follows {base}: nobody can send the state again. {RESTORE}"
+        )));
+    }
+    Ok(())
+}
+
 /// Whether there is nothing here that the log could be applied to: a state that ends before the log begins, or a joiner's.
 ///
 /// # Errors
 /// It is so, and there is nobody to take a state over from.
-fn is_hollow(recovered: &Recovered, applied: Position, members: usize) -> Result<bool, Halt> {
-    let joins = members == 0 && applied.index == Index(0);
+fn is_hollow(
+    recovered: &Recovered,
+    applied: Position,
+    of_state: &Configuration,
+    only_member: bool,
+) -> Result<bool, Halt> {
+    let joins = of_state.members().is_empty() && applied.index == Index(0);
     if joins || applied.index >= recovered.base.index {
         return Ok(joins);
     }
     let (base, last) = (recovered.base, recovered.last);
-    if members == 1 {
+    if only_member {
         return Err(Halt(format!(
             "the state ends at entry {applied}, but the log holds only what follows {base}, and this is the only member: \
-             nobody can send what is missing. The directory `state` is damaged, or was replaced: put the original one back, or \
-             a copy of the whole data directory.",
+             nobody can send what is missing. The directory `state` is damaged, or was replaced. {RESTORE}",
         )));
     }
     tracing::error!(
@@ -233,8 +280,7 @@ fn check_applied(log: &Log, applied: Position) -> Result<(), Halt> {
         found => Err(Halt(format!(
             "the state was made from entry {applied}, but the log ends at {} and has term {} there: the directory `raft` is \
              damaged, or was replaced. Some of this member's votes and acknowledgements are gone with it, so it must not go on \
-             under its old id. Put the original `raft` directory back; if it is lost, bring the member back \
-             under a new id, with an empty directory (quorate member replace <name>, on another member): the others have the data",
+             under its old id. Put the original `raft` directory back; if it is lost, {COME_BACK}",
             log.last(),
             found.map_or("none".into(), |term| term.to_string()),
         ))),

@@ -9,6 +9,8 @@
 //! | lease | `leases.rs` | `leases.rs` |
 //! | records | `install.rs` | `source.rs` |
 //! | change | `membership.rs` | `membership.rs` |
+//! | checkpoint | `quarantine.rs` | `quarantine.rs` |
+//! | level | `levels.rs` | nobody |
 //!
 //! Invariant: a question is heard by a leader only, an answer only by a member that follows who gave it (Raft's doing).
 
@@ -25,7 +27,7 @@ impl Node {
     pub(super) fn hear_questions(&mut self, now: Time) {
         for (peer, context, question) in self.raft.take_asks() {
             if self.raft.is_leader() {
-                self.hear_question(peer, context, question);
+                self.hear_question(now, peer, context, question);
             }
         }
         for (context, answer) in self.raft.take_answers() {
@@ -35,11 +37,13 @@ impl Node {
         }
     }
 
-    fn hear_question(&mut self, peer: MemberId, context: u64, question: Bytes) {
+    fn hear_question(&mut self, now: Time, peer: MemberId, context: u64, question: Bytes) {
         match own::LeaderQuestion::decode(question).map(|question| question.question) {
             Ok(Some(Question::Lease(question))) => self.lease_question(peer, context, question),
             Ok(Some(Question::Change(question))) => self.change_question(peer, context, question),
-            Ok(Some(Question::Records(question))) => self.records_question(peer, context, question),
+            Ok(Some(Question::Records(question))) => self.records_question(now, peer, context, question),
+            Ok(Some(Question::Checkpoint(question))) => self.checkpoint_question(now, peer, context, &question),
+            Ok(Some(Question::Level(question))) => self.level_question(now, peer, question),
             // A kind of a later release.
             Ok(None) => {}
             Err(error) => tracing::error!(%peer, %error, "a question to the leader can't be read"),
@@ -51,6 +55,7 @@ impl Node {
             Ok(Some(Answer::Lease(answer))) => self.lease_answer(context, &answer),
             Ok(Some(Answer::Change(answer))) => self.change_answer(answer),
             Ok(Some(Answer::Records(answer))) => self.records_answer(now, context, answer),
+            Ok(Some(Answer::Checkpoint(answer))) => self.checkpoint_answer(now, context, answer),
             Ok(None) => {}
             Err(error) => tracing::error!(%error, "an answer of the leader can't be read"),
         }

@@ -10,7 +10,7 @@
 //!
 //! May not know: files, people. A member that runs has its disk locked.
 
-use super::marks::AckedMark;
+use super::marks::{AckedMark, Quarantined};
 use super::membership;
 use crate::ids::{Incarnation, Index, Position, RequestId, Revision, Term, WriteSeq};
 use crate::machine::{Machine, Member};
@@ -67,17 +67,9 @@ fn read(meta: &Meta, raft: Arc<dyn Engine>, state: &Arc<dyn Engine>) -> Result<(
     let view = machine.view();
     let applied = machine.applied();
     let founders = founders.map(|member| member.id);
-    let mut configuration = membership::of_state(&view.configuration(), founders).map_err(|halt| halt.0)?;
-    let mut next = applied.index.next().max(recovered.base.index.next());
-    while next <= recovered.last.index {
-        let entries = log.read(next, READ_BYTES).map_err(|fault| fault.to_string())?;
-        let Some(newest) = entries.last() else { break };
-        next = newest.position.index.next();
-        let changes = entries.iter().filter(|entry| entry.kind == EntryKind::Configuration);
-        if let Some((newest, _)) = changes.filter_map(|entry| Configuration::decode(&entry.data)).last() {
-            configuration = newest;
-        }
-    }
+    let of_state = membership::of_state(&view.configuration(), founders).map_err(|halt| halt.0)?;
+    let of_log = recovered.newest_configuration.filter(|log| log.version() > of_state.version());
+    let configuration = of_log.unwrap_or(of_state);
     let survivor = Survivor {
         term: recovered.hard_state.term.max(mark.term),
         last: recovered.last,
@@ -91,9 +83,6 @@ fn read(meta: &Meta, raft: Arc<dyn Engine>, state: &Arc<dyn Engine>) -> Result<(
     Ok((log, survivor))
 }
 
-/// Bytes of the log that are read at a time.
-const READ_BYTES: usize = 1 << 20;
-
 /// Makes the member whose disk this is the only one of its cluster. Returns where that stands in its log.
 ///
 /// # Errors
@@ -106,6 +95,13 @@ pub fn decree(meta: &Meta, raft: Arc<dyn Engine>, state: Arc<dyn Engine>) -> Res
             survivor.applied, survivor.last
         ));
     }
+    let base = log.base();
+    if survivor.applied.index < base.index {
+        return Err(format!(
+            "it has no state: that was lost, or set aside because it was wrong, and its log holds only what follows entry {base}; \
+             choose another one"
+        ));
+    }
     let term = survivor.term.max(survivor.last.term).next();
     let position = Position { index: Index(survivor.last.index.0 + 1), term };
     let data = survivor.configuration.decree(meta.member).encode(&[]);
@@ -116,6 +112,8 @@ pub fn decree(meta: &Meta, raft: Arc<dyn Engine>, state: Arc<dyn Engine>) -> Res
     // What its log has lost is lost to everyone now.
     let mut ops = Vec::new();
     AckedMark { last: position, term, incarnation: Incarnation(0) }.put(&mut ops);
+    // Nor is there anybody to take a state over from: what was set aside is made again from the log.
+    Quarantined::remove(&mut ops);
     for op in ops {
         match op {
             Op::Put(key, value) => state.put(&key, &value),

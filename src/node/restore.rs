@@ -7,14 +7,14 @@
 //! May not know: files, directories, whose snapshot it was.
 
 use crate::ids::{Incarnation, Position, Revision, WriteSeq};
-use crate::machine::{Item, Member, Restoring};
+use crate::machine::{Item, Level, Member, Restoring};
 use crate::raft::{HardState, Ready};
 use crate::storage::Engine;
 use crate::storage::log::LogStore;
 use std::sync::Arc;
 
 /// Fills two empty engines: `next` gives the leases and then the pairs of a snapshot, by revision; the store stands at
-/// `revision` afterwards. Returns the entry that it begins after.
+/// `revision` afterwards, in a cluster of this `level`. Returns the entry that it begins after.
 ///
 /// # Errors
 /// A sentence: the disk failed, something is there already, or `next` failed.
@@ -23,9 +23,10 @@ pub fn restore(
     state: Arc<dyn Engine>,
     members: Vec<Member>,
     revision: Revision,
+    level: Level,
     next: &mut dyn FnMut() -> Result<Option<Item>, String>,
 ) -> Result<Position, String> {
-    let mut restoring = Restoring::begin(state, members, revision).map_err(|error| error.to_string())?;
+    let mut restoring = Restoring::begin(state, members, revision, level).map_err(|error| error.to_string())?;
     while let Some(item) = next()? {
         restoring.take(&item).map_err(|fault| fault.to_string())?;
     }

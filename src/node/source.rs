@@ -91,8 +91,12 @@ impl RecordsRead {
 }
 
 impl Node {
-    /// Leader: a member wants records.
-    pub(super) fn records_question(&mut self, peer: MemberId, context: u64, question: own::RecordsQuestion) {
+    /// Leader: a member wants records. A state that is wrong is given to nobody.
+    pub(super) fn records_question(&mut self, now: Time, peer: MemberId, context: u64, question: own::RecordsQuestion) {
+        if self.is_wrong() {
+            return;
+        }
+        self.wait_for_patient(now, peer);
         self.source.waiting.insert(peer, (context, question));
     }
 
@@ -199,6 +203,7 @@ impl Node {
             swept: question.swept.min(self.machine.swept().0),
             least: rest.least.0,
             total_bytes: self.machine.held_bytes(),
+            level: self.machine.level().0,
             ..own::RecordsAnswer::default()
         }
     }

@@ -172,8 +172,9 @@ impl Node {
         let ended = in_use && self.space.sweeping.is_some() && !self.machine.is_sweeping();
         let next = ended || self.machine.sweeps() && self.may_apply();
         let slice = if next { self.space.slice } else { Time::NEVER };
-        // Nobody can be asked for anything without a leader.
-        let proposal = self.raft.leader().map_or(Time::NEVER, |_| self.space.compactor.deadline());
+        // Nobody can be asked for anything without a leader, and who has no state asks for nothing.
+        let asks = self.raft.leader().is_some() && !self.is_hollow();
+        let proposal = if asks { self.space.compactor.deadline() } else { Time::NEVER };
         let may_clear = self.raft.is_leader() && !self.is_pending(self.space.alarming);
         let late = self.space.late.filter(|_| may_clear);
         slice.min(proposal).min(late.map_or(Time::NEVER, |since| since + LATE))

@@ -129,7 +129,8 @@ impl Target {
             progress(done, whole);
             source.read_pair(place).map(Some)
         };
-        node::restore(databases.raft, databases.state, members, self.revision, &mut next).map_err(failed)
+        let level = source.found.head.level;
+        node::restore(databases.raft, databases.state, members, self.revision, level, &mut next).map_err(failed)
     }
 }
 

@@ -268,6 +268,8 @@ impl Raft {
     ) -> Position {
         let position = self.append_own(EntryKind::Configuration, id, configuration.encode(context));
         self.follow_configuration(now);
+        // Those whom the round in flight waits for may not be asked any more.
+        self.finish_read_round();
         position
     }
 

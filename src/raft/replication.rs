@@ -275,6 +275,9 @@ impl Raft {
             return;
         }
         p.loading = None;
+        if p.next <= self.log.base().index {
+            return; // what precedes them was let go meanwhile
+        }
         let expected = |e: &Entry| self.log.term_at(e.position.index) == Some(e.position.term);
         let follows = entries.first().is_some_and(|e| e.position.index == p.next);
         if follows && entries.iter().all(expected) && p.has_room(usize::MAX, usize::MAX) {

@@ -8,6 +8,7 @@
 
 use super::flags::{FLAGS, Fate, Settings};
 use crate::ids::{ClusterId, MemberId, initial_cluster_id, initial_member_id};
+use crate::machine::Level;
 use crate::node::{AutoCompaction, Retention, SpaceConfig};
 use crate::storage::directory::InitialMember;
 use crate::time::Duration;
@@ -111,6 +112,8 @@ pub struct Config {
     pub join: Vec<Url>,
     /// `--max-learners`, which etcd 3.5 calls `--experimental-max-learners`.
     pub max_learners: usize,
+    /// `--max-cluster-level`: the highest level that this member takes part in.
+    pub level: Level,
     /// `--heartbeat-interval`.
     pub heartbeat_interval: Duration,
     /// `--election-timeout`.
@@ -225,6 +228,7 @@ impl Config {
             token: text(settings, "initial-cluster-token"),
             join: join(settings)?,
             max_learners: number(settings, experimental_or(settings, "max-learners").as_str(), 0, 255)? as usize,
+            level: level(settings)?,
             heartbeat_interval,
             election_timeout,
             max_request_bytes,
@@ -588,6 +592,13 @@ fn advertise_urls(settings: &Settings, name: &str, listen: &[Url]) -> Result<Vec
             url.port
         )),
         None => Ok(urls),
+    }
+}
+
+fn level(settings: &Settings) -> Result<Level, ConfigError> {
+    match settings.get("max-cluster-level").is_some_and(|given| !given.value.is_empty()) {
+        true => number(settings, "max-cluster-level", 0, Level::NEWEST.0.into()).map(|level| Level(level as u32)),
+        false => Ok(Level::NEWEST),
     }
 }
 

@@ -313,7 +313,7 @@ impl StateWorker {
         }
         self.staging.write(&write.ops)?;
         if write.adopt {
-            self.staging.adopt()?;
+            self.staging.adopt(write.aside)?;
         }
         self.mailbox.post(Event::Input(Input::Staged { id: write.id }));
         Ok(())
@@ -426,7 +426,7 @@ mod tests {
         let stage = |id, begin, value: &'static [u8], adopt| {
             let mut ops = Vec::new();
             put_ops(|_| key.clone(), value, &mut ops);
-            StateWork::Stage(StageWrite { id, begin, ops, adopt })
+            StateWork::Stage(StageWrite { id, begin, ops, adopt, aside: false })
         };
         sender.send(stage(1, true, b"1", false)).unwrap();
         let write = StateWrite { id: 1, ops: vec![Op::Put(key.clone(), Bytes::from_static(b"x"))], sync: false };

@@ -95,6 +95,11 @@ pub const FLAGS: &[Flag] = &[
     used("join", "", "Join the cluster of these peers, as host:port,host:port (their --listen-peer-urls)"),
     used("max-learners", "1", "How many members may learn until somebody asks for them to vote"),
     used("experimental-max-learners", "", "What etcd 3.5 calls --max-learners"),
+    used(
+        "max-cluster-level",
+        "",
+        "Keeps the cluster's level from being raised above this [default: what is known here]",
+    ),
     used("heartbeat-interval", "100", "Milliseconds between a leader's heartbeats"),
     used("election-timeout", "1000", "Milliseconds without a leader before an election"),
     used("quota-backend-bytes", "0", "What keys, values and versions may take, in bytes; 0: 2 GiB; -1: no limit"),

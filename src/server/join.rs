@@ -17,6 +17,10 @@
 //! until the new one has caught up, so it is done only if the others are a quorum without it; else it is refused with the
 //! numbers. It is refused as well while the old one is connected: then it lives, and this one has come to a wrong address.
 //!
+//! # A level that the joiner does not know
+//!
+//! It is refused before it belongs to the cluster ([`crate::machine::Level`]): whichever way it asks, it says what it knows.
+//!
 //! Absent: proof of who asks. Whoever reaches the peer port may join, as with all that is said there.
 
 use super::config::{Config, Url};
@@ -42,6 +46,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// A name that nobody chose.
 const NO_NAME: &str = "default";
+/// Who asks at the door.
+const JOINER: &str = "this member";
 
 /// Who the data directory must belong to, by the flags; `None` if they leave it to the directory. A joiner asks the cluster.
 ///
@@ -135,7 +141,8 @@ async fn ask_peer(config: &Config, peer: &Url) -> Result<(ClusterId, MemberId), 
     let mut client = PeerClient::new(channel.map_err(|_| Trouble::Later("it does not answer".to_owned()))?);
     let peer_urls: Vec<String> = config.advertise_peer.iter().map(Url::to_string).collect();
     if config.join.is_empty() {
-        let known = client.members(pb::PeerMembersRequest {}).await.map_err(|status| later(&status.message()))?;
+        let request = pb::PeerMembersRequest { level: config.level.0 };
+        let known = client.members(request).await.map_err(|status| later(&status.message()))?;
         let pb::PeerMembersResponse { cluster_id, members } = known.into_inner();
         let own: BTreeSet<&String> = peer_urls.iter().collect();
         let found = members.iter().find(|member| member.peer_urls.iter().collect::<BTreeSet<_>>() == own);
@@ -152,7 +159,7 @@ async fn ask_peer(config: &Config, peer: &Url) -> Result<(ClusterId, MemberId), 
             Some(_) => {} // its disk is lost
         }
     }
-    let request = pb::JoinRequest { name: config.name.clone(), peer_urls };
+    let request = pb::JoinRequest { name: config.name.clone(), peer_urls, level: config.level.0 };
     let answer = client.join(request).await.map_err(|status| later(&status.message()))?.into_inner();
     match answer.member_id {
         0 => Err(Trouble::Refused(format!("{peer} does not let this member join: {}", answer.refusal))),
@@ -160,12 +167,13 @@ async fn ask_peer(config: &Config, peer: &Url) -> Result<(ClusterId, MemberId), 
     }
 }
 
-/// Who belongs to the cluster, as of now.
+/// Who belongs to the cluster, as of now, for who knows its level: others can't belong to it.
 ///
 /// # Errors
-/// It can't be said now.
-pub async fn members(shared: &Shared) -> Result<pb::PeerMembersResponse, Status> {
+/// It can't be said now, or to this asker.
+pub async fn members(shared: &Shared, request: &pb::PeerMembersRequest) -> Result<pb::PeerMembersResponse, Status> {
     up_to_date(shared).await?;
+    shared.knows_level(JOINER, request.level).map_err(Status::failed_precondition)?;
     let members = shared.view.members().into_iter().map(|member| pb::PeerMember {
         id: member.id.0,
         started: member.is_started(),
@@ -206,6 +214,9 @@ pub async fn admit(shared: &Shared, request: pb::JoinRequest) -> Result<pb::Join
         member_id: outcome.as_ref().map_or(0, |id| id.0),
         refusal: outcome.err().unwrap_or_default(),
     };
+    if let Err(why) = shared.knows_level(JOINER, request.level) {
+        return Ok(answer(Err(why)));
+    }
     let replaces = match admission(&shared.view.members(), &request, is_alive) {
         Admission::Is(id) => return Ok(answer(Ok(id))),
         Admission::Refused(why) => return Ok(answer(Err(why))),
@@ -290,7 +301,9 @@ mod tests {
     fn admitted(name: &str, urls: &[&str]) -> String {
         let members = [member(1, true), member(2, true), member(3, false)];
         let peer_urls = urls.iter().map(|url| (*url).to_owned()).collect();
-        match admission(&members, &pb::JoinRequest { name: name.to_owned(), peer_urls }, |id| id == MemberId(1)) {
+        match admission(&members, &pb::JoinRequest { name: name.to_owned(), peer_urls, level: 0 }, |id| {
+            id == MemberId(1)
+        }) {
             Admission::Is(id) => format!("is {id}"),
             Admission::Joins { replaces } => format!("joins for {:?}", replaces.map(|old| old.id.0)),
             Admission::Refused(why) => why,

@@ -170,8 +170,15 @@ fn consensus(page: &mut Page, front: &Front, status: &Status) {
     page.counter("etcd_server_proposals_failed_total", help, failed);
     let help = "Linearizable reads for which no leader vouched in time.";
     page.counter("etcd_server_read_indexes_failed_total", help, unread);
+    let help = "The cluster's level: which release's meanings are in force.";
+    page.gauge("quorate_cluster_level", help, front.view.level().0);
     page.gauge("quorate_raft_term", "The term.", status.term);
     page.gauge("quorate_log_last_index", "Where the log ends.", status.last);
+    let help =
+        "The newest entry after which a quorum was found to have this member's state; 0: none in this leadership.";
+    page.gauge("quorate_agreed_checkpoint_index", help, status.checkpoint.agreed);
+    let help = "Whether a quorum was found to have another state than this member: it is in quarantine.";
+    page.gauge("quorate_is_quarantined", help, u8::from(status.checkpoint.differs.is_some()));
     page.gauge("quorate_log_persisted_index", "How far the log is durable here.", status.persisted);
     let help = "How long a lost leader's replacement took, in seconds: from the loss that was noticed to the new leader \
                 (elect), from there to its first committed entry (recover).";

@@ -104,8 +104,8 @@ pub fn run(config: &Config) -> ExitCode {
         match live(config, &notifier, patience) {
             Ok(Ended::Reopen) => {
                 patience = REBIND_PATIENCE;
-                tracing::info!("a state was taken over: the member is opened again on it");
-                notifier.status("opening again, on the state that was taken over");
+                tracing::info!("another state has taken the place of this member's: the member is opened again on it");
+                notifier.status("opening again, on another state");
                 notifier.alive();
             }
             Ok(Ended::Stopped) => break Ok(()),
@@ -224,8 +224,8 @@ impl Member {
     }
 }
 
-/// Opens the databases and the member on them. A state that can't be read is set aside where there are other members to take
-/// it over from, and an empty one begins.
+/// Opens the databases and the member on them. A state that can't be read is set aside where it can be made again, and an
+/// empty one begins.
 fn open_or_set_aside(
     config: &Config,
     directory: &mut Directory,
@@ -233,9 +233,11 @@ fn open_or_set_aside(
 ) -> Result<(node::Opened, Arc<dyn Engine>), String> {
     let why = match open_databases(config, directory, clock) {
         Ok(opened) => return Ok(opened),
-        Err(Unopened::State(why)) if directory.meta().members.len() != 1 => why,
+        Err(Unopened::State(why)) => why,
         Err(unopened) => return Err(unopened.to_string()),
     };
+    let raft = directory.raft(Options::new(RAFT_CACHE_BYTES)).map_err(|refusal| refusal.to_string())?;
+    node::can_be_made_again(directory.meta(), raft).map_err(|halt| format!("{why}. Nothing was changed. {halt}"))?;
     let aside = directory.set_state_aside().map_err(|refusal| refusal.to_string())?;
     tracing::error!(
         %why, aside = %aside.display(),
@@ -278,6 +280,8 @@ fn node_config(config: &Config) -> node::Config {
         retention: config.retention,
         max_learners: config.max_learners,
         piece_bytes: crate::node::PIECE_BYTES,
+        checkpoint_entries: crate::node::CHECKPOINT_ENTRIES,
+        level: config.level,
     }
 }
 
@@ -514,6 +518,7 @@ fn start(
         election_timeout: config.election_timeout,
         removed,
         peer_urls: config.advertise_peer.iter().map(Url::to_string).collect(),
+        level: config.level,
         peers: Peers::default(),
     });
     let limits = Limits {

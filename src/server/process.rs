@@ -1,4 +1,4 @@
-//! What the kernel tells about this process, for `process_*` metrics.
+//! What the kernel tells about a process: about this one for `process_*` metrics, about others for who measures them.
 //!
 //! Linux only; elsewhere, and where `/proc` is closed, there is nothing to tell.
 
@@ -42,6 +42,37 @@ pub fn expose(page: &mut Page) {
     }
 }
 
+/// What a process has used since it was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// CPU time in user and kernel mode, in seconds.
+    pub cpu_s: f64,
+    /// Bytes that it caused to be written to disks.
+    pub written: u64,
+    /// Memory that is resident, in bytes.
+    pub resident: u64,
+    /// The most that ever was, in bytes.
+    pub resident_peak: u64,
+}
+
+/// What the process `pid` has used; `None` if there is none, or nobody tells.
+pub fn usage(pid: u32) -> Option<Usage> {
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
+    let stat = Stat::parse(&read("stat")?)?;
+    let (io, status) = (read("io")?, read("status")?);
+    Some(Usage {
+        cpu_s: stat.cpu_ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
+        written: labelled(&io, "write_bytes:")?,
+        resident: labelled(&status, "VmRSS:")? * 1024,
+        resident_peak: labelled(&status, "VmHWM:")? * 1024,
+    })
+}
+
+/// The number on the line that begins with `label`.
+fn labelled(text: &str, label: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(label))?.split_whitespace().next()?.parse().ok()
+}
+
 /// A part of `/proc/self/stat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stat {
@@ -75,6 +106,14 @@ fn boot_time(stat: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_knows_what_it_has_used() {
+        let used = usage(std::process::id()).unwrap();
+        assert!(used.resident > 0 && used.resident_peak >= used.resident / 2, "{used:?}");
+        assert_eq!(usage(u32::MAX), None);
+        assert_eq!(labelled("rchar: 1\nwrite_bytes: 4096\n", "write_bytes:"), Some(4096));
+    }
 
     #[test]
     fn a_name_with_brackets_does_not_shift_the_fields() {

@@ -19,7 +19,7 @@
 //! 3. A member that is told that its disk is not the one the cluster knows stops: an emptied volume has forgotten its
 //!    votes, and must not vote again under the old id.
 //!
-//! 4. A member that was removed is told so at the door, and stops.
+//! 4. A member that was removed is told so at the door, and stops; so is one that does not know the cluster's level.
 //!
 //! Who is dialled is in `peers.rs`; how an empty disk becomes a member is in `join.rs`.
 //!
@@ -30,10 +30,12 @@ use super::exposition::{Histogram, ROUND_TRIP_BOUNDS};
 use super::join;
 use crate::clock::instant;
 use crate::ids::{Incarnation, MemberId};
-use crate::machine::View;
+use crate::machine::{Level, View};
 use crate::node::{Identity, Input};
 use crate::proto::quorate as pb;
 use crate::raft::{self, Envelope, Message};
+use crate::storage::COME_BACK;
+use crate::storage::directory::declare_stale;
 use crate::time::Duration;
 use crate::wire;
 use pb::welcome::Refusal;
@@ -41,6 +43,7 @@ use peers::{Address, Peers};
 use prost::Message as _;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -217,6 +220,8 @@ pub struct Shared {
     pub removed: mpsc::UnboundedSender<String>,
     /// Where peers reach this member.
     pub peer_urls: Vec<String>,
+    /// The highest level that this member knows.
+    pub level: Level,
     /// The data directory, for sentences.
     pub data_dir: String,
     /// `--heartbeat-interval`.
@@ -244,6 +249,7 @@ impl Shared {
             name: self.name.clone(),
             process: self.process,
             peer_urls: self.peer_urls.clone(),
+            level: self.level.0,
         }
     }
 
@@ -265,6 +271,12 @@ impl Shared {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Whether who knows the levels up to `level` may have to do with this cluster.
+    pub fn knows_level(&self, who: impl std::fmt::Display, level: u32) -> Result<(), String> {
+        let cluster = format!("cluster {}", self.identity.cluster);
+        self.view.level().is_known_to(cluster, who, Level(level))
     }
 }
 
@@ -382,21 +394,30 @@ impl Dialer {
             Ok(Refusal::Accepted) if welcome.member_id != self.peer.0 => {
                 Err(format!("member {:x} answers there; check --initial-cluster", welcome.member_id))
             }
-            Ok(Refusal::Accepted) => self.shared.knows_disk(self.peer, welcome.disk_id),
+            Ok(Refusal::Accepted) => {
+                self.shared.knows_disk(self.peer, welcome.disk_id)?;
+                self.shared.knows_level(format!("member {}", self.peer), welcome.level)
+            }
+            Ok(Refusal::Level) => {
+                let _ = self.shared.fatal.send(format!("{}: {}", self.name, welcome.reason));
+                Err("it says that this member does not know the cluster's level".to_string())
+            }
             Ok(Refusal::Disk) => {
                 let sentence = format!(
                     "{}: {}. What this member once promised its cluster is not in {data_dir}, so it must not take part \
-                     under its old id. Bring its own data directory back and start it again; if that is lost, keep this \
-                     member stopped: the others go on without it as long as they are a quorum",
+                     under its old id. Bring its own data directory back and start it again; if that is lost, {COME_BACK}",
                     self.name, welcome.reason
                 );
                 let _ = self.shared.fatal.send(sentence);
                 Err("it knows this member on another disk, or in a later life".to_string())
             }
             Ok(Refusal::Incarnation) => {
+                if let Err(error) = declare_stale(Path::new(data_dir), &format!("{}: {}", self.name, welcome.reason)) {
+                    tracing::error!(data_dir, %error, "that it was refused can't be noted");
+                }
                 let sentence = format!(
                     "{}: {}. Either another process runs as this member, or {data_dir} is an old copy; run one process, \
-                     on its own data directory",
+                     on its own data directory. If that is lost, {COME_BACK}",
                     self.name, welcome.reason
                 );
                 let _ = self.shared.fatal.send(sentence);
@@ -505,7 +526,9 @@ impl Acceptor {
         if self.shared.view.is_gone(from) {
             return Err((Refusal::Removed, format!("member {from} was removed from cluster {}", own.cluster)));
         }
-        self.shared.knows_disk(from, hello.disk_id).map_err(|reason| (Refusal::Disk, reason))
+        self.shared.knows_disk(from, hello.disk_id).map_err(|reason| (Refusal::Disk, reason))?;
+        let dialer = format!("member {from}");
+        self.shared.knows_level(dialer, hello.level).map_err(|reason| (Refusal::Level, reason))
     }
 
     /// Makes this stream the peer's newest one, unless a later life of the peer was seen, or this one in another process:
@@ -628,6 +651,7 @@ impl pb::peer_server::Peer for Acceptor {
             member_id: own.member.0,
             incarnation: own.incarnation.0,
             disk_id: own.disk.0,
+            level: self.shared.level.0,
         };
         let (answers, stream) = mpsc::channel(1);
         // Entered before the Welcome: when the dialer knows, the older stream may end any moment, and in silence.
@@ -645,8 +669,11 @@ impl pb::peer_server::Peer for Acceptor {
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
-    async fn members(&self, _: Request<pb::PeerMembersRequest>) -> Result<Response<pb::PeerMembersResponse>, Status> {
-        join::members(&self.shared).await.map(Response::new)
+    async fn members(
+        &self,
+        request: Request<pb::PeerMembersRequest>,
+    ) -> Result<Response<pb::PeerMembersResponse>, Status> {
+        join::members(&self.shared, &request.into_inner()).await.map(Response::new)
     }
 
     async fn join(&self, request: Request<pb::JoinRequest>) -> Result<Response<pb::JoinResponse>, Status> {

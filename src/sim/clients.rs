@@ -149,8 +149,14 @@ impl Clients {
         at
     }
 
-    /// The moment of `client` has come; `None` if it has not.
-    pub(super) fn act<H: Host>(&mut self, client: usize, now: Time, up: &[bool], committed: usize) -> Option<Act> {
+    /// The moment of `client` has come; `None` if it has not. `known` are the members, and whether each of them runs.
+    pub(super) fn act<H: Host>(
+        &mut self,
+        client: usize,
+        now: Time,
+        known: &[(usize, bool)],
+        committed: usize,
+    ) -> Option<Act> {
         if self.clients[client].timer != now {
             return None;
         }
@@ -164,9 +170,9 @@ impl Clients {
             }
             self.record::<H>(client, open, now, Outcome::Unknown("no answer in time".into()));
         } else if !self.quiet {
-            let node = self.rng.below(up.len() as u64) as usize;
+            let (node, up) = known[self.rng.below(known.len() as u64) as usize];
             let call = self.workload.next(&mut self.rng);
-            if up[node] {
+            if up {
                 act.asks = Some(self.ask::<H>(client, node, call, now, committed));
                 act.again = now + self.patience / 2 + self.rng.duration(Duration::ZERO, self.patience * 4);
             }

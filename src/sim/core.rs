@@ -183,7 +183,7 @@ impl Host for Core {
         }
     }
 
-    fn start(&mut self, now: Time, seed: Seed) -> Result<Born, Halt> {
+    fn start(&mut self, now: Time, seed: Seed, _: bool) -> Result<Born, Halt> {
         self.lives += 1;
         let life = Incarnation(self.lives);
         let voters = Configuration::new((1..=self.shape.nodes).map(MemberId));
@@ -208,6 +208,9 @@ impl Host for Core {
             log: stamps,
             applied: (self.synced, digest),
             lost: None,
+            hollow: false,
+            adopted: false,
+            aside: None,
         };
         self.alive = Some(Alive {
             raft,
@@ -352,7 +355,7 @@ impl Host for Core {
         self.broken = true;
     }
 
-    fn rot(&mut self, _: u64) -> bool {
+    fn rot(&mut self, _: bool, _: u64) -> bool {
         false
     }
 
@@ -360,12 +363,28 @@ impl Host for Core {
 
     fn wipe(&mut self) {}
 
+    fn lose(&mut self) {
+        unreachable!("the core has no state")
+    }
+
+    fn may_lose(&self) -> bool {
+        false
+    }
+
+    fn is_hollow(&self) -> bool {
+        false
+    }
+
+    fn is_gone(&self, _: MemberId) -> bool {
+        false
+    }
+
     fn knows(&self, _: MemberId, _: u64) -> bool {
         true
     }
 
-    fn knows_all(&self) -> bool {
-        false
+    fn known(&self) -> u64 {
+        0
     }
 
     fn has_lease(&self, _: i64) -> bool {

@@ -1,14 +1,20 @@
 //! The second phase: a majority is healed, and must work.
 //!
-//! A random majority (the core) gets perfect links among its members, quick disks and running processes. Everyone outside
+//! A random set of members that decides (the core) gets perfect links among its members, quick disks and running processes. Everyone outside
 //! stays broken for ever, in one of a few ways: not there, heard but deaf, hearing but mute, or connected as badly as before. Who is
 //! down may stay down, or come and go. (A member outside that is heard by a part of the core only, for ever, is left out:
 //! if it leads, the other part waits for ever, and no majority protocol with a stable leader can help it.)
+//!
+//! **Who decides may change.** The core is a quorum of the newest committed configuration and of each one after it in any log, of
+//! members that have their log and their state. The operator asks for nothing more, but what it asked for before may still be
+//! made: then the core is widened by members of the new configuration, and gets its time anew. The joint configuration must be
+//! left, who joins and is in the core must come to vote, and who was removed is not asked for anything.
 //!
 //! Then, without one new request, all of the core must reach one state; then each of its members must serve a write and a
 //! read; then the leader stays; then only heartbeats pass. Healing everything would hide what hangs: a livelock that needs
 //! one member to stay away is found only if it does.
 
+use super::councils::Council;
 use super::host::Host;
 use super::laws::{Law, Violation};
 use super::place::Place;
@@ -19,7 +25,10 @@ use crate::time::{Duration, Time};
 impl<H: Host> World<H> {
     /// Everything that follows the plan's end.
     pub(super) fn end(&mut self) -> Result<(), Violation> {
-        self.heal()?;
+        if !self.heal()? {
+            self.stranded = true;
+            return Ok(());
+        }
         self.converge()?;
         self.regain_space()?;
         self.serve()?;
@@ -32,32 +41,52 @@ impl<H: Host> World<H> {
         self.watchers.finish(&nodes, (self.now, mark), &self.laws)
     }
 
-    fn heal(&mut self) -> Result<(), Violation> {
-        let mut candidates: Vec<usize> = (0..self.places.len()).filter(|node| !self.places[*node].wiped).collect();
-        let majority = self.places.len() / 2 + 1;
-        let size = majority + self.dice.below((candidates.len() - majority) as u64 + 1) as usize;
-        while candidates.len() > size {
-            let out = self.dice.below(candidates.len() as u64) as usize;
-            candidates.swap_remove(out);
+    /// A random quorum of every configuration that may be in force, and perhaps some more of their members.
+    fn draw_core(&mut self) -> Option<u64> {
+        let in_force = self.laws.in_force();
+        let sight = self.sight(&in_force);
+        let (sound, wiped) = (sight.sound, sight.wiped);
+        let is_enough = |core: u64| in_force.iter().all(|council| council.is_quorum(core & sound));
+        let mut core = in_force.iter().fold(0, |all, council| all | council.members()) & !wiped;
+        if !is_enough(core) {
+            return None;
         }
-        candidates.sort_unstable();
-        let core = candidates.iter().fold(0, |core, node| core | 1 << node);
+        let mut rest: Vec<usize> = (0..self.places.len()).filter(|node| core & (1 << node) != 0).collect();
+        let fewest = in_force.iter().map(|council| council.incoming.count_ones() as usize / 2 + 1).max().unwrap_or(1);
+        let size = fewest + self.dice.below((rest.len() + 1).saturating_sub(fewest).max(1) as u64) as usize;
+        while core.count_ones() as usize > size && !rest.is_empty() {
+            let out = self.dice.below(rest.len() as u64) as usize;
+            let without = core & !(1 << rest.swap_remove(out));
+            core = if is_enough(without) { without } else { core };
+        }
+        Some(core)
+    }
+
+    /// Says whether there is something to heal.
+    fn heal(&mut self) -> Result<bool, Violation> {
+        let Some(core) = self.draw_core() else { return Ok(false) };
         self.frozen = self.dice.below(2) == 0;
-        self.core = core;
         self.network.heal(self.now, core, &mut self.dice);
         self.clients.be_quiet();
         self.owners.be_quiet();
-        self.tell(None, || format!("-- the core is {:?}", candidates.iter().map(|n| n + 1).collect::<Vec<_>>()));
-        for node in 0..self.places.len() {
+        self.operator.be_quiet();
+        for place in self.places.iter_mut().filter(|place| self.frozen && place.paused_until > self.now) {
+            place.paused_until = Time::NEVER;
+        }
+        self.admit(core)?;
+        Ok(true)
+    }
+
+    /// These are in the core from now on, and are healed.
+    fn admit(&mut self, core: u64) -> Result<(), Violation> {
+        let new: Vec<usize> = (0..self.places.len()).filter(|node| (core & !self.core) & (1 << node) != 0).collect();
+        self.core |= core;
+        self.network.widen(self.core);
+        self.tell(None, || format!("-- in the core from now on: {:?}", new.iter().map(|n| n + 1).collect::<Vec<_>>()));
+        for &node in &new {
             let place = &mut self.places[node];
-            if core & (1 << node) == 0 {
-                if self.frozen && place.paused_until > self.now {
-                    place.paused_until = Time::NEVER;
-                }
-                continue;
-            }
-            place.paused_until = self.now;
-            if place.rotten {
+            (place.paused_until, place.wake_at) = (self.now, Time::NEVER);
+            if place.rotten && !place.lost {
                 place.rotten = false;
                 place.host.heal_rot();
             }
@@ -76,8 +105,27 @@ impl<H: Host> World<H> {
         Ok(())
     }
 
+    /// What was asked for before may still be made: the core is then widened until it is a quorum of what there is. Says
+    /// whether it was.
+    fn widen(&mut self) -> Result<bool, Violation> {
+        let in_force = self.laws.in_force();
+        let lacking = |council: &&Council| !council.is_quorum(self.core);
+        let Some(council) = in_force.iter().find(lacking).copied() else { return Ok(false) };
+        let sight = self.sight(&in_force);
+        let outside = (council.incoming | council.outgoing) & !self.core & !sight.wiped;
+        let all: Vec<usize> = (0..self.places.len()).filter(|node| outside & (1 << node) != 0).collect();
+        let Some(&node) = all.get(self.dice.below(all.len().max(1) as u64) as usize) else {
+            let what = || format!("the core {:b} is no quorum of {council:?}, and nobody is left", self.core);
+            return self.laws.broken(Law::Converges, what).map(|()| false);
+        };
+        self.admit(1 << node)?;
+        Ok(true)
+    }
+
+    /// Those of the core that are members, as far as that is committed.
     fn core_nodes(&self) -> Vec<usize> {
-        (0..self.places.len()).filter(|node| self.core & (1 << node) != 0).collect()
+        let members = self.laws.council().members() & self.core;
+        (0..self.places.len()).filter(|node| members & (1 << node) != 0).collect()
     }
 
     /// How long the core may take for what needs `steps` round trips, one after another, through whoever leads.
@@ -94,8 +142,11 @@ impl<H: Host> World<H> {
 
     /// Lets time pass until `done`, at most `patience`.
     fn wait(&mut self, patience: Duration, mut done: impl FnMut(&World<H>) -> bool) -> Result<bool, Violation> {
-        let deadline = self.now + patience;
+        let mut deadline = self.now + patience;
         while !done(self) {
+            if self.widen()? {
+                deadline = self.now + patience;
+            }
             if self.now >= deadline {
                 return Ok(false);
             }
@@ -114,14 +165,24 @@ impl<H: Host> World<H> {
                 && glance.applied == glance.last.index
                 && (glance.applied, glance.digest) == (first.applied, first.digest)
         };
-        nodes.iter().all(agrees) && self.clients.owed(self.core) == 0
+        let council = self.laws.council();
+        let settled = !council.is_joint() && council.joining & self.core == 0;
+        settled && nodes.iter().all(agrees) && self.clients.owed(self.core) == 0
     }
 
     fn converge(&mut self) -> Result<(), Violation> {
         let longest = self.places.iter().map(|place| place.glance.last.index.0).max().unwrap_or(0);
         let patience = self.patience(longest.max(self.laws.committed() as u64));
-        if self.wait(patience, |world| world.is_one())? {
-            return Ok(());
+        // A state is taken over piece by piece, and the leader may be outside, behind links that lose a third of them: who is
+        // further than ever is waited for again. States have an end, so this has one too.
+        let mut taken = vec![0; self.places.len()];
+        while self.wait(patience, |world| world.is_one() || world.further_than(&taken).is_some())? {
+            if self.is_one() {
+                return Ok(());
+            }
+            while let Some((node, bytes)) = self.further_than(&taken) {
+                taken[node] = bytes;
+            }
         }
         self.laws.broken(Law::Converges, || {
             let nodes: Vec<String> = self.core_nodes().iter().map(|node| self.describe(*node)).collect();
@@ -131,6 +192,13 @@ impl<H: Host> World<H> {
                 nodes.join("; ")
             )
         })
+    }
+
+    /// Somebody in the core who has taken over more bytes of a state than it ever had.
+    fn further_than(&self, taken: &[u64]) -> Option<(usize, u64)> {
+        let nodes = self.core_nodes().into_iter();
+        let mut done = nodes.map(|node| (node, self.places[node].host.install().done_bytes));
+        done.find(|(node, bytes)| *bytes > taken[*node])
     }
 
     fn describe(&self, node: usize) -> String {
@@ -239,12 +307,13 @@ impl<H: Host> World<H> {
         if !self.wait(self.patience(100), |world| world.is_one())? {
             return self.laws.broken(Law::Converges, || "a healed core fell apart again".to_string());
         }
-        let (sent, beats) = (self.network.sent_inside(), 20);
+        let (sent, beats, council) = (self.network.sent_inside(), 20, *self.laws.council());
         self.run(self.now + timers.heartbeat * beats)?;
         let sent = self.network.sent_inside() - sent;
+        let is_settled = *self.laws.council() == council;
         // A heartbeat and its answer for each; clocks may run a tenth too fast, and one campaign from outside may pass.
         let most = (self.core_nodes().len() as u64 - 1) * 2 * (u64::from(beats) + 4) * 12 / 10;
-        if sent > most && self.laws.leader_changes() == changes + changed {
+        if sent > most && is_settled && self.laws.leader_changes() == changes + changed {
             self.laws.broken(Law::Quiet, || {
                 format!("a core at rest sent {sent} messages in {beats} heartbeats, more than {most}")
             })?;

@@ -2,6 +2,7 @@
 
 use super::host::Host;
 use super::laws::Violation;
+use super::place::Place;
 use super::plan::{Fault, Planned, Way};
 use super::world::{Event, World};
 use crate::ids::MemberId;
@@ -73,6 +74,15 @@ impl<H: Host> World<H> {
             }
             Fault::Rot { node, place } => self.rot(node, place, span),
             Fault::Wipe { node } => self.wipe(node, span),
+            Fault::Lose { node } => self.lose(node, span),
+            Fault::Up { node } => self.schedule(self.now, Event::Up(node)),
+            Fault::Change { wish, pick, pinned } => {
+                let in_force = self.laws.in_force();
+                let sight = self.sight(&in_force);
+                if let Some(order) = self.operator.wants((wish, pick, pinned), until, &sight) {
+                    self.schedule(self.now, Event::Order(order));
+                }
+            }
             Fault::Transfer { node, to } => {
                 if self.places[node].host.is_up() && self.places[node].paused_until <= self.now {
                     let slot = self.clients.admin(node);
@@ -89,23 +99,67 @@ impl<H: Host> World<H> {
         if !self.places[node].host.is_up() || self.places[node].wiped {
             return;
         }
+        let log = place.is_multiple_of(2);
         self.places[node].down = span;
         self.crash(node, 1000, true, span);
-        self.places[node].rotten = self.places[node].host.rot(place);
+        let may_go = !log && self.may_lose(node);
+        let is_rotten = self.places[node].host.rot(log, place);
+        let place = &mut self.places[node];
+        (place.rotten, place.lost) = (is_rotten, place.lost || (is_rotten && may_go));
     }
 
-    /// Only a member whose disk all others know, and keep knowing, may lose it, and only a minority of them.
+    /// Whether the others can do without this member for good.
+    fn is_dispensable(&self, node: usize) -> bool {
+        let in_force = self.laws.in_force();
+        let sound = self.sight(&in_force).sound & !(1 << node);
+        let is_member = self.laws.council().members() & 1 << node != 0;
+        is_member && in_force.iter().all(|council| council.survives(sound, self.operator.leaving()))
+    }
+
+    /// Whether the others can do without this member's state until it has taken over another one. While an emptied disk is
+    /// about, nobody may forget that it is another one than before.
+    fn may_lose(&self, node: usize) -> bool {
+        let members = self.laws.in_force().iter().fold(0, |all, council| all | council.members());
+        let wiped = (0..self.places.len()).any(|other| self.places[other].wiped && members & 1 << other != 0);
+        !wiped && self.is_dispensable(node) && self.places[node].host.may_lose()
+    }
+
+    fn lose(&mut self, node: usize, span: Duration) {
+        let place = &self.places[node];
+        if !place.started || place.rotten || place.wiped || place.lost {
+            return;
+        }
+        self.crash(node, 500, true, span);
+        if !self.may_lose(node) {
+            return;
+        }
+        let place = &mut self.places[node];
+        place.host.lose();
+        (place.lost, place.knows) = (true, 0);
+        self.installs.lost += 1;
+        self.laws.state_lost(node);
+    }
+
+    /// Only a member whose disk all others know, and keep knowing, may lose it, and only if they can do without it.
     fn wipe(&mut self, node: usize, span: Duration) {
-        let wiped = self.places.iter().filter(|place| place.wiped).count();
-        let known = self.places.iter().all(|place| place.wiped || place.knows_all);
-        if (wiped + 1) * 2 > self.places.len() - 1 || self.places[node].wiped || !known {
+        let knows = |place: &Place<H>| {
+            let waits = place.host.is_hollow() && !place.lost;
+            !place.started || place.wiped || place.over || waits || place.knows & 1 << node != 0
+        };
+        // What was never started has nothing that could be emptied.
+        let empty = !self.places[node].started || self.places[node].wiped;
+        if empty || !self.places.iter().all(knows) || !self.is_dispensable(node) {
             return;
         }
         self.crash(node, 0, true, span);
         let place = &mut self.places[node];
-        (place.wiped, place.rotten) = (true, false);
+        (place.wiped, place.rotten, place.lost) = (true, false, false);
         place.disks += 1;
         place.host.wipe();
         self.laws.wiped(node);
+        // A majority of the founders on empty disks would found the cluster anew: so many may not come back.
+        let founders = &self.places[..self.plan.nodes];
+        let emptied = founders.iter().filter(|place| place.wiped).count();
+        self.places[node].over = node < self.plan.nodes && emptied * 2 >= self.plan.nodes;
     }
 }

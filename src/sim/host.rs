@@ -9,7 +9,7 @@ use crate::machine;
 use crate::node::events::Glance;
 use crate::node::{Effect, Halt, Input, InstallStatus, RecordsRead, Retention, SpaceConfig, StageWrite, StateWrite};
 use crate::raft::{Entry, HardState, Limits, LogRead, Persisted, Raft, Ready};
-use crate::rng::{Rng, Seed, mix};
+use crate::rng::Seed;
 use crate::time::{Duration, Time};
 use bytes::Bytes;
 
@@ -18,7 +18,7 @@ use super::plan::{Plan, Timers};
 /// What all members of a cluster are told.
 #[derive(Clone, Debug)]
 pub struct Shape {
-    /// How many they are: their ids are 1 to this.
+    /// How many founders they are: their ids are 1 to this. Who joins has a higher one.
     pub nodes: u64,
     /// Their timers.
     pub timers: Timers,
@@ -43,21 +43,10 @@ impl Shape {
             request_timeout: Duration::from_secs(1) + plan.timers.election * 2,
             limits: plan.limits(),
             space: plan.history.config(),
-            retention: retention(plan.seed),
-            piece_bytes: 1 << (10 + mix(plan.seed ^ 0x7069_6563) % 7),
+            retention: plan.log.retention(),
+            piece_bytes: plan.log.piece,
         }
     }
-}
-
-/// Some keep all of their log, others so little that whoever was away takes over a state.
-fn retention(seed: u64) -> Retention {
-    let mut dice = Rng::new(Seed(mix(seed ^ 0x6c6f_6773)));
-    let mut pick = |of: &[u64]| of[dice.below(of.len() as u64) as usize];
-    if pick(&[0, 1, 1]) == 0 {
-        return Retention::everything();
-    }
-    let (every, keep_entries) = (pick(&[1, 10, 50]), pick(&[0, 5, 50]));
-    Retention { every, keep_entries, keep_bytes: 1 << 20, keep_bytes_max: pick(&[1, 4_000, 1 << 20]) }
 }
 
 /// What tells an entry from every other one: its term and its checksum, at its index.
@@ -91,6 +80,12 @@ pub struct Born {
     pub applied: (Index, u64),
     /// What it had acknowledged and its log has lost.
     pub lost: Option<Position>,
+    /// It has no state that its log could be applied to.
+    pub hollow: bool,
+    /// Its state was taken over since the last start.
+    pub adopted: bool,
+    /// Why its state was set aside.
+    pub aside: Option<String>,
 }
 
 /// What the state's disk is given to do, in order.
@@ -122,11 +117,11 @@ pub trait Host {
     /// A member on empty disks, not running.
     fn new(id: MemberId, shape: &Shape) -> Self;
 
-    /// Starts it.
+    /// Starts it. A state that can't be read is set aside if that `may` be, and the member is opened without.
     ///
     /// # Errors
     /// It refuses its disk.
-    fn start(&mut self, now: Time, seed: Seed) -> Result<Born, Halt>;
+    fn start(&mut self, now: Time, seed: Seed, may: bool) -> Result<Born, Halt>;
 
     /// Whether it runs.
     fn is_up(&self) -> bool;
@@ -191,8 +186,9 @@ pub trait Host {
     /// The next write or sync of the log's (or the state's) disk fails.
     fn break_disk(&mut self, log: bool);
 
-    /// A bit of what the disks hold flips: which one, by a number taken modulo what there is. Says whether there was one.
-    fn rot(&mut self, place: u64) -> bool;
+    /// A bit of what the log's (or the state's) disk holds flips: which one, by a number taken modulo what there is. Says
+    /// whether there was one.
+    fn rot(&mut self, log: bool, place: u64) -> bool;
 
     /// Undoes [`Host::rot`].
     fn heal_rot(&mut self);
@@ -200,11 +196,23 @@ pub trait Host {
     /// Empties the disks.
     fn wipe(&mut self);
 
+    /// Empties the state's disk.
+    fn lose(&mut self);
+
+    /// Whether the state of a member that does not run could be made again, by what its log says.
+    fn may_lose(&self) -> bool;
+
+    /// Whether it runs, and has no state of its own to serve from.
+    fn is_hollow(&self) -> bool;
+
+    /// Whether this member knows that `peer` was removed.
+    fn is_gone(&self, peer: MemberId) -> bool;
+
     /// Whether this member would hear `peer`, which is on its `disks`-th disk.
     fn knows(&self, peer: MemberId, disks: u64) -> bool;
 
-    /// Whether this member knows the disks of all members.
-    fn knows_all(&self) -> bool;
+    /// A bit per member whose disk this member knows, or knows to be over.
+    fn known(&self) -> u64;
 
     /// Whether there is such a lease in what it has applied.
     fn has_lease(&self, id: i64) -> bool;
@@ -215,7 +223,7 @@ pub trait Host {
     /// Whether what was compacted is on its way out.
     fn is_sweeping(&self) -> bool;
 
-    /// A reader of what it has applied, if requests have contents and it runs.
+    /// A reader of what it has applied, if requests have contents, it runs and is not hollow.
     fn view(&self) -> Option<machine::View>;
 
     /// A read of what it has applied.

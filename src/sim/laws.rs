@@ -8,11 +8,12 @@
 //!
 //! The laws of what clients see are the judge's (`crate::check`), who knows nothing of this record.
 
+use super::councils::{Changes, Council, Councils};
 use super::host::{Born, Stamp};
 use crate::ids::{Incarnation, Index, MemberId, Term, WriteSeq};
 use crate::node::RoleName;
 use crate::node::events::Glance;
-use crate::raft::{Envelope, HardState, Message, Ready};
+use crate::raft::{Entry, Envelope, HardState, Message, Ready};
 use crate::time::Time;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -28,8 +29,19 @@ pub enum Law {
     LeaderCompleteness,
     /// Nobody commits or applies another entry at an index, and the same entries make the same state (Raft fig. 3).
     StateMachineSafety,
-    /// What is committed is durable on a majority, at that moment.
+    /// What is committed is durable on a quorum of the configuration in force, at that moment: nobody else's word counts.
     CommitIsDurable,
+    /// Who leads has the votes of a quorum of the configuration in force: nobody else's count.
+    Elected,
+    /// A configuration follows the one before: a joint one a simple one, and the simple one that it leads to; a leader begins
+    /// none before the last one is committed; and no id that went comes back.
+    OneChange,
+    /// What a member took over is what was committed: no more, and no other state than the entries make.
+    Adopted,
+    /// Who has no state of its own does not campaign, does not lead, and serves nobody.
+    Hollow,
+    /// A change that was answered with yes was made.
+    Changed,
     /// A leader counts replicas of its own term's entries only (Raft §5.4.2).
     OwnTerm,
     /// One vote per member and term in everything that was ever said, durable when it was said.
@@ -56,23 +68,23 @@ pub enum Law {
     Recovery,
     /// A disk with a flipped bit does not.
     RotIsRefused,
-    /// A healed majority reaches one state, with no new request.
+    /// A healed core reaches one state, with no new request.
     Converges,
-    /// A healed majority serves writes and reads on each of its members.
+    /// A healed core serves writes and reads on each of its members.
     Serves,
-    /// A healed majority keeps its leader, whatever those outside do.
+    /// A healed core keeps its leader, whatever those outside do.
     Stable,
     /// A cluster at rest sends heartbeats and their answers, nothing else.
     Quiet,
     /// No lease ends before the time that its owner was promised is over, by the worst clock that the plan has.
     LeaseKept,
-    /// A healed majority ends every lease that nobody keeps alive, and its keys with it.
+    /// A healed core ends every lease that nobody keeps alive, and its keys with it.
     LeaseEnds,
     /// Members with the same applied index hold the same content, however far they have swept.
     SameContent,
     /// A member's history begins where somebody asked for it.
     Compacted,
-    /// A healed majority ends its compactions, and takes puts again when space is back.
+    /// A healed core ends its compactions, and takes puts again when space is back.
     SpaceReturns,
     /// Watchers that go on where they can are told everything once, in order, whole revisions at a time.
     Watched,
@@ -86,12 +98,17 @@ pub enum Law {
 
 impl Law {
     /// All of them.
-    pub const ALL: [Law; 31] = [
+    pub const ALL: [Law; 36] = [
         Law::ElectionSafety,
         Law::LogMatching,
         Law::LeaderCompleteness,
         Law::StateMachineSafety,
         Law::CommitIsDurable,
+        Law::Elected,
+        Law::OneChange,
+        Law::Adopted,
+        Law::Hollow,
+        Law::Changed,
         Law::OwnTerm,
         Law::DurableVote,
         Law::SyncBeforeAck,
@@ -128,6 +145,11 @@ impl Law {
             Law::LeaderCompleteness => "leader-completeness",
             Law::StateMachineSafety => "state-machine-safety",
             Law::CommitIsDurable => "commit-is-durable",
+            Law::Elected => "elected",
+            Law::OneChange => "one-change",
+            Law::Adopted => "adopted",
+            Law::Hollow => "hollow",
+            Law::Changed => "changed",
             Law::OwnTerm => "own-term",
             Law::DurableVote => "durable-vote",
             Law::SyncBeforeAck => "sync-before-ack",
@@ -213,6 +235,13 @@ pub struct Laws {
     digests: Vec<u64>,
     grants: BTreeMap<(usize, Term), MemberId>,
     leader_changes: u64,
+    councils: Councils,
+    /// The newest committed configuration, and its place; and the simple one before, if it is joint.
+    council: (u64, Council),
+    simple: Council,
+    /// All that were committed.
+    past: Vec<Council>,
+    changes: Changes,
 }
 
 fn slot_of(index: Index) -> usize {
@@ -220,8 +249,10 @@ fn slot_of(index: Index) -> usize {
 }
 
 impl Laws {
-    /// A blank record of so many members; the laws in `off` are not kept.
-    pub fn new(nodes: usize, off: &[Law]) -> Laws {
+    /// A blank record of so many founders, and so many members in all; the laws in `off` are not kept.
+    pub(super) fn new(founders: usize, nodes: usize, off: &[Law]) -> Laws {
+        let councils = Councils::new(founders);
+        let (_, first) = councils.newest(&[]);
         Laws {
             off: off.to_vec(),
             now: Time(0),
@@ -233,7 +264,50 @@ impl Laws {
             digests: vec![0],
             grants: BTreeMap::new(),
             leader_changes: 0,
+            councils,
+            council: (0, first),
+            simple: first,
+            past: vec![first],
+            changes: Changes::default(),
         }
+    }
+
+    /// The newest configuration that was committed.
+    pub(super) fn council(&self) -> &Council {
+        &self.council.1
+    }
+
+    /// The newest committed configuration, and those after it in any log: each of them may be in force.
+    pub(super) fn in_force(&self) -> Vec<Council> {
+        let (place, newest) = self.council;
+        let logs = self.members.iter().filter(|member| !member.wiped);
+        let mut all: Vec<Council> = vec![newest];
+        for (_, council) in logs.flat_map(|member| self.councils.after(&member.written, place)) {
+            if !all.contains(&council) {
+                all.push(council);
+            }
+        }
+        all
+    }
+
+    /// Whether this member was removed, and that is committed.
+    pub(super) fn is_removed(&self, node: usize) -> bool {
+        let was = |council: &Council| council.members() & 1 << node != 0;
+        !was(&self.council.1) && self.past.iter().any(was)
+    }
+
+    /// Whether some committed configuration is such as a change asked for.
+    pub(super) fn was_made(&self, (come, go, vote): (u64, u64, u64)) -> bool {
+        let is_so = |council: &&Council| {
+            let members = council.members();
+            !council.is_joint() && members & come == come && members & go == 0 && council.incoming & vote == vote
+        };
+        self.past.iter().any(|council| is_so(&council))
+    }
+
+    /// What became of the membership.
+    pub(super) fn changes(&self) -> Changes {
+        self.changes
     }
 
     /// How many entries were ever committed.
@@ -268,7 +342,8 @@ impl Laws {
         })?;
         // What the log does not hold any more is in the state, and committed: nobody else has another entry there.
         let base = born.base.index.0 as usize;
-        let Some(gone) = self.committed.get(..base).filter(|_| born.base.index <= born.applied.0) else {
+        let in_state = born.hollow || born.base.index <= born.applied.0;
+        let Some(gone) = self.committed.get(..base).filter(|_| in_state) else {
             return self.broken(Law::Recovery, || {
                 format!("n{} wakes with a log that begins after {}, {} applied", node + 1, born.base, born.applied.0)
             });
@@ -288,8 +363,12 @@ impl Laws {
         self.demand(Law::Recovery, seen.wiped || applied >= seen.applied, || {
             format!("n{} wakes with {applied} applied, {} were synced", node + 1, seen.applied)
         })?;
-        let before = self.digests.get(applied.0 as usize).copied().unwrap_or(0);
-        self.demand(Law::StateMachineSafety, before == 0 || before == digest, || {
+        let law = if born.adopted { Law::Adopted } else { Law::StateMachineSafety };
+        self.demand(law, applied.0 as usize <= self.committed.len(), || {
+            format!("n{} wakes with {applied} applied, {} were committed", node + 1, self.committed.len())
+        })?;
+        let first = self.first_digest(applied, digest);
+        self.demand(law, first == digest, || {
             format!("n{} wakes at {applied} with another state than the one that was applied there", node + 1)
         })?;
         let seen = &mut self.members[node];
@@ -300,6 +379,11 @@ impl Laws {
         seen.glance = Glance { applied, commit: applied, term: born.hard.term, digest, ..Glance::default() };
         seen.compared = 0;
         Ok(())
+    }
+
+    /// The state's disk was emptied.
+    pub(super) fn state_lost(&mut self, node: usize) {
+        self.members[node].applied = Index(0);
     }
 
     /// The disk was emptied: what it had still counts as it did when it was told, but its member is nobody now.
@@ -313,8 +397,8 @@ impl Laws {
         seen.applied = seen.applied.max(applied);
     }
 
-    /// A write was handed to the disk of the log.
-    pub fn handed(&mut self, node: usize, ready: &Ready) -> Result<(), Violation> {
+    /// A write was handed to the disk of the log, in the turn that is closed as `now` shows.
+    pub fn handed(&mut self, node: usize, ready: &Ready, now: Glance) -> Result<(), Violation> {
         let cut = ready.truncate_from.map_or(usize::MAX, slot_of);
         self.members[node].handed.push_back((ready.seq, cut));
         if let Some(from) = ready.truncate_from {
@@ -330,6 +414,7 @@ impl Laws {
             self.demand(Law::Sound, entry.is_sound(), || {
                 format!("n{} writes entry {}, of which a bit has flipped", node + 1, entry.position)
             })?;
+            self.configures(node, entry, now)?;
             let written = &mut self.members[node].written;
             let (ends, before) = (written.len(), written.last().map_or(0, |last| last.term));
             written.push(stamp);
@@ -354,6 +439,21 @@ impl Laws {
             }
         }
         Ok(())
+    }
+
+    /// An entry comes to stand at the end of a log.
+    fn configures(&mut self, node: usize, entry: &Entry, now: Glance) -> Result<(), Violation> {
+        let Some(council) = self.councils.stands(entry) else { return Ok(()) };
+        let log = &self.members[node].written;
+        let wrong = self.councils.wrong(log, &council);
+        self.demand(Law::OneChange, wrong.is_none(), || {
+            format!("n{} appends {}: {}", node + 1, entry.position, wrong.unwrap_or_default())
+        })?;
+        let (place, _) = self.councils.newest(log);
+        let makes_it = now.role == RoleName::Leader && now.term == entry.position.term;
+        self.demand(Law::OneChange, !makes_it || place <= now.commit.0, || {
+            format!("n{} begins {council:?}, but has committed {}, not {place}", node + 1, now.commit)
+        })
     }
 
     /// These writes are durable.
@@ -446,7 +546,7 @@ impl Laws {
             self.leads(node, now)?;
         }
         if now.commit.0 as usize > self.members[node].compared {
-            self.commits(node, now)?;
+            self.commits(node, old, now)?;
         }
         if now.applied > old.applied {
             self.applies(node, now)?;
@@ -468,16 +568,38 @@ impl Laws {
         let wrong = wrong.or((written.len() < earlier.len()).then_some(written.len()));
         self.demand(Law::LeaderCompleteness, wrong.is_none(), || {
             format!("n{} leads term {} without committed entry {}", node + 1, now.term, wrong.unwrap_or(0) + 1)
+        })?;
+        self.is_elected(node, now)
+    }
+
+    fn is_elected(&self, node: usize, now: Glance) -> Result<(), Violation> {
+        let leader = MemberId(node as u64 + 1);
+        let own = self.members[node].hard == HardState { term: now.term, vote: Some(leader) };
+        let granted = |voter: &usize| match *voter == node {
+            true => own,
+            false => self.grants.get(&(*voter, now.term)) == Some(&leader),
+        };
+        let votes = (0..self.members.len()).filter(granted).fold(0, |votes, voter| votes | 1 << voter);
+        let (_, council) = self.councils.newest(&self.members[node].written);
+        // A write that is held back may have changed the configuration.
+        let is_known = self.written_to(node, now);
+        self.demand(Law::Elected, !is_known || council.is_quorum(votes), || {
+            format!("n{} leads term {} with the votes {votes:b} of {council:?}", node + 1, now.term)
         })
     }
 
-    fn commits(&mut self, node: usize, now: Glance) -> Result<(), Violation> {
+    /// Whether everything that a member's log holds was handed to its disk.
+    fn written_to(&self, node: usize, now: Glance) -> bool {
         let written = &self.members[node].written;
-        let ends = (written.len() as u64, written.last().map_or(0, |last| last.term));
-        if ends != (now.last.index.0, now.last.term.0) {
+        (written.len() as u64, written.last().map_or(0, |last| last.term)) == (now.last.index.0, now.last.term.0)
+    }
+
+    fn commits(&mut self, node: usize, old: Glance, now: Glance) -> Result<(), Violation> {
+        if !self.written_to(node, now) {
             return Ok(()); // a write is held back until the mark is lowered: it is compared when it was handed out
         }
         let end = now.commit.0 as usize;
+        let councils = self.counted_by(node, old);
         for at in self.members[node].compared..end {
             let stamp = self.members[node].written[at];
             match self.committed.get(at).copied() {
@@ -487,10 +609,12 @@ impl Laws {
                 None => {
                     self.committed.push(stamp);
                     self.committed_in.push(now.term.0);
-                    let holders = self.members.iter().filter(|m| m.durable.get(at) == Some(&stamp)).count();
-                    self.demand(Law::CommitIsDurable, holders * 2 > self.members.len(), || {
-                        format!("n{} commits {}, which is durable on {holders} members", node + 1, at + 1)
+                    let holds = |node: &usize| self.members[*node].durable.get(at) == Some(&stamp);
+                    let holders = (0..self.members.len()).filter(holds).fold(0, |bits, node| bits | 1 << node);
+                    self.demand(Law::CommitIsDurable, councils.iter().any(|c| c.is_quorum(holders)), || {
+                        format!("n{} commits {}, which is durable on {holders:b} of {councils:?}", node + 1, at + 1)
                     })?;
+                    self.in_office(at);
                 }
             }
         }
@@ -502,16 +626,51 @@ impl Laws {
         })
     }
 
-    fn applies(&mut self, node: usize, now: Glance) -> Result<(), Violation> {
-        let at = now.applied.0 as usize;
+    /// The configurations by which a member may have counted in the turn that has just been closed: the newest one at its
+    /// beginning, and those that were appended in it. A follower was told, by a leader that it may have got them from.
+    fn counted_by(&self, node: usize, old: Glance) -> Vec<Council> {
+        let log = &self.members[node].written;
+        let began = match old.role {
+            RoleName::Leader => log.len().min(old.last.index.0 as usize),
+            _ => log.len().min(old.commit.0 as usize),
+        };
+        let (place, council) = self.councils.newest(&log[..began]);
+        std::iter::once(council)
+            .chain(self.councils.after(log, place).into_iter().map(|(_, council)| council))
+            .collect()
+    }
+
+    /// The entry at this place is committed: it may hold a configuration.
+    fn in_office(&mut self, at: usize) {
+        let log = &self.committed[..=at];
+        let Some(&(place, council)) = self.councils.after(log, at as u64).last() else { return };
+        if !council.is_joint() {
+            self.changes.count(&self.simple, &council);
+            self.simple = council;
+        }
+        self.council = (place, council);
+        self.past.push(council);
+    }
+
+    /// The digest that was first seen at this index: this one, if none was.
+    fn first_digest(&mut self, at: Index, digest: u64) -> u64 {
+        let at = at.0 as usize;
+        if at == 0 {
+            return digest; // who joins has not even the founders' table
+        }
         if self.digests.len() <= at {
             self.digests.resize(at + 1, 0);
         }
         if self.digests[at] == 0 {
-            self.digests[at] = now.digest;
+            self.digests[at] = digest;
         }
-        self.demand(Law::StateMachineSafety, self.digests[at] == now.digest, || {
-            format!("n{}'s state after {at} is not what others made of the same entries", node + 1)
+        self.digests[at]
+    }
+
+    fn applies(&mut self, node: usize, now: Glance) -> Result<(), Violation> {
+        let first = self.first_digest(now.applied, now.digest);
+        self.demand(Law::StateMachineSafety, first == now.digest, || {
+            format!("n{}'s state after {} is not what others made of the same entries", node + 1, now.applied)
         })
     }
 

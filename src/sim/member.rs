@@ -5,13 +5,15 @@
 //! exactly what the engine's contract allows (`storage/mod.rs`), and the worst of it.
 
 use super::host::{Born, Host, Shape, Stamp, Torn};
+use super::plan::MAX_NODES;
 use super::workload;
 use crate::check::history::{Call, Reply};
 use crate::ids::{ClusterId, DiskId, Index, MemberId};
-use crate::machine;
+use crate::machine::{self, Level};
 use crate::node::events::Glance;
 use crate::node::{
-    Config, Effect, Halt, Input, InstallStatus, Node, Opening, RecordsRead, StageWrite, StateWrite, open,
+    Config, Effect, Halt, Input, InstallStatus, Node, Opened, Opening, RecordsRead, StageWrite, StateWrite, Unopened,
+    can_be_made_again, open,
 };
 use crate::proto::etcdserverpb as pb;
 use crate::proto::mvccpb::KeyValue;
@@ -37,6 +39,8 @@ pub struct Member {
     state: MemoryEngine,
     staging: MemoryEngine,
     rotten: Option<Rotten>,
+    /// The state was taken over since the last start.
+    adopted: bool,
     alive: Option<(Node, LogStore)>,
 }
 
@@ -70,8 +74,18 @@ impl Member {
             cluster: ClusterId(7),
             member: self.id,
             disk: disk_id(self.id, self.disks),
-            members: (1..=self.shape.nodes).map(initial).collect(),
+            members: if self.is_founder() { (1..=self.shape.nodes).map(initial).collect() } else { Vec::new() },
         }
+    }
+
+    /// Who is none joins, and knows nobody.
+    fn is_founder(&self) -> bool {
+        self.id.0 <= self.shape.nodes
+    }
+
+    fn open(&self, now: Time, seed: Seed) -> Result<Opened, Unopened> {
+        let (raft, state) = (Arc::new(self.raft.clone()), Arc::new(self.state.clone()));
+        open(Opening { meta: self.meta(), raft, state, config: self.config(), seed, now })
     }
 
     fn config(&self) -> Config {
@@ -86,6 +100,8 @@ impl Member {
             retention: self.shape.retention,
             max_learners: 1,
             piece_bytes: self.shape.piece_bytes,
+            checkpoint_entries: 32,
+            level: Level::NEWEST,
         }
     }
 
@@ -139,13 +155,20 @@ impl Host for Member {
             state: MemoryEngine::new(),
             staging: MemoryEngine::new(),
             rotten: None,
+            adopted: false,
             alive: None,
         }
     }
 
-    fn start(&mut self, now: Time, seed: Seed) -> Result<Born, Halt> {
-        let (raft, state) = (Arc::new(self.raft.clone()), Arc::new(self.state.clone()));
-        let opened = open(Opening { meta: self.meta(), raft, state, config: self.config(), seed, now })?;
+    fn start(&mut self, now: Time, seed: Seed, may: bool) -> Result<Born, Halt> {
+        let (opened, aside) = match self.open(now, seed) {
+            Err(Unopened::State(why)) if may => {
+                can_be_made_again(&self.meta(), Arc::new(self.raft.clone()))?;
+                (self.state, self.rotten) = (MemoryEngine::new(), None);
+                (self.open(now, seed)?, Some(why.to_string()))
+            }
+            opened => (opened?, None),
+        };
         let base = opened.log.base();
         let entries = opened.log.read(base.index.next(), usize::MAX).map_err(|fault| Halt(fault.to_string()))?;
         let glance = opened.node.glance();
@@ -156,6 +179,9 @@ impl Host for Member {
             log: entries.iter().map(Stamp::of).collect(),
             applied: (glance.applied, glance.digest),
             lost: opened.node.raft().lost_mark(),
+            hollow: opened.node.is_hollow(),
+            adopted: std::mem::take(&mut self.adopted),
+            aside,
         };
         self.alive = Some((opened.node, opened.log));
         Ok(born)
@@ -226,6 +252,7 @@ impl Host for Member {
         if write.adopt {
             self.staging.sync().map_err(|fault| fault.to_string())?;
             self.state = std::mem::replace(&mut self.staging, MemoryEngine::new());
+            self.adopted = true;
         }
         Ok(())
     }
@@ -238,8 +265,7 @@ impl Host for Member {
         self.engine(log).fail_syncs_after(0);
     }
 
-    fn rot(&mut self, place: u64) -> bool {
-        let log = place.is_multiple_of(2);
+    fn rot(&mut self, log: bool, place: u64) -> bool {
         let places = self.places(log);
         if places.is_empty() {
             return false;
@@ -264,14 +290,33 @@ impl Host for Member {
         self.staging = MemoryEngine::new();
     }
 
+    fn lose(&mut self) {
+        (self.state, self.staging, self.adopted) = (MemoryEngine::new(), MemoryEngine::new(), false);
+    }
+
+    fn may_lose(&self) -> bool {
+        can_be_made_again(&self.meta(), Arc::new(self.raft.clone())).is_ok()
+    }
+
+    fn is_hollow(&self) -> bool {
+        self.node().is_some_and(Node::is_hollow)
+    }
+
+    fn is_gone(&self, peer: MemberId) -> bool {
+        self.node().is_some_and(|node| node.view().is_gone(peer))
+    }
+
     fn knows(&self, peer: MemberId, disks: u64) -> bool {
         let members = self.node().map(|node| node.view().members()).unwrap_or_default();
         let known = members.into_iter().find(|member| member.id == peer).and_then(|member| member.disk);
         known.is_none_or(|disk| disk == disk_id(peer, disks))
     }
 
-    fn knows_all(&self) -> bool {
-        self.node().is_some_and(|node| node.view().members().iter().all(|member| member.disk.is_some()))
+    fn known(&self) -> u64 {
+        let Some(view) = self.node().map(Node::view) else { return 0 };
+        let known = view.members().into_iter().filter(|member| member.disk.is_some());
+        let gone = (1..=MAX_NODES as u64).map(MemberId).filter(|id| view.is_gone(*id));
+        known.map(|member| member.id).chain(gone).fold(0, |known, id| known | 1 << (id.0 - 1))
     }
 
     fn has_lease(&self, id: i64) -> bool {
@@ -291,7 +336,7 @@ impl Host for Member {
     }
 
     fn view(&self) -> Option<machine::View> {
-        self.node().map(Node::view)
+        self.node().filter(|node| !node.is_hollow()).map(Node::view)
     }
 
     fn look(&self, call: &Call) -> Result<(i64, Reply), machine::Error> {

@@ -5,10 +5,10 @@
 //! laws are checked; at the end a majority is healed and must work, and the judge reads what the clients saw.
 //!
 //! - `plan.rs`: what is going to happen, drawn from a seed, written as text.
-//! - `world.rs`: the heap of events; `place.rs`, `network.rs`, `clients.rs`, `workload.rs`, `owners.rs`, `watchers.rs`, `contents.rs`: what is in it; `faults.rs`: what is
-//!   done to it; `ending.rs`: the liveness phase.
+//! - `world.rs`: the heap of events; `place.rs`, `network.rs`, `clients.rs`, `workload.rs`, `owners.rs`, `watchers.rs`,
+//!   `operator.rs`, `contents.rs`: what is in it; `faults.rs`: what is done to it; `ending.rs`: the liveness phase.
 //! - `host.rs`: what the world drives, in two forms: `member.rs` (everything, as in production) and `core.rs` (Raft alone).
-//! - `laws.rs`: what must hold. `trace.rs`: what happened, for people, and the fingerprint.
+//! - `laws.rs`: what must hold; `councils.rs`: who decides. `trace.rs`: what happened, for people, and the fingerprint.
 //! - [`exhaust`]: not one long world by chance, but all the short ones there are.
 //! - `shrink.rs`: from a plan that breaks a law to a small one.
 //!
@@ -18,10 +18,8 @@
 //!
 //! Anything in the shells that serve (threads, sockets, sled): `tests/crash.rs`, `tests/cluster.rs` and `quorate check live` are
 //! for those. The disk keeps the engine's contract: what sled makes of it on a torn sector is `tests/crash.rs`'s.
-//!
-//! # Where the rest plugs in
-//!
-//! Membership: more [`plan::Fault`]s and a configuration in [`laws`].
+//! Which address a joiner dials, and how it gets its id, is `server/join.rs`'s and `tests/cluster.rs`'s. The bare core keeps the
+//! members that it begins with: without a state there is nothing to take over, and nobody to judge a change.
 
 use crate::check;
 use crate::check::history::Operation;
@@ -36,6 +34,7 @@ use std::sync::Once;
 mod clients;
 mod contents;
 mod core;
+mod councils;
 mod ending;
 pub mod exhaust;
 mod faults;
@@ -43,6 +42,7 @@ pub mod host;
 pub mod laws;
 mod member;
 mod network;
+mod operator;
 mod owners;
 mod place;
 pub mod plan;
@@ -52,6 +52,7 @@ mod watchers;
 mod workload;
 mod world;
 
+pub use councils::Changes;
 pub use world::Installs;
 
 /// The judge's search gives up after so many states: a second or so.
@@ -85,6 +86,10 @@ pub struct Report {
     pub answers: u64,
     /// States that were taken over.
     pub installs: Installs,
+    /// What became of the membership.
+    pub changes: Changes,
+    /// So many lost their disks that no quorum was left of what the membership had become meanwhile: there was nothing to heal.
+    pub stranded: bool,
     /// Of everything that happened: the same plan gives the same.
     pub fingerprint: u64,
     /// The newest lines of the trace.
@@ -148,6 +153,8 @@ fn drive<H: host::Host>(plan: &Plan, options: &Options) -> Report {
         leaders: world.laws.leader_changes(),
         answers: world.clients.answers(),
         installs: world.installs(),
+        changes: world.laws.changes(),
+        stranded: world.stranded,
         fingerprint: world.trace.fingerprint(),
         trace: world.trace.into_lines(),
         history,

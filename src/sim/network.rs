@@ -118,7 +118,6 @@ impl Network {
     /// The links inside of `core` are perfect from now on. Each member outside is for ever: not there, deaf, mute, or
     /// connected as badly as everyone was.
     pub fn heal(&mut self, now: Time, core: u64, dice: &mut Rng) {
-        self.core = core;
         self.muted.clear();
         let inside = |node: usize| core & (1 << node) != 0;
         let ways: Vec<(bool, bool)> = (0..self.nodes).map(|_| (dice.below(2) == 0, dice.below(2) == 0)).collect();
@@ -127,12 +126,17 @@ impl Network {
             self.clogged[link] = Time(0);
             self.newest[link] = now;
             self.cut[link] = match (inside(from), inside(to)) {
-                (true, true) | (false, false) => Time(0),
                 (false, true) if ways[from].0 => Time::NEVER,
                 (true, false) if ways[to].1 => Time::NEVER,
                 _ => Time(0),
             };
         }
+        self.widen(core);
+    }
+
+    /// The links inside of a wider `core` are perfect too.
+    pub fn widen(&mut self, core: u64) {
+        self.core = core;
     }
 
     /// Whether what arrives now over this link is heard.

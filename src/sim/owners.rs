@@ -134,8 +134,14 @@ impl Owners {
         Duration::from_secs(u64::try_from(longest).unwrap_or(0))
     }
 
-    /// The moment of an owner has come; `None` if it has not.
-    pub(super) fn act(&mut self, owner: usize, now: Time, up: &[bool], clients: &mut Clients) -> Option<Act> {
+    /// The moment of an owner has come; `None` if it has not. `known` are the members, and whether each of them runs.
+    pub(super) fn act(
+        &mut self,
+        owner: usize,
+        now: Time,
+        known: &[(usize, bool)],
+        clients: &mut Clients,
+    ) -> Option<Act> {
         if self.owners[owner].timer != now {
             return None;
         }
@@ -146,9 +152,9 @@ impl Owners {
         if self.quiet {
             return Some(Act { again: Time::NEVER, asks: None });
         }
-        let node = self.rng.below(up.len() as u64) as usize;
+        let (node, up) = known[self.rng.below(known.len() as u64) as usize];
         let asks = match self.owners[owner].lease {
-            _ if !up[node] => None,
+            _ if !up => None,
             None => Some(self.grant(owner)),
             Some((_, until)) if now >= until && self.rng.below(3) != 0 => {
                 self.owners[owner].lease = None; // it goes away without a word

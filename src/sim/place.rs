@@ -63,15 +63,19 @@ pub(super) struct Place<H> {
     /// A write was asked to fail: the process may halt.
     pub failing: bool,
     pub rotten: bool,
-    /// The state's write after which it knows the disks of all members durably, and whether it does.
-    pub knows_from: Option<u64>,
-    /// Whether it knew them all at its last synced write.
-    pub knew: bool,
-    pub knows_all: bool,
+    /// Its state is not what was written, or hollow: the others must do without it until it has taken over another one.
+    pub lost: bool,
+    /// It was started once.
+    pub started: bool,
+    /// It was removed, knows it, and will not be started again.
+    pub over: bool,
+    /// A bit per member whose disk it knew at its last synced write, and of those whose disk it knows durably.
+    pub knew: u64,
+    pub knows: u64,
     /// Turns in a row that did nothing and asked for another one at once.
     pub restless: u32,
-    /// Synced writes of the state on their way, each with what was applied before it.
-    pub syncing: VecDeque<(u64, Index)>,
+    /// Synced writes of the state on their way, each with what was applied before it, and whose disks were known.
+    pub syncing: VecDeque<(u64, Index, u64)>,
     /// How long it stays down when its disk fails.
     pub down: Duration,
     pub glance: Glance,
@@ -123,9 +127,11 @@ impl<H: Host> Place<H> {
             wiped: false,
             failing: false,
             rotten: false,
-            knows_from: None,
-            knew: false,
-            knows_all: false,
+            lost: false,
+            started: false,
+            over: false,
+            knew: 0,
+            knows: 0,
             restless: 0,
             syncing: VecDeque::new(),
             down: Duration::ZERO,

@@ -9,9 +9,12 @@
 //! **Swarm.** Each seed leaves about half of the faults out and weights the others wildly, for faults mask each other: a
 //! cluster that is always partitioned never fills a window, and one that never rests never shows what a quiet one forgets.
 //!
+//! **Places.** A cluster begins with its founders. Beside them there may be spare places for members that join: each is started
+//! once, early or late, and asked for by the operator. An id is never used twice, and neither is its place.
+//!
 //! Every fault ends by itself, after its own time, so any line can be removed from a plan and the rest still makes sense.
 
-use crate::node::{AutoCompaction, SpaceConfig};
+use crate::node::{AutoCompaction, Retention, SpaceConfig};
 use crate::raft::Limits;
 use crate::rng::{Rng, Seed, mix};
 use crate::time::{Duration, Time};
@@ -72,11 +75,15 @@ pub enum Kind {
     Transfer,
     /// Windows, batches and memory are as small as they can be.
     Limits,
+    /// Members are added, promoted, removed and replaced.
+    Members,
+    /// A member's state is lost, its log is not.
+    Lose,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 21] = [
+    pub const ALL: [Kind; 23] = [
         Kind::Loss,
         Kind::Duplicate,
         Kind::Reorder,
@@ -98,6 +105,8 @@ impl Kind {
         Kind::Wipe,
         Kind::Transfer,
         Kind::Limits,
+        Kind::Members,
+        Kind::Lose,
     ];
 
     /// Its name on the command line.
@@ -124,6 +133,8 @@ impl Kind {
             Kind::Wipe => "wipe",
             Kind::Transfer => "transfer",
             Kind::Limits => "limits",
+            Kind::Members => "members",
+            Kind::Lose => "lose",
         }
     }
 }
@@ -207,8 +218,8 @@ pub enum Fault {
         /// Whose.
         node: usize,
     },
-    /// The process dies, and a bit of what it has on its disk flips. Started again it must refuse; then the disk's former
-    /// image is put back.
+    /// The process dies, and a bit of what it has on its disk flips. Started again it must refuse. In the log, or where the
+    /// others can't do without this member's state, the disk's former image is put back; else the state is taken over.
     Rot {
         /// Whose.
         node: usize,
@@ -220,6 +231,25 @@ pub enum Fault {
         /// Whose.
         node: usize,
     },
+    /// The process dies and comes back without its state, if the others can do without it for a while.
+    Lose {
+        /// Whose.
+        node: usize,
+    },
+    /// A place beyond the founders is started, on an empty disk: a joiner, whether it was added or not.
+    Up {
+        /// Which.
+        node: usize,
+    },
+    /// The operator asks for another membership, again and again for the span if need be.
+    Change {
+        /// What it wants.
+        wish: Wish,
+        /// Which members that is about: taken modulo what there is.
+        pick: u64,
+        /// On top of the configuration that it sees, or of whatever there is.
+        pinned: bool,
+    },
     /// The member is asked to hand leadership over.
     Transfer {
         /// Who is asked.
@@ -227,6 +257,42 @@ pub enum Fault {
         /// To whom; `None`: anyone.
         to: Option<usize>,
     },
+}
+
+/// What an operator wants of the membership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// One more that votes as soon as it has caught up.
+    Voter,
+    /// One more that learns until it is promoted.
+    Learner,
+    /// A learner becomes a voter.
+    Promote,
+    /// Some member goes.
+    Remove,
+    /// Whoever leads goes.
+    RemoveLeader,
+    /// Some member goes, one that lost its disk first of all, and another one comes, in one change.
+    Replace,
+    /// Some come, some go, and learners become voters, in one change.
+    Several,
+}
+
+impl Wish {
+    const ALL: [Wish; 7] =
+        [Wish::Voter, Wish::Learner, Wish::Promote, Wish::Remove, Wish::RemoveLeader, Wish::Replace, Wish::Several];
+
+    fn name(self) -> &'static str {
+        match self {
+            Wish::Voter => "voter",
+            Wish::Learner => "learner",
+            Wish::Promote => "promote",
+            Wish::Remove => "remove",
+            Wish::RemoveLeader => "remove-leader",
+            Wish::Replace => "replace",
+            Wish::Several => "several",
+        }
+    }
 }
 
 /// How a leader is lost.
@@ -339,6 +405,42 @@ pub struct History {
     pub quota: u64,
 }
 
+/// How much of their logs members keep, and how they take over a state when that is too little.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Logs {
+    /// A log is cut each so many entries; zero: never.
+    pub every: u64,
+    /// Entries that stay behind a cut.
+    pub keep: u64,
+    /// So many bytes stay at most for a follower that is behind.
+    pub bytes: u64,
+    /// Bytes of a state that are asked for at once.
+    pub piece: u64,
+}
+
+impl Logs {
+    /// Some keep all of their log, others so little that whoever was away takes over a state.
+    fn draw(seed: u64) -> Logs {
+        let mut dice = Rng::new(Seed(mix(seed ^ 0x6c6f_6773)));
+        let mut pick = |of: &[u64]| of[dice.below(of.len() as u64) as usize];
+        let piece = 1 << (10 + mix(seed ^ 0x7069_6563) % 7);
+        if pick(&[0, 1, 1]) == 0 {
+            return Logs { every: 0, keep: 0, bytes: 0, piece };
+        }
+        let (every, keep) = (pick(&[1, 10, 50]), pick(&[0, 5, 50]));
+        Logs { every, keep, bytes: pick(&[1, 4_000, 1 << 20]), piece }
+    }
+
+    /// What members are told.
+    pub fn retention(&self) -> Retention {
+        let Logs { every, keep: keep_entries, bytes: keep_bytes_max, .. } = *self;
+        match every {
+            0 => Retention::everything(),
+            _ => Retention { every, keep_entries, keep_bytes: 1 << 20, keep_bytes_max },
+        }
+    }
+}
+
 /// The timers of all members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timers {
@@ -355,8 +457,10 @@ pub struct Plan {
     pub profile: Profile,
     /// Where the run's small chances come from.
     pub seed: u64,
-    /// How many members there are.
+    /// How many members the cluster begins with.
     pub nodes: usize,
+    /// How many places there are beside, for members that join. An id never comes again, and neither does a place.
+    pub spares: usize,
     /// How long anything may happen; then a majority is healed and must work.
     pub length: Duration,
     /// Timers.
@@ -371,6 +475,8 @@ pub struct Plan {
     pub owners: usize,
     /// What becomes of history.
     pub history: History,
+    /// What is kept of logs.
+    pub log: Logs,
     /// What happens when, in order.
     pub faults: Vec<Planned>,
 }
@@ -378,7 +484,7 @@ pub struct Plan {
 /// What a seed may not choose freely.
 #[derive(Clone, Debug, Default)]
 pub struct Wishes {
-    /// So many members.
+    /// So many members to begin with.
     pub nodes: Option<usize>,
     /// Trouble of these kinds only; `None`: of all.
     pub only: Option<Vec<Kind>>,
@@ -475,13 +581,23 @@ impl Plan {
         let history = d.history();
         let history = if profile == Profile::Full { history } else { History::default() };
         let mut faults = d.faults;
+        let spares = match profile {
+            Profile::Core => 0,
+            Profile::Full => Drawing::churn(seed, wishes, length, (nodes, timeout), &mut faults),
+        };
         // As text has it, so that a plan that is printed is the plan that ran.
         for planned in &mut faults {
             (planned.at, planned.span) = (Time(planned.at.0 / 1000 * 1000), micros(planned.span));
         }
         let load = Load { rest: micros(load.rest), ..load };
         faults.sort_by_key(|planned| planned.at);
-        Plan { profile, seed, nodes, length, timers, tiny, noise, load, owners, history, faults }
+        let log = Logs::draw(seed);
+        Plan { profile, seed, nodes, spares, length, timers, tiny, noise, load, owners, history, log, faults }
+    }
+
+    /// How many places there are: the founders', and those of members that join.
+    pub fn places(&self) -> usize {
+        self.nodes + self.spares
     }
 
     /// Raft's limits under this plan.
@@ -620,7 +736,61 @@ impl Drawing<'_> {
     }
 }
 
-/// The largest cluster: more than anyone runs, and a bit each in a word.
+impl Drawing<'_> {
+    /// Who comes and goes, and whose state is lost: from dice of their own, so that a plan without it is what it would be
+    /// anyway. Gives the number of places beside the founders'.
+    fn churn(
+        seed: u64,
+        wishes: &Wishes,
+        length: Duration,
+        (nodes, timeout): (usize, Duration),
+        faults: &mut Vec<Planned>,
+    ) -> usize {
+        let rng = Rng::new(Seed(mix(seed ^ 0x63_6875_726e)));
+        let mut d = Drawing { rng, wishes, length, nodes: nodes as u64, timeout, faults: Vec::new() };
+        let has = d.has(Kind::Members);
+        let spares = (1 + d.rng.below(6) as usize).min(MAX_NODES - nodes);
+        if has {
+            // Some members come late to what is theirs, some early, and some never.
+            for node in nodes..nodes + spares {
+                let at = Time(0) + d.rng.duration(Duration::ZERO, length * 3 / 4);
+                if d.rng.below(6) != 0 {
+                    d.faults.push(Planned { at, span: Duration::ZERO, fault: Fault::Up { node } });
+                }
+            }
+            for _ in 0..2 + d.wild(14) {
+                let at = Time(0) + d.rng.duration(Duration::ZERO, length);
+                let span = d.span() * 4;
+                let fault = d.change();
+                d.faults.push(Planned { at, span, fault });
+            }
+            // What happens to members happens to those that joined too.
+            let places = (nodes + spares) as u64;
+            for fault in faults.iter_mut().map(|planned| &mut planned.fault) {
+                if let Some(node) = fault.member_mut() {
+                    let place = d.rng.below(places) as usize;
+                    *node = if place < nodes { *node } else { place };
+                }
+                if let Fault::Split { side } = fault {
+                    *side |= d.rng.below(1 << spares) << nodes;
+                }
+            }
+            d.nodes = places;
+        }
+        d.plan(Kind::Lose, 4, |d| Fault::Lose { node: d.node() });
+        faults.append(&mut d.faults);
+        if has { spares } else { 0 }
+    }
+
+    fn change(&mut self) -> Fault {
+        let usual = [Wish::Voter, Wish::Voter, Wish::Voter, Wish::Remove, Wish::Replace];
+        let choice = self.rng.below((usual.len() + Wish::ALL.len()) as u64) as usize;
+        let wish = usual.iter().chain(&Wish::ALL).nth(choice).copied().unwrap_or(Wish::Voter);
+        Fault::Change { wish, pick: self.rng.next_u64() >> 32, pinned: self.rng.below(3) == 0 }
+    }
+}
+
+/// The most places: more members than anyone runs, and a bit each in a word.
 pub const MAX_NODES: usize = 9;
 
 impl Planned {
@@ -634,13 +804,41 @@ impl Planned {
             | Fault::Error { node, .. }
             | Fault::Space { node }
             | Fault::Rot { node, .. }
-            | Fault::Wipe { node } => (Some(node), None),
+            | Fault::Wipe { node }
+            | Fault::Lose { node }
+            | Fault::Up { node } => (Some(node), None),
             Fault::Transfer { node, to } => (Some(node), to),
             Fault::Cut { from, to } | Fault::Clog { from, to } => (Some(from), Some(to)),
             Fault::Hint { node, peer } => (Some(node), Some(peer)),
-            Fault::Split { .. } | Fault::Mute { .. } | Fault::Leader { .. } => (None, None),
+            Fault::Split { .. } | Fault::Mute { .. } | Fault::Leader { .. } | Fault::Change { .. } => (None, None),
         };
         a.into_iter().chain(b)
+    }
+}
+
+impl Fault {
+    /// The member that may as well be another one: the first, where it is about two.
+    fn member_mut(&mut self) -> Option<&mut usize> {
+        match self {
+            Fault::Crash { node, .. }
+            | Fault::Pause { node, .. }
+            | Fault::Jump { node }
+            | Fault::Slow { node, .. }
+            | Fault::Error { node, .. }
+            | Fault::Space { node }
+            | Fault::Rot { node, .. }
+            | Fault::Wipe { node }
+            | Fault::Lose { node }
+            | Fault::Transfer { node, .. }
+            | Fault::Hint { node, .. }
+            | Fault::Cut { from: node, .. }
+            | Fault::Clog { from: node, .. } => Some(node),
+            Fault::Split { .. }
+            | Fault::Mute { .. }
+            | Fault::Leader { .. }
+            | Fault::Change { .. }
+            | Fault::Up { .. } => None,
+        }
     }
 }
 

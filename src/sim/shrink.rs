@@ -7,7 +7,7 @@
 //! It finds a small plan, not the smallest: runs are few and each one is short.
 
 use super::laws::Law;
-use super::plan::Plan;
+use super::plan::{Logs, Plan};
 use super::{Options, run};
 use crate::time::{Duration, Time};
 
@@ -69,7 +69,7 @@ impl Shrinking {
     }
 
     fn settings(&mut self) {
-        let changes: [fn(&mut Plan); 17] = [
+        let changes: [fn(&mut Plan); 19] = [
             |plan| plan.tiny = false,
             |plan| plan.noise.loss = 0,
             |plan| plan.noise.duplicate = 0,
@@ -83,9 +83,15 @@ impl Shrinking {
             |plan| plan.load.rest = Duration::ZERO,
             |plan| plan.load.clients = 1,
             |plan| plan.owners = 0,
+            |plan| plan.log = Logs { every: 0, ..plan.log },
             |plan| plan.owners = plan.owners.min(1),
             |plan| plan.load.clients = plan.load.clients.div_ceil(2),
             |plan| plan.load.think_us = (plan.load.think_us * 4).min(1_000_000),
+            |plan| {
+                // As many places as the faults name; an operator finds fewer.
+                let named = plan.faults.iter().flat_map(|planned| planned.members()).max();
+                plan.spares = named.map_or(0, |node| (node + 1).saturating_sub(plan.nodes));
+            },
             |plan| {
                 if plan.faults.iter().all(|planned| planned.members().all(|node| node < 3)) && plan.nodes > 3 {
                     plan.nodes = 3;

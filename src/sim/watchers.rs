@@ -75,7 +75,7 @@ impl Watchers {
         let count = if has_contents { WATCHERS } else { 0 };
         Watchers {
             rng: Rng::new(seed),
-            hubs: (0..plan.nodes).map(|_| None).collect(),
+            hubs: (0..plan.places()).map(|_| None).collect(),
             watchers: (0..count).map(watcher).collect(),
             streams: 0,
         }

@@ -14,25 +14,32 @@
 //! # What can go wrong by a fault, and what can't
 //!
 //! A member may refuse its disk only if a bit of it flipped, and then it must; it may halt only when its disk has failed or was
-//! emptied. At most a minority ever loses its disk: more than that nobody can survive.
+//! emptied, or when it was removed. Those that lose their disk or their state are always fewer than those that don't, of the
+//! voters of each configuration that may come to be in force: more than that nobody can survive.
 
 use super::clients::Clients;
 use super::contents::{self, Contents};
-use super::host::{Host, Shape, StateWork, Torn};
+use super::councils::Council;
+use super::host::{Born, Host, Shape, StateWork, Torn};
 use super::laws::{Law, Laws, Violation};
 use super::network::Network;
+use super::operator::{Operator, Sight};
 use super::owners::Owners;
 use super::place::{Clock, LogQueue, Place};
 use super::plan::Plan;
 use super::trace::Trace;
 use super::watchers::Watchers;
 use crate::ids::{Incarnation, Index, MemberId};
-use crate::node::{AutoCompaction, Effect, Halt, Input, Reply, Request, Slot, StateWrite};
+use crate::node::{AutoCompaction, Effect, Halt, Input, Refused, Reply, Request, RoleName, Slot, StateWrite};
 use crate::raft::{Envelope, Message};
 use crate::rng::{Rng, Seed, mix};
 use crate::time::{Duration, Time};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::ops::AddAssign;
+
+/// Of so many messages that a removed member sends, one makes a connection: over one that is there it is still heard.
+const DOORS: u64 = 20;
 
 /// Something that is going to happen.
 #[derive(Debug)]
@@ -61,6 +68,8 @@ pub(super) enum Event {
     Owner(usize),
     /// So does a watcher.
     Watcher(usize),
+    /// The operator asks for something that it wants.
+    Order(usize),
 }
 
 impl Event {
@@ -74,7 +83,12 @@ impl Event {
             | Event::StateDone(node)
             | Event::Lost(node, ..)
             | Event::SpaceBack(node) => Some(*node),
-            Event::Up(_) | Event::Fault(_) | Event::Client(_) | Event::Owner(_) | Event::Watcher(_) => None,
+            Event::Up(_)
+            | Event::Fault(_)
+            | Event::Client(_)
+            | Event::Owner(_)
+            | Event::Watcher(_)
+            | Event::Order(_) => None,
         }
     }
 }
@@ -117,6 +131,21 @@ pub struct Installs {
     pub finished: u64,
     /// Transfers that another leader went on with.
     pub resumed: u64,
+    /// Members that were started without a state of their own, those that joined among them.
+    pub hollow: u64,
+    /// States that were set aside, because they were lost or rotten.
+    pub lost: u64,
+}
+
+impl AddAssign for Installs {
+    fn add_assign(&mut self, other: Installs) {
+        let Installs { begun, finished, resumed, hollow, lost } = other;
+        self.begun += begun;
+        self.finished += finished;
+        self.resumed += resumed;
+        self.hollow += hollow;
+        self.lost += lost;
+    }
 }
 
 /// See the module's essay.
@@ -129,6 +158,7 @@ pub(super) struct World<H> {
     pub network: Network,
     pub clients: Clients,
     pub owners: Owners,
+    pub operator: Operator,
     pub watchers: Watchers,
     pub contents: Contents,
     pub laws: Laws,
@@ -143,6 +173,8 @@ pub(super) struct World<H> {
     pub core: u64,
     /// Who is down outside of the core stays down.
     pub frozen: bool,
+    /// Too many lost their disks for what the membership became: nobody can survive that.
+    pub stranded: bool,
     turns: u64,
 }
 
@@ -157,18 +189,19 @@ impl<H: Host> World<H> {
             let clock = Clock { ppm, offset: i128::from(dice.below(1 << 40)) };
             Place::new(MemberId(node as u64 + 1), &shape, clock)
         };
-        let places = (0..plan.nodes).map(&mut place).collect();
+        let places = (0..plan.places()).map(&mut place).collect();
         let mut world = World {
             now: Time(0),
             heap: BinaryHeap::new(),
             order: 0,
             places,
-            network: Network::new(plan.nodes, &plan.noise, stream(2)),
+            network: Network::new(plan.places(), &plan.noise, stream(2)),
             clients: Clients::new(&plan, stream(3)),
             owners: Owners::new(&plan, stream(5)),
+            operator: Operator::new(plan.nodes, plan.places(), plan.timers.election, stream(7)),
             watchers: Watchers::new(&plan, H::HAS_CONTENTS, stream(6)),
-            contents: Contents::new(plan.nodes),
-            laws: Laws::new(plan.nodes, off),
+            contents: Contents::new(plan.places()),
+            laws: Laws::new(plan.nodes, plan.places(), off),
             trace: Trace::new(lines),
             installs: Installs::default(),
             disk_dice: Rng::new(stream(4)),
@@ -176,6 +209,7 @@ impl<H: Host> World<H> {
             effects: Vec::new(),
             core: 0,
             frozen: false,
+            stranded: false,
             turns: 0,
             plan,
         };
@@ -276,6 +310,7 @@ impl<H: Host> World<H> {
             Event::Client(client) => self.client(client),
             Event::Owner(owner) => self.owner(owner),
             Event::Watcher(watcher) => self.watcher(watcher),
+            Event::Order(number) => self.order_again(number),
         }
     }
 
@@ -289,7 +324,7 @@ impl<H: Host> World<H> {
 
     fn start(&mut self, node: usize) -> Result<(), Violation> {
         let outside = self.core != 0 && self.core & (1 << node) == 0;
-        if self.places[node].host.is_up() || (outside && self.frozen) {
+        if self.places[node].host.is_up() || self.places[node].over || (outside && self.frozen) {
             return Ok(());
         }
         let seed = Seed(self.dice.next_u64());
@@ -297,21 +332,23 @@ impl<H: Host> World<H> {
         place.asleep = None;
         let local = place.local(self.now);
         let (rotten, wiped) = (place.rotten, place.wiped);
-        let born = place.host.start(local, seed);
+        let born = place.host.start(local, seed, place.lost);
         self.trace.mark(self.now, &[1, node as u64, u64::from(born.is_ok())]);
         match born {
-            Ok(_) if rotten => self
+            Ok(born) if rotten && born.aside.is_none() => self
                 .laws
                 .broken(Law::RotIsRefused, || format!("n{} starts on a disk on which a bit has flipped", node + 1)),
             Ok(born) => {
+                self.note_state(node, &born);
                 let place = &mut self.places[node];
+                (place.started, place.rotten) = (true, false);
                 place.life += 1;
                 place.incarnation = born.life;
                 place.glance = place.host.glance();
                 self.watchers.born(node, place.host.view());
                 (place.turn_at, place.wake_at, place.failing) = (None, Time::NEVER, false);
                 (place.log, place.state, place.state_busy) = (LogQueue::default(), VecDeque::new(), false);
-                place.knows_from = None;
+                place.knew = 0;
                 place.untold.clear();
                 place.syncing.clear();
                 self.tell(Some(node), || {
@@ -336,6 +373,18 @@ impl<H: Host> World<H> {
             Err(_) if wiped => Ok(()),
             Err(halt) => self.laws.broken(Law::Recovery, || format!("n{} does not start: {halt}", node + 1)),
         }
+    }
+
+    /// What a start found in the place of a state.
+    fn note_state(&mut self, node: usize, born: &Born) {
+        if let Some(why) = &born.aside {
+            self.tell(Some(node), || format!("sets its state aside: {why}"));
+            self.installs.lost += 1;
+            self.laws.state_lost(node);
+            self.places[node].knows = 0;
+        }
+        self.installs.hollow += u64::from(born.hollow);
+        self.places[node].lost &= born.hollow;
     }
 
     /// The process ends. Of each list of unsynced writes `keep` thousandths survive.
@@ -363,6 +412,7 @@ impl<H: Host> World<H> {
         self.tell(Some(node), || "dies".to_string());
         self.clients.orphan::<H>(node, self.now);
         self.owners.forget(node);
+        self.operator.forget(node);
         self.watchers.died(node);
         if told {
             for other in (0..self.places.len()).filter(|other| *other != node) {
@@ -390,10 +440,11 @@ impl<H: Host> World<H> {
 
     /// The node can't go on: lawful only if its disk gave it a reason.
     fn halted(&mut self, node: usize, halt: &Halt) -> Result<(), Violation> {
-        let place = &self.places[node];
-        if !place.wiped {
+        let is_over = self.laws.is_removed(node);
+        if !self.places[node].wiped && !is_over {
             return self.laws.broken(Law::Assertion, || format!("n{} halts: {halt}", node + 1));
         }
+        self.places[node].over = is_over;
         self.tell(Some(node), || format!("halts: {halt}"));
         self.crash(node, 500, true, Duration::MAX);
         Ok(())
@@ -443,10 +494,13 @@ impl<H: Host> World<H> {
             if let Effect::Persist(ready) = effect
                 && !self.places[node].wiped
             {
-                self.laws.handed(node, ready)?;
+                self.laws.handed(node, ready, now)?;
             }
         }
         self.laws.turned(node, now)?;
+        if now.role != RoleName::Follower && self.places[node].host.is_hollow() {
+            self.laws.broken(Law::Hollow, || format!("n{} has no state, and is a {}", node + 1, now.role.name()))?;
+        }
         if before.applied != now.applied {
             self.watchers.turned(node, self.now);
         }
@@ -498,11 +552,8 @@ impl<H: Host> World<H> {
                 let place = &mut self.places[node];
                 if write.sync {
                     // What this turn applied may be in a later write.
-                    place.syncing.push_back((write.id, before));
-                    if place.knew {
-                        place.knows_from = place.knows_from.or(Some(write.id));
-                    }
-                    place.knew = place.knows_all || place.host.knows_all();
+                    place.syncing.push_back((write.id, before, place.knew));
+                    place.knew = place.host.known();
                 }
                 self.hand(node, StateWork::Write(write));
             }
@@ -633,11 +684,11 @@ impl<H: Host> World<H> {
             self.state_work(node);
             return Ok(());
         };
-        while let Some((_, applied)) = self.places[node].syncing.pop_front_if(|(write, _)| *write <= id) {
-            self.laws.applied_durably(node, applied);
-        }
         let place = &mut self.places[node];
-        place.knows_all |= write.sync && place.knows_from.is_some_and(|from| from <= id);
+        while let Some((_, applied, known)) = place.syncing.pop_front_if(|(write, ..)| *write <= id) {
+            self.laws.applied_durably(node, applied);
+            place.knows |= known;
+        }
         if write.sync && place.host.is_up() {
             self.input(node, Input::StateSynced { id })?;
         }
@@ -695,6 +746,14 @@ impl<H: Host> World<H> {
             let why = Halt("it is known to live on another disk".into());
             return self.halted(to, &why);
         }
+        if receiver.host.is_gone(envelope.from)
+            && sender.host.is_up()
+            && self.network.passes(self.now, to, from)
+            && self.dice.below(DOORS) == 0
+        {
+            let why = Halt("it was removed, and is told so where it knocks".into());
+            return self.halted(from, &why);
+        }
         self.trace.mark(self.now, &[6, from as u64, to as u64, envelope.term.0]);
         self.tell(Some(to), || format!("hears n{} {}", from + 1, said(&envelope)));
         self.input(to, Input::Peer(envelope))
@@ -703,8 +762,8 @@ impl<H: Host> World<H> {
     // ---- clients
 
     fn client(&mut self, client: usize) -> Result<(), Violation> {
-        let up: Vec<bool> = self.places.iter().map(|place| place.host.is_up()).collect();
-        let Some(act) = self.clients.act::<H>(client, self.now, &up, self.laws.committed()) else { return Ok(()) };
+        let known = self.known();
+        let Some(act) = self.clients.act::<H>(client, self.now, &known, self.laws.committed()) else { return Ok(()) };
         self.schedule(act.again, Event::Client(client));
         if let Some((node, slot)) = act.gives_up
             && self.hears(node)
@@ -712,6 +771,35 @@ impl<H: Host> World<H> {
             self.input(node, Input::Cancel(slot))?;
         }
         act.asks.map_or(Ok(()), |(node, slot, request)| self.ask(node, slot, request))
+    }
+
+    /// The members that clients have heard of, and whether each of them runs.
+    fn known(&self) -> Vec<(usize, bool)> {
+        let known = self.places.iter().enumerate().filter(|(node, p)| *node < self.plan.nodes || p.started && !p.over);
+        known.map(|(node, place)| (node, place.host.is_up())).collect()
+    }
+
+    /// What the operator goes by.
+    pub(super) fn sight<'a>(&self, in_force: &'a [Council]) -> Sight<'a> {
+        let bits = |is: &dyn Fn(&Place<H>) -> bool| {
+            (0..self.places.len()).filter(|node| is(&self.places[*node])).fold(0, |bits, node| bits | 1 << node)
+        };
+        let leads = |node: &usize| self.hears(*node) && self.places[*node].glance.role == RoleName::Leader;
+        Sight {
+            newest: *self.laws.council(),
+            in_force,
+            sound: bits(&|place| !place.wiped && !place.lost),
+            wiped: bits(&|place| place.wiped),
+            leader: (0..self.places.len()).filter(leads).max_by_key(|node| self.places[*node].glance.term),
+        }
+    }
+
+    fn order_again(&mut self, number: usize) -> Result<(), Violation> {
+        let up: Vec<usize> = (0..self.places.len()).filter(|node| self.hears(*node)).collect();
+        let slot = self.clients.slot();
+        let Some((node, change, again)) = self.operator.act(number, self.now, &up, slot) else { return Ok(()) };
+        self.schedule(again, Event::Order(number));
+        self.ask(node, slot, Some(Request::Change(change)))
     }
 
     fn watcher(&mut self, watcher: usize) -> Result<(), Violation> {
@@ -740,8 +828,8 @@ impl<H: Host> World<H> {
     }
 
     fn owner(&mut self, owner: usize) -> Result<(), Violation> {
-        let up: Vec<bool> = self.places.iter().map(|place| place.host.is_up()).collect();
-        let Some(act) = self.owners.act(owner, self.now, &up, &mut self.clients) else { return Ok(()) };
+        let known = self.known();
+        let Some(act) = self.owners.act(owner, self.now, &known, &mut self.clients) else { return Ok(()) };
         if act.again < Time::NEVER {
             self.schedule(act.again, Event::Owner(owner));
         }
@@ -759,6 +847,10 @@ impl<H: Host> World<H> {
             return Ok(()); // the client waits, and then gives up
         }
         let Some(request) = request else {
+            if self.places[node].host.is_hollow() {
+                self.clients.delivered(node, slot);
+                return self.reply(node, slot, Reply::Refused(Refused::Hollow));
+            }
             let goes_on = self.clients.saw(slot, self.now, &self.places[node].host, &self.laws)?;
             self.goes_on(goes_on);
             return Ok(());
@@ -775,6 +867,10 @@ impl<H: Host> World<H> {
             self.schedule(at, Event::Owner(owner));
         }
         let place = &self.places[node];
+        self.operator.answered(slot, &reply, &self.laws)?;
+        if place.host.is_hollow() && !matches!(reply, Reply::Refused(_)) {
+            self.laws.broken(Law::Hollow, || format!("n{} has no state, and answers {reply:.60?}", node + 1))?;
+        }
         let (asked, when) = ((node, &place.host), (self.now, place.glance.applied));
         let goes_on = self.clients.answered(asked, slot, reply, when, &self.laws)?;
         self.goes_on(goes_on);

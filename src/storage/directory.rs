@@ -6,6 +6,7 @@
 //! raft/    term, vote, log        losing it is losing the identity
 //! state/   what was applied       can be rebuilt from the log, or taken over from another member
 //! CURRENT  which state it is, if not that one (directory/states.rs)
+//! STALE    why this directory must never be used again
 //! ballast  space.rs
 //! ```
 //!
@@ -28,7 +29,7 @@
 
 use super::key::{Key, get_value, put_ops};
 use super::sled::{Options, SledEngine, Unopenable};
-use super::{Engine, Fault, Op};
+use super::{COME_BACK, Engine, Fault, Op};
 use crate::checksum::{crc, crc_append};
 use crate::ids::{ClusterId, DiskId, MemberId};
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,7 @@ const FORMAT: u32 = 1;
 
 const META: &str = "META";
 const META_ASIDE: &str = "META.tmp";
+const STALE: &str = "STALE";
 const LOCK: &str = "LOCK";
 const RAFT: &str = "raft";
 
@@ -113,7 +115,7 @@ pub enum Refusal {
     Locked { path: String, holder: String, command: String },
     #[error(
         "{path}/META is damaged: {why}. Nothing was changed. Restore META from a backup of this directory (it never changes \
-         after the first start), or bring the member back under a new id with an empty directory"
+         after the first start), or {COME_BACK}"
     )]
     DamagedMeta { path: String, why: String },
     #[error(
@@ -141,10 +143,15 @@ pub enum Refusal {
     #[error(
         "{path}/raft is gone or was emptied: with it the member has forgotten its votes and what it acknowledged, so under \
          its old id it could make the cluster lose writes. Put back the raft directory that was there when it last stopped; \
-         if that is lost, bring the member back under a new id, with an empty directory: quorate member replace <name>, on another \
-         member"
+         if that is lost, {COME_BACK}"
     )]
     RaftLost { path: String },
+    #[error(
+        "{path} was refused by the cluster once: {why}. It is an old copy, or its log was set back, and what this member promised \
+         since is not in it; it stays refused, however often it is started. Bring the directory back that the member lived in \
+         last; if that is lost, {COME_BACK}"
+    )]
+    Stale { path: String, why: String },
     #[error(
         "{path}/{database} was made in another data directory (disk {found}, META says {expected}). Put back the one that \
          belongs here"
@@ -154,11 +161,13 @@ pub enum Refusal {
         "{what}: {why}. Check that the directory exists, that its disk is sound, and that this user may write there"
     )]
     Io { what: String, why: String },
-    #[error(
-        "the database of what was applied can't be read: {fault}. Where there are other members it is set aside, and taken over \
-         from them"
-    )]
+    #[error("the database of what was applied can't be read: {fault}")]
     RottenState { fault: Fault },
+    #[error(
+        "the database of term, vote and log can't be read: {fault}. Nothing was changed. This member must not vote without it: \
+         keep the data directory aside for a look, and {COME_BACK}"
+    )]
+    RottenLog { fault: Fault },
     #[error(transparent)]
     Database(#[from] Fault),
 }
@@ -227,6 +236,11 @@ impl Directory {
 
     fn check(&self, expected: Option<&Expected>) -> Result<(), Refusal> {
         let path = self.path.display().to_string();
+        match fs::read_to_string(self.path.join(STALE)) {
+            Ok(why) => return Err(Refusal::Stale { path, why: why.trim_end().to_owned() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io_refusal("reading STALE in", &self.path)(error)),
+        }
         if let Some(expected) = expected {
             if self.meta.cluster != expected.cluster {
                 return Err(Refusal::OtherCluster { path, found: self.meta.cluster, expected: expected.cluster });
@@ -255,12 +269,20 @@ impl Directory {
         !self.begun
     }
 
+    /// Opens the database of the log alone, and checks that it was made here.
+    ///
+    /// # Errors
+    /// It is lost, belongs elsewhere, or can't be opened.
+    pub fn raft(&self, options: Options) -> Result<Arc<dyn Engine>, Refusal> {
+        self.database(RAFT, &self.path.join(RAFT), options)
+    }
+
     /// Opens both databases and checks that they were made here.
     ///
     /// # Errors
     /// One is lost, belongs elsewhere, or can't be opened; [`Refusal::RottenState`] where that is all.
     pub fn databases(&mut self, raft: Options, state: Options) -> Result<Databases, Refusal> {
-        let raft = self.database(RAFT, &self.path.join(RAFT), raft)?;
+        let raft = self.raft(raft)?;
         let state = self.database(STATE, &states::place(&self.path, self.state), state)?;
         let databases = Databases { raft, state };
         if !self.begun {
@@ -286,7 +308,7 @@ impl Directory {
 
     fn database(&self, name: &'static str, at: &Path, options: Options) -> Result<Arc<dyn Engine>, Refusal> {
         let rotten = |fault: Fault| match name {
-            RAFT => Refusal::Database(fault),
+            RAFT => Refusal::RottenLog { fault },
             _ => Refusal::RottenState { fault },
         };
         let engine = SledEngine::open(at, options).map_err(|unopenable| match unopenable {
@@ -404,6 +426,19 @@ fn make_directories(path: &Path) -> io::Result<()> {
 
 fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+/// A peer knows a later life of the member than the one that this directory began. Each start begins a later one, so the next
+/// would be let in, and promise again what the member has promised otherwise: from here on the directory is refused, whoever
+/// starts it. Returns when that is durable.
+///
+/// # Errors
+/// The file system refuses.
+pub fn declare_stale(path: &Path, why: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path.join(STALE))?;
+    file.write_all(format!("{why}\n").as_bytes())?;
+    file.sync_all()?;
+    sync_directory(path)
 }
 
 // ---- META ----

@@ -87,6 +87,8 @@ pub enum Key {
     },
     /// `raft/`: after which entry an empty log begins, where that is not index 0.
     LogStart,
+    /// `raft/`: who belonged to the cluster where the log begins.
+    Configuration,
     /// `state/`: the packed effects of the entries from `first` on.
     Record {
         /// The first entry of the run.
@@ -98,6 +100,8 @@ pub enum Key {
     AckedMark,
     /// `state/`: up to which entry this state was taken over from another member.
     Adopted,
+    /// `state/`: there is none, because the one that was here differed from a quorum's.
+    Quarantine,
 }
 
 /// The two kinds of records that are numbered by the index of their first entry.
@@ -137,9 +141,11 @@ impl Key {
             Key::Incarnation => 0x11,
             Key::Log { .. } => 0x12,
             Key::LogStart => 0x13,
+            Key::Configuration => 0x14,
             Key::Record { .. } => 0x20,
             Key::AckedMark => 0x22,
             Key::Adopted => 0x23,
+            Key::Quarantine => 0x24,
         }
     }
 
@@ -157,8 +163,10 @@ impl Key {
             | Key::HardState
             | Key::Incarnation
             | Key::LogStart
+            | Key::Configuration
             | Key::AckedMark
-            | Key::Adopted => Bytes::copy_from_slice(&[self.ordinal()]),
+            | Key::Adopted
+            | Key::Quarantine => Bytes::copy_from_slice(&[self.ordinal()]),
         }
     }
 
@@ -166,8 +174,17 @@ impl Key {
     pub fn decode(bytes: &[u8]) -> Option<Key> {
         let (ordinal, rest) = bytes.split_first()?;
         if rest.is_empty() {
-            let plain =
-                [Key::Probe, Key::Disk, Key::HardState, Key::Incarnation, Key::LogStart, Key::AckedMark, Key::Adopted];
+            let plain = [
+                Key::Probe,
+                Key::Disk,
+                Key::HardState,
+                Key::Incarnation,
+                Key::LogStart,
+                Key::Configuration,
+                Key::AckedMark,
+                Key::Adopted,
+                Key::Quarantine,
+            ];
             return plain.into_iter().find(|key| key.ordinal() == *ordinal);
         }
         let first = Index(u64::from_be_bytes(rest.get(..8)?.try_into().ok()?));
@@ -507,7 +524,7 @@ mod tests {
     #[test]
     fn keys_are_frozen() {
         let (first, chunk) = (Index(0x0102_0304_0506_0708), 0x090a);
-        let frozen: [(Key, &[u8]); 9] = [
+        let frozen: [(Key, &[u8]); 11] = [
             (Key::Probe, b"\x00"),
             (Key::Disk, b"\x01"),
             (Key::HardState, b"\x10"),
@@ -515,8 +532,10 @@ mod tests {
             (Key::Log { first, chunk }, b"\x12\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a"),
             (Key::Record { first, chunk }, b"\x20\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a"),
             (Key::LogStart, b"\x13"),
+            (Key::Configuration, b"\x14"),
             (Key::AckedMark, b"\x22"),
             (Key::Adopted, b"\x23"),
+            (Key::Quarantine, b"\x24"),
         ];
         for (key, bytes) in frozen {
             assert_eq!(&key.encode()[..], bytes, "{key:?}");

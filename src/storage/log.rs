@@ -35,6 +35,12 @@
 //! the base is all that moves the base on. Compaction removes whole records, and never the last one. A
 //! [`LogStore::reset`] removes all, from the highest down, and then sets the base where the state that was taken over ends.
 //!
+//! # Who belongs to the cluster
+//!
+//! A configuration is an entry, and entries go. Of those that went the newest is kept under [`Key::Configuration`], written
+//! before its entry is removed. So the log tells who the others are when the state can't: the state may be rotten, and a log
+//! that its member alone could go on with is another matter than one that others have too.
+//!
 //! # Invariants
 //!
 //! 1. Records are contiguous from the base on; terms never decrease, and none is above the hard state's.
@@ -51,9 +57,10 @@
 //! keeps the newest entries).
 
 use super::key::{Family, Key, MAX_VALUE, Unreadable, delete_ops, get_value, put_ops, scan_values, slots};
-use super::{Engine, Fault, Op};
+use super::{COME_BACK, Engine, Fault, Op};
 use crate::ids::{Incarnation, Index, MemberId, Position, Term};
-use crate::raft::{Entry, HardState, Persisted, Ready};
+use crate::raft::quorum::Configuration;
+use crate::raft::{Entry, EntryKind, HardState, Persisted, Ready};
 use bytes::{Buf, Bytes};
 use record::{ENTRY_HEADER, Packing, Record};
 use std::collections::{BTreeMap, VecDeque};
@@ -63,8 +70,7 @@ use std::sync::Arc;
 
 /// What a person can do about a damaged log.
 const REMEDY: &str = "Nothing was changed. This member must not vote from this log: keep the data directory aside for a \
-                      look, and bring the member back under a new id, with an empty directory: quorate member replace \
-                      <name>, on another member; the others have the data";
+                      look, and";
 
 /// Records that one batch compacts away at most: an entry's latency must not wait for thousands of removals. What is over
 /// goes with the batches that follow.
@@ -86,6 +92,10 @@ pub struct LogStore {
     /// The terms of the log after the base, as runs.
     terms: Vec<(Index, Term)>,
     last: Position,
+    /// The configurations among the entries.
+    configurations: Vec<(Index, Configuration)>,
+    /// The newest one before them.
+    configuration: Option<Configuration>,
     failed: Option<Fault>,
     /// Reused from call to call.
     ops: Vec<Op>,
@@ -121,13 +131,17 @@ pub struct Recovered {
     pub tail: Vec<Entry>,
     /// How large the log is: the bytes of all entries up to and including an index, for every few of them, ascending.
     pub bytes: Vec<(Index, u64)>,
+    /// The configuration where the log begins; `None`: the cluster's first one, or written by a release that did not keep it.
+    pub configuration: Option<Configuration>,
+    /// The newest one in the log, or else that one.
+    pub newest_configuration: Option<Configuration>,
 }
 
 /// Why a log can't be opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// The disk failed.
-    #[error(transparent)]
+    /// The disk failed, or the engine can't make sense of what it holds.
+    #[error("{0}. Check the disk (dmesg). If it holds something else than was written: {REMEDY} {COME_BACK}")]
     Fault(#[from] Fault),
     /// What is there can't be what was written: the sentence says where and what to do.
     #[error("{0}")]
@@ -139,16 +153,17 @@ impl From<Unreadable> for OpenError {
         match unreadable {
             Unreadable::Fault(fault) => OpenError::Fault(fault),
             Unreadable::Rot { key: Some(Key::Log { first, .. }), why } => corrupt(first, why),
-            Unreadable::Rot { key, why } => {
-                let what = key.map_or("a key".into(), |key| format!("{key:?}"));
-                OpenError::Corrupt(format!("the raft database is damaged at {what}: {why}. {REMEDY}"))
-            }
+            Unreadable::Rot { key, why } => damaged(&key.map_or("a key".into(), |key| format!("{key:?}")), why),
         }
     }
 }
 
 fn corrupt(index: Index, why: impl fmt::Display) -> OpenError {
-    OpenError::Corrupt(format!("the raft log is damaged at index {index}: {why}. {REMEDY}"))
+    OpenError::Corrupt(format!("the raft log is damaged at index {index}: {why}. {REMEDY} {COME_BACK}"))
+}
+
+fn damaged(key: &str, why: &str) -> OpenError {
+    OpenError::Corrupt(format!("the raft database is damaged at {key}: {why}. {REMEDY} {COME_BACK}"))
 }
 
 fn log_key(first: Index) -> impl Fn(u16) -> Bytes {
@@ -171,11 +186,14 @@ impl LogStore {
         let incarnation = get_value(&*engine, |_| Key::Incarnation.encode())?;
         let known = hard_state.is_some();
         let hard_state = hard_state.map_or(Ok(HardState::default()), decode_hard_state)?;
-        let lives = incarnation.clone().map_or(Ok(0), |mut value| value.try_get_u64_le()).map_err(|_| {
-            OpenError::Corrupt(format!("the raft database is damaged at Incarnation: it is no number. {REMEDY}"))
-        })?;
+        let lives = incarnation
+            .clone()
+            .map_or(Ok(0), |mut value| value.try_get_u64_le())
+            .map_err(|_| damaged("Incarnation", "it is no number"))?;
 
         let start = get_value(&*engine, |_| Key::LogStart.encode())?.map_or(Ok(Position::default()), decode_start)?;
+        let configuration =
+            get_value(&*engine, |_| Key::Configuration.encode())?.map(decode_configuration).transpose()?;
 
         let mut scan = Scan { hard_state, tail_bytes, base: start, last: start, ..Scan::default() };
         let mut outcome = Ok(());
@@ -185,7 +203,7 @@ impl LogStore {
         })?;
         outcome?;
         if known && incarnation.is_none() {
-            return Err(OpenError::Corrupt(format!("the raft database has lost the member's incarnation. {REMEDY}")));
+            return Err(damaged("Incarnation", "it is gone"));
         }
         if scan.base.term > hard_state.term {
             let why = format!("the log begins after {}, the newest term known is {}", scan.base, hard_state.term);
@@ -201,6 +219,8 @@ impl LogStore {
             disposable: Index(0),
             terms: scan.terms,
             last: scan.last,
+            configurations: scan.configurations,
+            configuration,
             failed: None,
             ops: orphans,
             packing: Packing::default(),
@@ -210,7 +230,36 @@ impl LogStore {
         store.engine.sync()?;
         let (base, terms, last) = (store.base, store.terms.clone(), store.last);
         let tail = scan.tail.into_iter().flatten().collect();
-        Ok((store, Recovered { hard_state, incarnation, base, terms, last, tail, bytes: scan.bytes }))
+        let (bytes, configuration) = (scan.bytes, store.configuration.clone());
+        let newest_configuration = store.newest_configuration().cloned();
+        let recovered =
+            Recovered { hard_state, incarnation, base, terms, last, tail, bytes, configuration, newest_configuration };
+        Ok((store, recovered))
+    }
+
+    fn newest_configuration(&self) -> Option<&Configuration> {
+        self.configurations.last().map(|(_, newest)| newest).or(self.configuration.as_ref())
+    }
+
+    /// The state was made with this configuration: keeps it, where the log knows an older one or none. Returns when it is
+    /// durable.
+    ///
+    /// # Errors
+    /// Final.
+    pub fn note(&mut self, configuration: &Configuration) -> Result<(), Fault> {
+        if self.newest_configuration().map_or(0, Configuration::version) >= configuration.version() {
+            return Ok(());
+        }
+        self.keep(configuration.clone());
+        self.execute()?;
+        self.engine.sync()
+    }
+
+    fn keep(&mut self, configuration: Configuration) {
+        if self.configuration.as_ref().map_or(0, Configuration::version) < configuration.version() {
+            put_ops(|_| Key::Configuration.encode(), &configuration.encode(&[]), &mut self.ops);
+            self.configuration = Some(configuration);
+        }
     }
 
     /// Empties the log and lets it begin after `to`: a state that holds everything up to there has taken its place. A crash on
@@ -298,6 +347,9 @@ impl LogStore {
                 break;
             }
             let term = self.terms.iter().rev().find(|(run, _)| *run < next).map_or(self.base.term, |run| run.1);
+            let gone = self.configurations.partition_point(|(index, _)| *index < next);
+            let newest = self.configurations.drain(..gone).next_back();
+            newest.into_iter().for_each(|(_, newest)| self.keep(newest));
             let slots = self.records.remove(&first).unwrap_or_else(|| unreachable!("{first} was just seen"));
             delete_ops(log_key(first), slots, &mut self.ops);
             self.base = Position { index: next.prev(), term };
@@ -328,6 +380,7 @@ impl LogStore {
             self.packing.begin(index, self.last.term);
         }
         self.packing.push(entry);
+        self.configurations.extend(configuration_of(entry));
         if self.last.term != term || self.terms.is_empty() {
             self.terms.push((index, term));
         }
@@ -364,6 +417,7 @@ impl LogStore {
         while self.terms.last().is_some_and(|(first, _)| *first >= from) {
             self.terms.pop();
         }
+        self.configurations.retain(|(index, _)| *index < from);
         if from <= self.last.index {
             let term = self.terms.last().map_or(self.base.term, |(_, term)| *term);
             self.last = Position { index: from.prev(), term };
@@ -422,7 +476,7 @@ impl LogStore {
     fn load(&self, first: Index) -> Result<Record, Fault> {
         let rotten = |why: &str| Fault {
             what: format!("reading the raft log's record at index {first}"),
-            why: format!("{why}. {REMEDY}"),
+            why: format!("{why}. {REMEDY} {COME_BACK}"),
         };
         match get_value(&*self.engine, log_key(first)) {
             Ok(Some(value)) => Record::decode(first, value).map_err(|why| rotten(&why)),
@@ -447,6 +501,7 @@ struct Scan {
     /// At first what [`Key::LogStart`] says.
     base: Position,
     terms: Vec<(Index, Term)>,
+    configurations: Vec<(Index, Configuration)>,
     last: Position,
     tail: VecDeque<Vec<Entry>>,
     bytes_in_tail: usize,
@@ -486,6 +541,7 @@ impl Scan {
             }
             self.last = *position;
         }
+        self.configurations.extend(record.entries.iter().filter_map(configuration_of));
         self.records.insert(first, slots);
         self.bytes_in_tail += size(&record.entries);
         self.bytes_in_all += size(&record.entries) as u64;
@@ -517,8 +573,19 @@ fn encode_start(base: Position) -> [u8; 16] {
 fn decode_start(mut value: Bytes) -> Result<Position, OpenError> {
     match (value.try_get_u64_le(), value.try_get_u64_le(), value.is_empty()) {
         (Ok(index), Ok(term), true) => Ok(Position { index: Index(index), term: Term(term) }),
-        _ => Err(OpenError::Corrupt(format!("the raft database is damaged at LogStart: not 16 bytes. {REMEDY}"))),
+        _ => Err(damaged("LogStart", "not 16 bytes")),
     }
+}
+
+/// What an entry says about who belongs to the cluster.
+fn configuration_of(entry: &Entry) -> Option<(Index, Configuration)> {
+    let configuration = (entry.kind == EntryKind::Configuration).then(|| Configuration::decode(&entry.data))?;
+    configuration.map(|(configuration, _)| (entry.position.index, configuration))
+}
+
+fn decode_configuration(value: Bytes) -> Result<Configuration, OpenError> {
+    let found = Configuration::decode(&value).map(|(configuration, _)| configuration);
+    found.ok_or_else(|| damaged("Configuration", "it is none"))
 }
 
 fn encode_hard_state(hard_state: HardState) -> [u8; 16] {
@@ -535,7 +602,7 @@ fn decode_hard_state(mut value: Bytes) -> Result<HardState, OpenError> {
     let vote = value.try_get_u64_le();
     match (term, vote, value.is_empty()) {
         (Ok(term), Ok(vote), true) => Ok(HardState { term: Term(term), vote: (vote != 0).then_some(MemberId(vote)) }),
-        _ => Err(OpenError::Corrupt(format!("the raft database is damaged at HardState: not 16 bytes. {REMEDY}"))),
+        _ => Err(damaged("HardState", "not 16 bytes")),
     }
 }
 

@@ -33,6 +33,11 @@ pub mod memory;
 pub mod sled;
 pub mod space;
 
+/// What is done about a member that forgot what it promised: a command, for a sentence.
+pub(crate) const COME_BACK: &str = "bring the member back under a new id, with an empty directory: quorate serve --join \
+                                    <host:port of another member's peer URL> in place of --initial-cluster, all else as it was; \
+                                    the others have the data";
+
 /// Why the disk can't be trusted any more. Not to be retried: the process ends with the sentence, a restart recovers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {why}")]

@@ -30,11 +30,22 @@
 //! still reclaimed, because each page write moves a page out of a segment that is mostly dead (a test holds it to a
 //! bound).
 //!
-//! # Its open can refuse, panic or hang
+//! # Its cache is bounded by accesses
 //!
-//! So it runs on a thread of its own: a panic becomes a [`Fault`], and so does a deadline passed. A half-written snapshot
-//! (`snap.*.generating`, left by a kill during an open) would be taken for a whole one: it is deleted first. A rotten
-//! snapshot is moved aside, once, and sled reads its whole log instead.
+//! See [`ACCESSES`].
+//!
+//! # Its open can refuse, panic or hang, and so can a read
+//!
+//! So it opens on a thread of its own: a panic becomes a [`Fault`], and so does a deadline passed. A half-written snapshot
+//! (`snap.*.generating`, left by a kill during an open) would be taken for a whole one: it is deleted first. One whose
+//! checksum is wrong is moved aside, and sled reads its whole log instead. A sound one stays, whatever sled says: it witnesses
+//! how far the log went, and without it sled takes rot for a write that was cut short, and returns what was there before.
+//! Settings (`conf`) whose checksum is wrong sled would believe, with a warning; they say nothing that [`Options`] don't, so
+//! they are moved aside, and sled writes them anew.
+//!
+//! An open looks at a part of the pages only; the others when they are read, and of some that rotted sled panics. So a panic
+//! inside a read is a [`Fault`] too: whoever opens a database and reads all of it learns that it is rotten, and may set it
+//! aside. A fault is final all the same: after one nobody goes on with this database.
 //!
 //! May not know: what keys and values mean (but for the probe's). Absent: `apply_batch`, `transaction`, `flush_async` and
 //! more than one tree; see `.clippy.toml` for why.
@@ -47,6 +58,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::ops::ControlFlow;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak, mpsc};
@@ -65,6 +77,12 @@ const LOCK_TRIES: u32 = 100;
 
 /// Pause between two tries.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often a scan asks for each record that it comes by. sled bounds its cache only when one of its 256 shards has seen 64
+/// accesses, however many bytes those brought in, and a scan makes one for each leaf: so it would bring a whole database of
+/// less than 16,384 leaves into memory, where it stays. Two more for each of the 16 records of a leaf
+/// keep what is above the cache's size to two leaves for each shard.
+const ACCESSES: usize = 2;
 
 /// sled's leaves hold this many records just before they split.
 const LEAF_RECORDS: usize = 17;
@@ -141,14 +159,9 @@ impl SledEngine {
         guard_log().map_err(|why| fault(what(), why))?;
         fs::create_dir_all(dir).map_err(|why| fault(what(), why))?;
         remove_half_written_snapshots(dir).map_err(|why| fault(what(), why))?;
-        let db = match open_on_own_thread(dir, options) {
-            Err(Unopened::Corrupt(why)) if move_snapshots_aside(dir).map_err(|why| fault(what(), why))? => {
-                tracing::warn!(dir = %dir.display(), why, "a snapshot is rotten: moved aside, reading the whole log");
-                open_on_own_thread(dir, options)
-            }
-            outcome => outcome,
-        }
-        .map_err(|unopened| unopened.of(&what()))?;
+        move_rotten_settings_aside(dir).map_err(|why| fault(what(), why))?;
+        move_rotten_snapshots_aside(dir).map_err(|why| fault(what(), why))?;
+        let db = open_on_own_thread(dir, options).map_err(|failed| failed.of(&what()))?;
         sync_what_sled_does_not(dir).map_err(|why| fault(what(), why))?;
 
         let engine = SledEngine { db, max_value: options.max_value(), flushes: Flushes::watched(dir)? };
@@ -156,18 +169,20 @@ impl SledEngine {
         Ok(engine)
     }
 
-    fn check_that_syncs_reach_the_disk(&self) -> Result<(), Fault> {
+    fn check_that_syncs_reach_the_disk(&self) -> Result<(), Unopenable> {
+        const WHAT: &str = "checking that a sync reaches the disk";
         let (key, before) = (Key::Probe.encode(), barriers());
-        let last = self.get(&key)?.and_then(|value| value[..].try_into().ok()).map_or(0, u64::from_le_bytes);
-        // Another value than before: sled writes nothing for an equal one.
-        self.put(&key, &last.wrapping_add(1).to_le_bytes())?;
+        let probe = || {
+            let last = self.db.get(&key)?.and_then(|value| value[..].try_into().ok()).map_or(0, u64::from_le_bytes);
+            // Another value than before: sled writes nothing for an equal one.
+            self.db.insert(&key, &last.wrapping_add(1).to_le_bytes())
+        };
+        guarded(probe).map_err(|failed| failed.of(WHAT))?;
         self.sync()?;
         if cfg!(target_os = "linux") && barriers() == before {
-            return Err(fault(
-                "checking that a sync reaches the disk",
-                "sled's call of sync_file_range did not come through this program's own: the binary is linked in a way that \
-                 would lose acknowledged writes at a power cut. Build it with the plain `cargo build --release`",
-            ));
+            let why = "sled's call of sync_file_range did not come through this program's own: the binary is linked in a way \
+                       that would lose acknowledged writes at a power cut. Build it with the plain `cargo build --release`";
+            return Err(fault(WHAT, why).into());
         }
         Ok(())
     }
@@ -175,7 +190,7 @@ impl SledEngine {
 
 impl Engine for SledEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Fault> {
-        let found = self.db.get(key).map_err(|why| fault(format!("reading {key:02x?}"), why))?;
+        let found = guarded(|| self.db.get(key)).map_err(|why| fault(format!("reading {key:02x?}"), why))?;
         Ok(found.map(Bytes::from_owner))
     }
 
@@ -188,8 +203,19 @@ impl Engine for SledEngine {
         if low >= high {
             return Ok(());
         }
-        for pair in self.db.range(low..high) {
-            let (key, value) = pair.map_err(|why| fault(format!("scanning from {low:02x?}"), why))?;
+        let mut pairs = self.db.range(low..high);
+        let mut next = || {
+            guarded(|| {
+                let pair = pairs.next().transpose()?;
+                if let Some((key, _)) = &pair {
+                    for _ in 0..ACCESSES {
+                        self.db.contains_key(key)?;
+                    }
+                }
+                Ok(pair)
+            })
+        };
+        while let Some((key, value)) = next().map_err(|why| fault(format!("scanning from {low:02x?}"), why))? {
             if visit(&key, Bytes::from_owner(value)).is_break() {
                 break;
             }
@@ -227,45 +253,66 @@ fn die(sentence: fmt::Arguments<'_>) -> ! {
     std::process::abort()
 }
 
-// ---- opening ----
+// ---- what sled refuses, or panics of ----
 
 thread_local! {
-    /// This thread is inside sled's open: its panics are caught and its errors returned.
-    static OPENING: Cell<bool> = const { Cell::new(false) };
+    /// This thread is inside a call of sled's whose failure the caller is told: its panics are caught.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-fn opening() -> bool {
-    OPENING.try_with(Cell::get).unwrap_or(false)
+fn is_guarded() -> bool {
+    GUARDED.try_with(Cell::get).unwrap_or(false)
 }
 
-enum Unopened {
+/// A call of sled's that failed.
+enum Failed {
     Corrupt(String),
     Other(String),
     Panicked(String),
     Late,
 }
 
-impl Unopened {
+impl Failed {
     fn of(self, what: &str) -> Unopenable {
         match self {
-            Unopened::Corrupt(_) | Unopened::Panicked(_) => Unopenable::Rotten(fault(what, self)),
-            Unopened::Other(_) | Unopened::Late => Unopenable::Fault(fault(what, self)),
+            Failed::Corrupt(_) | Failed::Panicked(_) => Unopenable::Rotten(fault(what, self)),
+            Failed::Other(_) | Failed::Late => Unopenable::Fault(fault(what, self)),
         }
     }
 }
 
-impl fmt::Display for Unopened {
+impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Unopened::Corrupt(why) => write!(f, "its files are damaged ({why})"),
-            Unopened::Other(why) => f.write_str(why),
-            Unopened::Panicked(why) => write!(f, "its files are damaged beyond what sled can read ({why})"),
-            Unopened::Late => write!(f, "not open after {} s", OPEN_DEADLINE.as_secs()),
+            Failed::Corrupt(why) => write!(f, "its files are damaged ({why})"),
+            Failed::Other(why) => f.write_str(why),
+            Failed::Panicked(why) => write!(f, "its files are damaged beyond what sled can read ({why})"),
+            Failed::Late => write!(f, "not open after {} s", OPEN_DEADLINE.as_secs()),
         }
     }
 }
 
-fn open_on_own_thread(dir: &Path, options: Options) -> Result<sled::Db, Unopened> {
+/// A call that reads what may be rotten. Nobody goes on with the database after a panic, so it does not matter what the panic
+/// left half-made in sled's memory.
+fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, Failed> {
+    let outer = GUARDED.replace(true);
+    let outcome = panic::catch_unwind(AssertUnwindSafe(call));
+    GUARDED.set(outer);
+    match outcome {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error @ sled::Error::Corruption { .. })) => Err(Failed::Corrupt(error.to_string())),
+        Ok(Err(error)) => Err(Failed::Other(error.to_string())),
+        Err(payload) => {
+            let text = payload.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
+            Err(Failed::Panicked(text.unwrap_or("no message").to_string()))
+        }
+    }
+}
+
+// ---- opening ----
+
+fn open_on_own_thread(dir: &Path, options: Options) -> Result<sled::Db, Failed> {
     let config = sled::Config::new()
         .path(dir)
         .segment_size(options.segment_size)
@@ -277,28 +324,14 @@ fn open_on_own_thread(dir: &Path, options: Options) -> Result<sled::Db, Unopened
 fn on_own_thread<T: Send + 'static>(
     deadline: Duration,
     open: impl FnOnce() -> sled::Result<T> + Send + 'static,
-) -> Result<T, Unopened> {
+) -> Result<T, Failed> {
     let (send, receive) = mpsc::sync_channel(1);
-    let opener = thread::Builder::new()
+    thread::Builder::new()
         .name("open database".into())
-        .spawn(move || {
-            OPENING.set(true);
-            // The receiver is gone only if it gave up.
-            let _ = send.send(open());
-        })
-        .map_err(|why| Unopened::Other(why.to_string()))?;
-    match receive.recv_timeout(deadline) {
-        Ok(Ok(opened)) => Ok(opened),
-        Ok(Err(error @ sled::Error::Corruption { .. })) => Err(Unopened::Corrupt(error.to_string())),
-        Ok(Err(error)) => Err(Unopened::Other(error.to_string())),
-        Err(mpsc::RecvTimeoutError::Timeout) => Err(Unopened::Late),
-        Err(mpsc::RecvTimeoutError::Disconnected) => {
-            Err(Unopened::Panicked(opener.join().err().map_or_else(String::new, |payload| {
-                let text = payload.downcast_ref::<String>().map(String::as_str);
-                text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message").to_string()
-            })))
-        }
-    }
+        // The receiver is gone only if it gave up.
+        .spawn(move || drop(send.send(guarded(open))))
+        .map_err(|why| Failed::Other(why.to_string()))?;
+    receive.recv_timeout(deadline).unwrap_or(Err(Failed::Late))
 }
 
 fn open_when_unlocked(config: &sled::Config) -> sled::Result<sled::Db> {
@@ -334,14 +367,37 @@ fn remove_half_written_snapshots(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Renames snapshots so that sled doesn't see them; whether there were any.
-fn move_snapshots_aside(dir: &Path) -> io::Result<bool> {
-    let found = snapshots(dir)?;
-    for path in &found {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        fs::rename(path, dir.join(format!("rotten-{name}")))?;
+/// A snapshot ends with the length of what it says, in 8 bytes, and with the sum of it.
+fn is_sound(snapshot: &[u8]) -> bool {
+    let said = snapshot.len().checked_sub(12).map(|length| &snapshot[..length]);
+    said.zip(snapshot.last_chunk()).is_some_and(|(said, sum)| crc32fast::hash(said) == u32::from_le_bytes(*sum))
+}
+
+fn move_rotten_snapshots_aside(dir: &Path) -> io::Result<()> {
+    for path in snapshots(dir)? {
+        if !is_sound(&fs::read(&path)?) {
+            tracing::warn!(path = %path.display(), "a snapshot of the database is rotten: moved aside, reading the whole log");
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            fs::rename(&path, dir.join(format!("rotten-{name}")))?;
+        }
     }
-    Ok(!found.is_empty())
+    Ok(())
+}
+
+fn move_rotten_settings_aside(dir: &Path) -> io::Result<()> {
+    let path = dir.join("conf");
+    let bytes = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        read => read?,
+    };
+    match bytes.split_last_chunk() {
+        Some((text, sum)) if crc32fast::hash(text) != u32::from_le_bytes(*sum) => {
+            tracing::warn!(path = %path.display(), "the database's settings are rotten: moved aside, and written anew");
+            fs::rename(path, dir.join("rotten-conf"))
+        }
+        // What is too short sled takes for none.
+        _ => Ok(()),
+    }
 }
 
 fn sync_what_sled_does_not(dir: &Path) -> io::Result<()> {
@@ -398,12 +454,12 @@ impl Flushes {
 // ---- nothing may fail in silence ----
 
 /// From here on a panic in any thread, sled's included, is printed and ends the process (but for the ones inside
-/// [`SledEngine::open`], which are returned). For binaries, once, before the first open.
+/// [`SledEngine::open`] and the reads, which are returned). For binaries, once, before the first open.
 pub fn install_panic_hook() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        print(panic);
-        if !opening() {
+        if !is_guarded() {
+            print(panic);
             die(format_args!("a thread panicked (above); a restart recovers"));
         }
     }));
@@ -420,7 +476,7 @@ impl log::Log for LogGuard {
     fn log(&self, record: &log::Record<'_>) {
         let of_sled = record.target() == "sled" || record.target().starts_with("sled::");
         match record.level() {
-            log::Level::Error if of_sled && !opening() => die(format_args!(
+            log::Level::Error if of_sled && !is_guarded() => die(format_args!(
                 "the database reports: {}; nothing that waited for it was acknowledged. Check the disk (dmesg, df), then \
                  start again: a restart recovers",
                 record.args()
@@ -604,19 +660,116 @@ mod tests {
     #[test]
     fn an_open_that_panics_or_hangs_is_a_fault() {
         let panicked = on_own_thread(OPEN_DEADLINE, || -> sled::Result<()> { panic!("page {}", 7) });
-        assert!(matches!(panicked, Err(Unopened::Panicked(why)) if why == "page 7"));
+        assert!(matches!(panicked, Err(Failed::Panicked(why)) if why == "page 7"));
+        assert!(matches!(guarded::<()>(|| panic!("page 8")), Err(Failed::Panicked(why)) if why == "page 8"));
+        assert!(!is_guarded());
         let (never, wait) = mpsc::channel::<()>();
         let late = on_own_thread(Duration::from_millis(1), move || {
             let _ = wait.recv();
             Ok(())
         });
-        assert!(matches!(late, Err(Unopened::Late)));
+        assert!(matches!(late, Err(Failed::Late)));
         drop(never);
         // What may be sound is not rot: nobody sets it aside.
-        let rotten = [Unopened::Panicked(String::new()), Unopened::Corrupt(String::new())];
-        assert!(rotten.into_iter().all(|unopened| matches!(unopened.of("it"), Unopenable::Rotten(_))));
-        let unknown = [Unopened::Late, Unopened::Other("no permission".into())];
-        assert!(unknown.into_iter().all(|unopened| matches!(unopened.of("it"), Unopenable::Fault(_))));
+        let rotten = [Failed::Panicked(String::new()), Failed::Corrupt(String::new())];
+        assert!(rotten.into_iter().all(|failed| matches!(failed.of("it"), Unopenable::Rotten(_))));
+        let unknown = [Failed::Late, Failed::Other("no permission".into())];
+        assert!(unknown.into_iter().all(|failed| matches!(failed.of("it"), Unopenable::Fault(_))));
+    }
+
+    fn copy(from: &Path, to: &Path) {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+            match entry.file_type().unwrap().is_dir() {
+                true => copy(&entry.path(), &to.join(entry.file_name())),
+                false => drop(fs::copy(entry.path(), to.join(entry.file_name())).unwrap()),
+            }
+        }
+    }
+
+    /// A database of three lives that wrote 1,000 values each, and a fourth one that only looked: sled's snapshot speaks of all
+    /// pages, and none is read before it is asked for.
+    fn lived_in(dir: &Path) {
+        for life in 1..=3 {
+            let engine = SledEngine::open(dir, SMALL).unwrap();
+            (1..=1000).for_each(|first| engine.put(&log_key(first), &value(first, life)).unwrap());
+        }
+        drop(SledEngine::open(dir, SMALL).unwrap());
+    }
+
+    const SMALL: Options = Options { segment_size: 512 << 10, cache_bytes: CACHE };
+
+    fn value(first: u64, life: u8) -> Vec<u8> {
+        [&first.to_le_bytes()[..], &vec![life; first as usize % 900]].concat()
+    }
+
+    /// Reads all there is.
+    fn read(dir: &Path) -> Result<u64, Unopenable> {
+        let engine = SledEngine::open(dir, SMALL)?;
+        let mut found = 0;
+        engine.scan(&log_key(0), &log_key(u64::MAX), &mut |_, read| {
+            found += 1;
+            assert!(read[..] == value(found, 3), "{found}");
+            ControlFlow::Continue(())
+        })?;
+        Ok(found)
+    }
+
+    /// Wherever a bit flips, a reader of all of it gets what was written, or a fault.
+    #[test]
+    fn rot_that_sled_finds_or_panics_of_is_a_fault() {
+        const FLIPS: usize = 60;
+        let dir = tempfile::tempdir().unwrap();
+        let whole = dir.path().join("whole");
+        lived_in(&whole);
+        let sound = fs::read(whole.join("db")).unwrap();
+        let written: Vec<usize> = (0..sound.len()).filter(|at| sound[*at] != 0).collect();
+        let (mut unopenable, mut unreadable) = (0, 0);
+        for flip in 0..FLIPS {
+            let rotten = dir.path().join(flip.to_string());
+            copy(&whole, &rotten);
+            let mut bytes = sound.clone();
+            bytes[written[written.len() * flip / FLIPS]] ^= 1 << (flip % 8);
+            fs::write(rotten.join("db"), bytes).unwrap();
+            match read(&rotten) {
+                Ok(found) => assert_eq!(found, 1000),
+                Err(Unopenable::Rotten(_)) => unopenable += 1,
+                Err(Unopenable::Fault(fault)) => unreadable += u32::from(fault.why.contains("its files are damaged")),
+            }
+            fs::remove_dir_all(rotten).unwrap();
+        }
+        assert!(unopenable > 0 && unreadable > 0, "{unopenable} and {unreadable} of {FLIPS}");
+    }
+
+    #[test]
+    fn a_log_that_ends_before_its_snapshot_is_rotten() {
+        let dir = tempfile::tempdir().unwrap();
+        lived_in(dir.path());
+        assert_eq!(read(dir.path()), Ok(1000));
+        let db = dir.path().join("db");
+        let mut bytes = fs::read(&db).unwrap();
+        bytes[SMALL.segment_size..].fill(0);
+        fs::write(&db, bytes).unwrap();
+        for start in 1..=2 {
+            let outcome = read(dir.path());
+            assert!(matches!(outcome, Err(Unopenable::Rotten(_))), "at start {start}: {outcome:?}");
+        }
+    }
+
+    #[test]
+    fn rotten_settings_are_written_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path()).unwrap().put(&log_key(1), b"x").unwrap();
+        let conf = dir.path().join("conf");
+        let sound = fs::read(&conf).unwrap();
+        for byte in 0..sound.len() {
+            let mut rotten = sound.clone();
+            rotten[byte] ^= 4;
+            fs::write(&conf, rotten).unwrap();
+            assert_eq!(open(dir.path()).unwrap().get(&log_key(1)).unwrap().as_deref(), Some(&b"x"[..]), "{byte}");
+            assert!(fs::read(&conf).unwrap() == sound);
+        }
+        assert!(snapshots(dir.path()).unwrap().len() == 1, "it is the settings alone");
     }
 
     #[test]

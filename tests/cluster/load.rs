@@ -70,6 +70,7 @@ struct Book {
 #[derive(Debug)]
 pub struct Load {
     book: Arc<Mutex<Book>>,
+    members: Arc<Mutex<Vec<String>>>,
     stop: Arc<AtomicBool>,
     writers: Vec<JoinHandle<()>>,
 }
@@ -96,19 +97,18 @@ impl Load {
     /// The same for members that are known by their endpoints.
     pub fn on(members: &[String], writers: usize) -> Load {
         let (book, stop) = (Arc::<Mutex<Book>>::default(), Arc::<AtomicBool>::default());
+        let members = Arc::new(Mutex::new(members.to_vec()));
         let writer = |number: usize| {
-            let mut endpoints = members.to_vec();
-            endpoints.rotate_left(number % members.len());
-            let options = Options { try_timeout: Duration::from_secs(1), ..Options::default() };
-            let client = Client::new(&endpoints, options).expect("endpoints of a cluster");
-            endpoints.rotate_left(1);
-            let reader = Client::new(&endpoints, options).expect("endpoints of a cluster");
-            let rng = Rng::new(Seed(number as u64));
-            let writer = Writer { number, client, reader, book: Arc::clone(&book), rng };
+            let writer = Writer::new(number, Arc::clone(&book), Arc::clone(&members));
             tokio::spawn(writer.run(Arc::clone(&stop)))
         };
         let writers = (0..writers).map(writer).collect();
-        Load { book, stop, writers }
+        Load { book, members, stop, writers }
+    }
+
+    /// From their next write on the writers ask these members.
+    pub fn follow(&self, members: &[String]) {
+        *self.members.lock().expect("no writer panics with the members in its hands") = members.to_vec();
     }
 
     pub fn counts(&self) -> Counts {
@@ -146,6 +146,12 @@ impl Load {
     /// As [`Load::verify`], on a cluster where a disk was full: how many writes were declined for that.
     pub async fn verify_declined(self, cluster: &Cluster) -> u64 {
         self.compare_with(&cluster.endpoints()).await
+    }
+
+    /// As [`Load::verify`], on the members that the writers followed last.
+    pub async fn verify_followed(self) {
+        let members = self.members.lock().expect("no writer panics with the members in its hands").clone();
+        assert_eq!(self.compare_with(&members).await, 0, "writes were declined, though there is room");
     }
 
     /// As [`Load::verify_declined`], on members that are known by their endpoints.
@@ -220,17 +226,45 @@ struct Writer {
     client: Client,
     reader: Client,
     book: Arc<Mutex<Book>>,
+    /// Who there is, and whom this writer's clients ask.
+    members: Arc<Mutex<Vec<String>>>,
+    asked: Vec<String>,
     rng: Rng,
 }
 
+/// Clients that ask these members: one that begins with the writer's own, and one that begins with another.
+fn clients(members: &[String], number: usize) -> [Client; 2] {
+    let options = Options { try_timeout: Duration::from_secs(1), ..Options::default() };
+    [number, number + 1].map(|first| {
+        let mut endpoints = members.to_vec();
+        endpoints.rotate_left(first % members.len());
+        Client::new(&endpoints, options).expect("endpoints of a cluster")
+    })
+}
+
 impl Writer {
+    fn new(number: usize, book: Arc<Mutex<Book>>, members: Arc<Mutex<Vec<String>>>) -> Writer {
+        let asked = members.lock().expect("no writer panics with the members in its hands").clone();
+        let [client, reader] = clients(&asked, number);
+        Writer { number, client, reader, book, members, asked, rng: Rng::new(Seed(number as u64)) }
+    }
+
     async fn run(mut self, stop: Arc<AtomicBool>) {
         let mut count = 0;
         while !stop.load(Ordering::Relaxed) {
+            self.look_who_is_there();
             count += 1;
             let key = format!("{PREFIX}{:02}/{count:06}", self.number);
             self.write(&key).await;
             tokio::time::sleep(PACE).await;
+        }
+    }
+
+    fn look_who_is_there(&mut self) {
+        let members = self.members.lock().expect("no writer panics with the members in its hands");
+        if *members != self.asked {
+            self.asked.clone_from(&members);
+            [self.client, self.reader] = clients(&self.asked, self.number);
         }
     }
 

@@ -8,6 +8,7 @@ use quorate::proto::etcdserverpb as pb;
 use quorate::proto::etcdserverpb::cluster_client::ClusterClient;
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 use tonic::transport::{Channel, Endpoint};
 
 /// etcd's Cluster service at one member.
@@ -16,36 +17,42 @@ async fn service(cluster: &Cluster, place: usize) -> ClusterClient<Channel> {
     ClusterClient::new(endpoint.connect().await.unwrap())
 }
 
-async fn members(cluster: &Cluster, place: usize) -> Vec<pb::Member> {
+pub async fn members(cluster: &Cluster, place: usize) -> Vec<pb::Member> {
     cluster.client_of(place).member_list(true).await.unwrap().members
 }
 
-async fn id_of(cluster: &Cluster, place: usize, name: &str) -> u64 {
+pub async fn id_of(cluster: &Cluster, place: usize, name: &str) -> u64 {
     members(cluster, place).await.into_iter().find(|member| member.name == name).unwrap().id
 }
 
-/// Starts a place that was added with `--join`, asking these.
-fn join(cluster: &mut Cluster, place: usize, asks: &[usize]) {
+/// The command that starts a place with `--join`, asking these.
+pub fn joining(cluster: &Cluster, place: usize, asks: &[usize]) -> Command {
     let peers: Vec<&str> = asks.iter().map(|place| cluster.nodes()[*place].peer.as_str()).collect();
     let mut command = cluster.command_without_cluster(place);
-    command.args(["--join", &peers.join(",")]);
+    command.args(["--join", &peers.join(",")]).args(cluster.extra());
+    command
+}
+
+/// Starts a place that was added with `--join`, asking these.
+pub fn join(cluster: &mut Cluster, place: usize, asks: &[usize]) {
+    let command = joining(cluster, place, asks);
     cluster.start_with(place, command);
 }
 
 /// Waits until a member serves, and until it votes: the table says of those who join that they vote, but a leader does not
 /// commit without them only when they do.
-async fn votes(cluster: &Cluster, place: usize) {
-    let name = cluster.nodes()[place].name.clone();
-    eventually(&format!("{name} has joined and caught up"), async || {
-        let log = (0..cluster.nodes().len())
-            .any(|other| cluster.log(other).contains("members have caught up: they become voters"));
+pub async fn votes(cluster: &Cluster, place: usize) {
+    let node = &cluster.nodes()[place];
+    let client = cluster.client_of(place);
+    eventually(&format!("{} has joined and caught up", node.name), async || {
+        let own = client.inspect(&node.client).await;
         let read = pb::RangeRequest { key: "x".into(), ..Default::default() };
-        log && cluster.client_of(place).range(read).await.is_ok()
+        own.is_ok_and(|own| own.voters.contains(&own.member_id)) && client.range(read).await.is_ok()
     })
     .await;
 }
 
-async fn remove(cluster: &Cluster, at: usize, id: u64) {
+pub async fn remove(cluster: &Cluster, at: usize, id: u64) {
     service(cluster, at).await.member_remove(pb::MemberRemoveRequest { id }).await.unwrap();
 }
 

@@ -124,6 +124,11 @@ async fn an_old_copy(cluster: &mut Cluster, load: &Load) {
     let mut command = cluster.command(N3);
     command.arg("--data-dir").arg(&old).args(["--listen-client-urls", &client, "--listen-peer-urls", &peer]);
     ended(&mut command).assert(1, &["another process runs as this member", "is an old copy", "run one process"]);
+    // Its next life would be later than the member's own.
+    for _ in 0..2 {
+        ended(&mut command)
+            .assert(1, &["was refused by the cluster once", "It is an old copy", "quorate serve --join"]);
+    }
     load.acknowledged(50).await;
     assert_eq!(cluster.ended(N3), None, "the member itself goes on");
     cluster.ready().await;

@@ -239,6 +239,11 @@ impl Cluster {
         members.collect::<Vec<_>>().join(",")
     }
 
+    /// What every member gets on its command line beside what makes it a member.
+    pub fn extra(&self) -> &[String] {
+        &self.extra
+    }
+
     /// The command that starts a member of the first cluster.
     pub fn command(&self, place: usize) -> Command {
         let mut command = self.command_without_cluster(place);

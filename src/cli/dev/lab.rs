@@ -154,7 +154,7 @@ pub fn create(wanted: &Wanted, say: &mut impl FnMut(String)) -> Result<LabFile, 
         version: lab_file::VERSION,
         pid: if wanted.detached { 0 } else { std::process::id() },
         started_unix_us: clock::unix_micros(),
-        nodes: nodes(&dir, &ports, &wanted.flags)?,
+        nodes: nodes(&program()?, &dir, &ports, &wanted.flags),
         dir,
     };
     // Written first: a lab that is killed half started is found and cleared away by the next.
@@ -228,11 +228,16 @@ fn choose_ports(wanted: &Wanted, kept: Option<u16>, say: &mut impl FnMut(String)
     Ok(ports)
 }
 
-fn nodes(dir: &Path, ports: &[Ports], flags: &[String]) -> io::Result<Vec<LabNode>> {
-    let program = match std::env::var(SERVER_VARIABLE) {
+/// The program that runs members, and its first arguments.
+fn program() -> io::Result<Vec<String>> {
+    Ok(match std::env::var(SERVER_VARIABLE) {
         Ok(other) => vec![other],
         Err(_) => vec![std::env::current_exe()?.to_string_lossy().into_owned(), "serve".to_owned()],
-    };
+    })
+}
+
+/// Members that are told of each other with etcd's flags, so that `program` may be any server that knows these.
+pub fn nodes(program: &[String], dir: &Path, ports: &[Ports], flags: &[String]) -> Vec<LabNode> {
     let url = |port| format!("http://127.0.0.1:{port}");
     let cluster: Vec<String> =
         ports.iter().enumerate().map(|(i, ports)| format!("n{}={}", i + 1, url(ports.peer))).collect();
@@ -243,7 +248,7 @@ fn nodes(dir: &Path, ports: &[Ports], flags: &[String]) -> io::Result<Vec<LabNod
         let name = format!("n{}", i + 1);
         let (client_url, peer_url) = (url(ports.client), url(ports.peer));
         let data_dir = dir.join(&name);
-        let mut command = program.clone();
+        let mut command = program.to_vec();
         for (flag, value) in [
             ("name", name.as_str()),
             ("data-dir", &data_dir.to_string_lossy()),
@@ -261,7 +266,7 @@ fn nodes(dir: &Path, ports: &[Ports], flags: &[String]) -> io::Result<Vec<LabNod
         let log_path = dir.join(format!("{name}.log"));
         LabNode { name, client_url, peer_url, pid: 0, data_dir, log_path, state: LabState::Starting, command }
     });
-    Ok(nodes.collect())
+    nodes.collect()
 }
 
 /// Ends the lab: its members in good order (killed after 5 s, or at once when `hurry` ends), then its file, and its data
@@ -428,7 +433,7 @@ mod tests {
     fn lab() -> LabFile {
         let ports = ports::set(2379, 3).unwrap();
         let dir = PathBuf::from("/state/quorate/dev/default");
-        let nodes = nodes(&dir, &ports, &["--heartbeat-interval=50".to_owned()]).unwrap();
+        let nodes = nodes(&program().unwrap(), &dir, &ports, &["--heartbeat-interval=50".to_owned()]);
         LabFile { version: lab_file::VERSION, pid: 1, started_unix_us: 1, dir, nodes }
     }
 

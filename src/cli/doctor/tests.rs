@@ -191,6 +191,8 @@ fn an_alarm_another_cluster_and_slowness_are_found_in_a_member_that_serves() {
         scene(vec![well(1), Reached::Member(Box::new(told)), well(3)])
     };
     let alarm = with(&|told| told.status.errors = vec!["memberID:1 alarm:NOSPACE ".into()]);
+    let corrupt = with(&|told| told.status.errors = vec!["memberID:0 alarm:CORRUPT ".into()]);
+    assert_says(&corrupt, 1, &["memberID:0 alarm:CORRUPT is raised: the members' states differ", "alarm disarm"]);
     assert_says(&alarm, 1, &["space memberID:1 alarm:NOSPACE is raised", "alarm disarm"]);
     let other = with(&|told| told.status.header = Some(pb::ResponseHeader { cluster_id: 0xd, ..Default::default() }));
     assert_says(&other, 1, &["grpc", "another cluster (d, not c)"]);

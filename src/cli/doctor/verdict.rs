@@ -274,6 +274,14 @@ impl<'a> Cluster<'a> {
             return Err(self.unread(&own, leader, told));
         }
         if let Some(alarm) = told.status.errors.iter().find(|error| error.contains("alarm:")) {
+            if alarm.contains("alarm:CORRUPT") {
+                let what = format!("{} is raised: the members' states differ, and writes are refused", alarm.trim());
+                let fix = format!(
+                    "find the member that is right (quorate status), replace the others (quorate member replace), then: \
+                     etcdctl --endpoints {endpoint} alarm disarm"
+                );
+                return Err(found(Stage::Quorum, what, fix));
+            }
             let what = format!("{} is raised: writes that need room are refused", alarm.trim());
             let fix = format!("give it room, then: etcdctl --endpoints {endpoint} alarm disarm");
             return Err(found(Stage::Space, what, fix));

@@ -9,7 +9,7 @@ use crate::cli::output::plural;
 use crate::sim::exhaust::{self, Explored, Scope};
 use crate::sim::laws::{Law, Violation};
 use crate::sim::plan::{Plan, Profile};
-use crate::sim::{Installs, Report};
+use crate::sim::{Changes, Installs, Report};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -134,6 +134,10 @@ pub struct Sum {
     installs: Installs,
     /// Clusters in which a member took over a state.
     installed: u64,
+    changes: Changes,
+    /// Clusters whose membership changed.
+    changed: u64,
+    stranded: u64,
 }
 
 impl Sum {
@@ -145,11 +149,11 @@ impl Sum {
         self.events += report.events;
         self.committed.push(report.committed);
         self.leaders.push(report.leaders);
-        let Installs { begun, finished, resumed } = report.installs;
-        self.installs.begun += begun;
-        self.installs.finished += finished;
-        self.installs.resumed += resumed;
-        self.installed += u64::from(finished > 0);
+        self.installs += report.installs;
+        self.installed += u64::from(report.installs.finished > 0);
+        self.changes += report.changes;
+        self.changed += u64::from(report.changes.made > 0);
+        self.stranded += u64::from(report.stranded);
     }
 
     fn median(values: &[u64]) -> u64 {
@@ -168,25 +172,52 @@ impl Sum {
             Profile::Full => "full (whole members)",
         };
         let (committed, leaders) = (Sum::median(&self.committed), Sum::median(&self.leaders));
-        let Installs { begun, finished, resumed } = self.installs;
-        let installs = match begun {
-            0 => String::new(),
-            _ => format!(
-                "    states taken over: {} begun, {} finished in {}, {} gone on with by another leader\n",
-                thousands(begun),
-                thousands(finished),
-                plural(self.installed, "cluster"),
-                thousands(resumed),
-            ),
-        };
+        let more = self.installs_text() + &self.changes_text();
         format!(
-            "  {label}: {}, {} simulated ({} × real time on one core), {}; in the median cluster {} committed under {}\n{installs}",
+            "  {label}: {}, {} simulated ({} × real time on one core), {}; in the median cluster {} committed under {}\n{more}",
             plural(self.clusters, "cluster"),
             simulated(self.simulated),
             thousands(self.times_real() as u64),
             plural(self.events, "event"),
             if committed == 1 { "1 entry was".to_owned() } else { format!("{} were", plural(committed, "entry")) },
             plural(leaders, "leader"),
+        )
+    }
+
+    fn installs_text(&self) -> String {
+        let Installs { begun, finished, resumed, hollow, lost } = self.installs;
+        if begun + hollow == 0 {
+            return String::new();
+        }
+        format!(
+            "    states taken over: {} begun, {} finished in {}, {} gone on with by another leader; {} without a state of \
+             their own, {} of which was lost\n",
+            thousands(begun),
+            thousands(finished),
+            plural(self.installed, "cluster"),
+            thousands(resumed),
+            plural(hollow, "start"),
+            thousands(lost),
+        )
+    }
+
+    fn changes_text(&self) -> String {
+        let Changes { made, added, promoted, removed, replaced } = self.changes;
+        if made == 0 {
+            return String::new();
+        }
+        let stranded = match self.stranded {
+            0 => String::new(),
+            count => format!(", {} could not be healed", plural(count, "cluster")),
+        };
+        format!(
+            "    changes of the membership: {} in {}, {} added, {} came to vote, {} removed, {} replaced{stranded}\n",
+            thousands(made),
+            plural(self.changed, "cluster"),
+            thousands(added),
+            thousands(promoted),
+            thousands(removed),
+            thousands(replaced),
         )
     }
 
@@ -201,6 +232,14 @@ impl Sum {
             "installs_begun": self.installs.begun,
             "installs_finished": self.installs.finished,
             "installs_resumed": self.installs.resumed,
+            "hollow_starts": self.installs.hollow,
+            "lost_states": self.installs.lost,
+            "changes_made": self.changes.made,
+            "members_added": self.changes.added,
+            "members_promoted": self.changes.promoted,
+            "members_removed": self.changes.removed,
+            "members_replaced": self.changes.replaced,
+            "stranded": self.stranded,
         })
     }
 }
@@ -315,6 +354,8 @@ mod tests {
             leaders: 2,
             answers: 7,
             installs: Installs::default(),
+            changes: Changes::default(),
+            stranded: false,
             fingerprint: 0,
             trace: Vec::new(),
             history: Vec::new(),

@@ -46,7 +46,7 @@ fn readers_at_the_mark_and_followers_from_it_on_miss_nothing() {
         assert_eq!(refused, Err(Error::Compacted { compacted: Revision(7) }));
         let events = [(7, "late".to_string(), None), (8, "late".to_string(), Some("2".to_string()))];
         assert_eq!(heard(&store, 7), events);
-        let held = |key: &str, value: u64| key.len() as u64 + value + index::VERSION_BYTES;
+        let held = |key: &str, value: u64| key.len() as u64 + value + versions::VERSION_BYTES;
         assert_eq!(store.machine.view().held_bytes(), held("kept", 1) + held("late", 0) + held("late", 1));
         store = reopened(&store);
     }
@@ -152,7 +152,7 @@ fn a_deletion_of_many_keys_leaves_nothing_behind() {
     store.compact(now);
     store.sweep_all();
     assert!(records(&store) <= 5, "{} records", records(&store));
-    assert_eq!(reopened(&store).machine.view().held_bytes(), 2 + index::VERSION_BYTES);
+    assert_eq!(reopened(&store).machine.view().held_bytes(), 2 + versions::VERSION_BYTES);
 }
 
 #[test]

@@ -13,7 +13,8 @@ fn contents(snapshot: &[u8]) -> Vec<Item> {
 
 fn restored(items: &[Item], revision: i64) -> (MemoryEngine, u64) {
     let engine = MemoryEngine::new();
-    let mut restoring = Restoring::begin(Arc::new(engine.clone()), members(), Revision(revision)).unwrap();
+    let mut restoring =
+        Restoring::begin(Arc::new(engine.clone()), members(), Revision(revision), Level::FIRST).unwrap();
     items.iter().for_each(|item| restoring.take(item).unwrap());
     let (applied, digest) = restoring.finish().unwrap();
     let opened = Machine::open(Arc::new(engine.clone()), members()).unwrap();

@@ -51,7 +51,7 @@ pub(super) fn read(bytes: &[u8], length: usize) -> Result<(Vec<Item>, Contents),
 fn expected(store: &Store) -> Vec<Item> {
     let view = store.machine.view();
     let (revision, compacted, applied) = (view.revision(), view.compacted(), store.machine.applied());
-    let head = Head { cluster: ClusterId(7), revision, compacted, applied };
+    let head = Head { cluster: ClusterId(7), revision, compacted, applied, level: view.level() };
     let members = view.members().into_iter().map(Item::Member);
     let leases = view.leases().into_iter().map(|(id, time)| Item::Lease(id, time));
     let all =
@@ -130,9 +130,9 @@ fn no_byte_can_be_another_one_or_missing() {
         damage.to_string(),
         format!("the snapshot is damaged at byte {}: there is something after its end", bytes.len())
     );
-    let newer = [&bytes[..8], &[2], &bytes[9..]].concat();
+    let newer = [&bytes[..8], &[3], &bytes[9..]].concat();
     let damage = read(&newer, usize::MAX).unwrap_err();
-    assert_eq!((damage.at, &damage.why[..]), (0, "its format is not 1, the one that this release reads"));
+    assert_eq!((damage.at, &damage.why[..]), (0, "its format is 3, and this release reads 1 to 2"));
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn the_pieces_of_a_stream_make_the_range() {
 
 #[test]
 fn pieces_grow_to_their_size_and_shrink_to_it() {
-    let pair = range::cost(b"k0000", &index::Version::ABSENT, false);
+    let pair = range::cost(b"k0000", &versions::Version::ABSENT, false);
     // As many as fit, once they are that many.
     let small = pieces(&filled(60, 0), range("k", "l"));
     let most = (PIECE / pair) as usize;

@@ -8,7 +8,7 @@ use own::{MemberChange, NewMember};
 use std::collections::BTreeSet;
 
 /// A world of so many members without harm.
-fn calm(size: usize) -> World {
+pub(super) fn calm(size: usize) -> World {
     let mut world = (0..).map(World::new).find(|world| world.hosts.len() == size).unwrap();
     (world.loss, world.crash, world.disk, world.cuts) = (0, 0, 2, 0);
     world
@@ -18,12 +18,12 @@ fn url(id: u64) -> String {
     format!("http://n{id}:2380")
 }
 
-fn adding(id: u64, learner: bool) -> MemberChange {
+pub(super) fn adding(id: u64, learner: bool) -> MemberChange {
     let new = NewMember { id, peer_urls: vec![url(id)], learner };
     MemberChange { add: vec![new], ..MemberChange::default() }
 }
 
-fn removing(id: u64) -> MemberChange {
+pub(super) fn removing(id: u64) -> MemberChange {
     MemberChange { remove: vec![id], ..MemberChange::default() }
 }
 
@@ -32,12 +32,12 @@ fn promoting(id: u64) -> MemberChange {
 }
 
 impl World {
-    fn node(&self, id: u64) -> &Node {
+    pub(super) fn node(&self, id: u64) -> &Node {
         &self.hosts[&MemberId(id)].alive.as_ref().unwrap().node
     }
 
     /// A machine for a member that is to be added: it knows nobody, and is on.
-    fn prepare(&mut self, id: u64) {
+    pub(super) fn prepare(&mut self, id: u64) {
         let members = Vec::new();
         let meta = Meta { cluster: ClusterId(7), member: MemberId(id), disk: DiskId(100 + id), members };
         let host = Host {
@@ -60,7 +60,7 @@ impl World {
     }
 
     /// Steps until something holds.
-    fn until(&mut self, what: &str, mut holds: impl FnMut(&mut World) -> bool) {
+    pub(super) fn until(&mut self, what: &str, mut holds: impl FnMut(&mut World) -> bool) {
         let deadline = self.now + Duration::from_secs(300);
         while !holds(self) {
             assert!(self.now < deadline, "{what}: never");
@@ -69,7 +69,7 @@ impl World {
     }
 
     /// What becomes of a change that is asked for at `at`.
-    fn change(&mut self, at: u64, change: MemberChange) -> Result<(), Refused> {
+    pub(super) fn change(&mut self, at: u64, change: MemberChange) -> Result<(), Refused> {
         let slot = self.ask(at, change);
         self.until("an answer", |world| world.changed.contains_key(&slot));
         match self.changed.remove(&slot).unwrap() {
@@ -79,7 +79,7 @@ impl World {
         }
     }
 
-    fn leader(&mut self) -> u64 {
+    pub(super) fn leader(&mut self) -> u64 {
         let leads = |world: &World| {
             let nodes = world.alive().into_iter().filter(|id| world.node(id.0).raft.is_leader());
             nodes.max_by_key(|id| world.node(id.0).raft.term()).map(|id| id.0)

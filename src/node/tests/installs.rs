@@ -1,11 +1,12 @@
 //! A state that is taken over: by a follower behind the log, by one without a state, from leaders that come and go.
 
+use super::openings::{Disks, at};
 use super::*;
 use crate::ids::Revision;
 use std::ops::{Deref, DerefMut};
 
 /// A world in which nothing happens by itself.
-struct Lab(World);
+pub(super) struct Lab(World);
 
 impl Deref for Lab {
     type Target = World;
@@ -22,7 +23,7 @@ impl DerefMut for Lab {
 }
 
 /// Of `size` members.
-fn world(size: usize) -> Lab {
+pub(super) fn world(size: usize) -> Lab {
     let mut world = (1..).map(World::new).find(|world| world.hosts.len() == size).unwrap();
     (world.loss, world.crash, world.disk, world.cuts) = (0, 0, 2, 0);
     let mut world = Lab(world);
@@ -31,20 +32,20 @@ fn world(size: usize) -> Lab {
 }
 
 impl Lab {
-    fn node(&self, id: MemberId) -> &Node {
+    pub(super) fn node(&self, id: MemberId) -> &Node {
         &self.hosts[&id].alive.as_ref().unwrap().node
     }
 
-    fn leader(&self) -> Option<MemberId> {
+    pub(super) fn leader(&self) -> Option<MemberId> {
         self.alive().into_iter().find(|id| self.node(*id).raft.is_leader())
     }
 
-    fn followers(&self) -> Vec<MemberId> {
+    pub(super) fn followers(&self) -> Vec<MemberId> {
         let leader = self.leader();
         self.hosts.keys().copied().filter(|id| Some(*id) != leader).collect()
     }
 
-    fn until(&mut self, what: &str, mut done: impl FnMut(&mut Lab) -> bool) {
+    pub(super) fn until(&mut self, what: &str, mut done: impl FnMut(&mut Lab) -> bool) {
         let deadline = self.now + Duration::from_secs(60);
         while !done(self) {
             assert!(self.now < deadline, "still waiting for {what}");
@@ -52,7 +53,7 @@ impl Lab {
         }
     }
 
-    fn propose(&mut self, at: MemberId, op: own::command::Op, key: String) {
+    pub(super) fn propose(&mut self, at: MemberId, op: own::command::Op, key: String) {
         self.order += 1;
         let slot = at.0 << 32 | self.order;
         let command = own::Command { op: Some(op) }.encode_to_vec().into();
@@ -61,7 +62,7 @@ impl Lab {
     }
 
     /// `count` puts of so many bytes at `at`, without waiting for them.
-    fn put(&mut self, at: MemberId, count: usize, bytes: usize) {
+    pub(super) fn put(&mut self, at: MemberId, count: usize, bytes: usize) {
         for _ in 0..count {
             let key = format!("k{}", self.order);
             let put = pb::PutRequest { key: key.clone().into(), value: vec![b'v'; bytes].into(), ..Default::default() };
@@ -70,7 +71,7 @@ impl Lab {
     }
 
     /// The same, and waits.
-    fn fill(&mut self, at: MemberId, count: usize) {
+    pub(super) fn fill(&mut self, at: MemberId, count: usize) {
         for _ in 0..count {
             self.put(at, 1, 10_000);
             self.step(false);
@@ -79,7 +80,7 @@ impl Lab {
     }
 
     /// All that is there lets go of its log.
-    fn compact_logs(&mut self) {
+    pub(super) fn compact_logs(&mut self) {
         for id in self.alive() {
             self.until("the disk", |world| world.hosts[&id].alive.as_ref().unwrap().state_writes.is_empty());
             self.compact_log(id);
@@ -87,7 +88,7 @@ impl Lab {
     }
 
     /// `member` goes, `count` puts come, and the others let go of their logs.
-    fn leave_behind(&mut self, member: MemberId, count: usize) {
+    pub(super) fn leave_behind(&mut self, member: MemberId, count: usize) {
         self.crash(member);
         self.until("a leader", |world| world.leader().is_some());
         let leader = self.leader().unwrap();
@@ -95,11 +96,11 @@ impl Lab {
         self.compact_logs();
     }
 
-    fn install(&self, id: MemberId) -> InstallStatus {
+    pub(super) fn install(&self, id: MemberId) -> InstallStatus {
         self.node(id).status().install
     }
 
-    fn caught_up(&self, id: MemberId) -> bool {
+    pub(super) fn caught_up(&self, id: MemberId) -> bool {
         let Some(leader) = self.leader() else { return false };
         self.hosts[&id].alive.is_some() && self.node(id).applied() == self.node(leader).applied()
     }
@@ -304,4 +305,99 @@ fn who_is_told_by_the_log_after_all_takes_nothing_over() {
     world.until("the log", |world| world.caught_up(late) && !world.install(late).active);
     assert!(world.installed.is_empty());
     world.verify();
+}
+
+/// A leader whose entries nobody got, and whose state witnesses them, comes back to others that went another way.
+#[test]
+fn a_longer_log_that_went_another_way_gives_way_once() {
+    let mut world = world(3);
+    let (old, others) = (world.leader().unwrap(), world.followers());
+    world.fill(old, 5);
+    others.iter().for_each(|id| world.crash(*id));
+    world.put(old, 80, 10);
+    world.until("its own disk", |world| world.node(old).raft.status().persisted > Index(80));
+    let acknowledged = world.node(old).raft.persisted_position();
+    let incarnation = world.node(old).identity().incarnation;
+    world.crash(old);
+    let mut ops = Vec::new();
+    AckedMark { last: acknowledged, term: acknowledged.term, incarnation }.put(&mut ops);
+    execute(&world.hosts[&old].state, &ops);
+    world.hosts[&old].state.sync().unwrap();
+
+    // Nothing of it is still on its way to them.
+    world.network.clear();
+    others.iter().for_each(|id| world.start(*id));
+    world.until("a leader", |world| world.leader().is_some());
+    let leader = world.leader().unwrap();
+    world.fill(leader, 30);
+    world.compact_logs();
+    let base = world.node(leader).raft.log_base();
+    assert!(base.index < acknowledged.index && base.term > acknowledged.term, "{base} and {acknowledged}");
+    world.start(old);
+    world.until("the state", |world| !world.installed.is_empty());
+    assert_eq!(world.node(old).raft.lost_mark(), None, "what it acknowledged gave way");
+    world.until("the end of the log", |world| world.caught_up(old));
+    assert_eq!(world.installed.len(), 1);
+    assert_eq!(world.installed[0].begun, 1, "it took over once what it needed");
+    world.verify();
+}
+
+/// Nothing is written to a state on its way out, so nothing of it is waited for, however long the adoption takes.
+#[test]
+fn who_adopts_a_state_wants_no_turns_for_the_one_on_its_way_out() {
+    let mut world = world(3);
+    let (late, leader) = (world.followers()[0], world.leader().unwrap());
+    // It applies what its disk has not synced, and then hears nothing for a while.
+    world.fill(leader, 5);
+    world.until("the puts there", |world| world.caught_up(late));
+    for _ in 0..40 {
+        world.put(leader, 1, 10_000);
+        world.step(false);
+        world.network.retain(|_, envelope| envelope.to != late);
+    }
+    world.until("the puts", |world| {
+        world.network.retain(|_, envelope| envelope.to != late);
+        world.puts.is_empty()
+    });
+    world.compact_logs();
+    world.disk = 10;
+    world.until("the adoption", |world| world.node(late).install.is_adopting());
+    let mut now = world.now;
+    let alive = world.hosts.get_mut(&late).unwrap().alive.as_mut().unwrap();
+    for _ in 0..200 {
+        let mut effects = Vec::new();
+        alive.node.advance(now, &mut effects).unwrap();
+        let deadline = alive.node.deadline();
+        assert!(deadline > now, "it wants a turn at {deadline:?}, at {now:?}");
+        now = deadline.min(now + Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn the_mark_of_a_state_that_is_taken_over_is_what_may_still_be_committed() {
+    let whole: &[u64] = &[1, 1, 2, 2, 3, 3];
+    for (log, known, reached, expected) in [
+        // The log leads there, and on to what was acknowledged.
+        (whole, at(6, 3), at(4, 2), at(6, 3)),
+        // Another entry stands there.
+        (whole, at(6, 3), at(4, 3), at(4, 3)),
+        (&[1, 1, 1, 1, 3, 3], at(6, 3), at(4, 2), at(4, 2)),
+        (&[1, 1, 1, 1, 1, 1], at(6, 1), at(4, 2), at(4, 2)),
+        // The state goes at least as far.
+        (whole, at(6, 3), at(6, 3), at(6, 3)),
+        (whole, at(6, 3), at(9, 4), at(9, 4)),
+        (whole, at(6, 3), at(9, 2), at(9, 2)),
+        // The log lost its tail, and lacks the place, or has it.
+        (&[1, 1], at(6, 3), at(4, 2), at(6, 3)),
+        (&[1, 1], at(6, 3), at(4, 4), at(4, 4)),
+        (&[1, 1], at(6, 3), at(7, 2), at(7, 2)),
+        (&[1, 1, 2, 2], at(6, 3), at(4, 2), at(6, 3)),
+        (&[1, 1, 2, 2], at(6, 3), at(3, 3), at(3, 3)),
+    ] {
+        let node = Disks::default().log(log).marked(known).open(3).unwrap().node;
+        let (engine, mut ops) = (MemoryEngine::new(), Vec::new());
+        node.put_marks_of(reached, &mut ops);
+        execute(&engine, &ops);
+        assert_eq!(AckedMark::read(&engine).unwrap().last, expected, "{log:?}, {known}, {reached}");
+    }
 }

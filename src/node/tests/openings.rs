@@ -1,13 +1,14 @@
 //! The table of `open.rs`, row by row.
 
-use super::super::marks::Adopted;
+use super::super::marks::{Adopted, Quarantined};
 use super::*;
 use crate::ids::WriteSeq;
 use crate::machine::{Content, Machine};
 use crate::raft::HardState;
+use crate::raft::quorum::Configuration;
 use crate::storage::key::{Family, Key};
 
-fn at(index: u64, term: u64) -> Position {
+pub(super) fn at(index: u64, term: u64) -> Position {
     Position { index: Index(index), term: Term(term) }
 }
 
@@ -17,20 +18,30 @@ fn ready(seq: u64) -> Ready {
 
 /// What a member left.
 #[derive(Clone, Default)]
-struct Disks {
+pub(super) struct Disks {
     raft: MemoryEngine,
     state: MemoryEngine,
 }
 
 impl Disks {
     /// A log of no-ops of these terms, one record each.
-    fn log(self, terms: &[u64]) -> Disks {
+    pub(super) fn log(self, terms: &[u64]) -> Disks {
         let mut log = self.log_store();
         for (index, term) in (1..).zip(terms) {
             let hard_state = Some(HardState { term: Term(*term), vote: None });
             let entry = Entry::new(at(index, *term), EntryKind::Noop, RequestId::default(), Default::default());
             log.persist(&[Ready { hard_state, entries: vec![entry], ..ready(index) }]).unwrap();
         }
+        self
+    }
+
+    /// A configuration follows in the log, in term 1.
+    fn changed(self, configuration: &Configuration) -> Disks {
+        let (mut log, recovered) = LogStore::open(Arc::new(self.raft.clone()), 0, Incarnation(0)).unwrap();
+        let position = at(recovered.last.index.next().0, 1);
+        let data = configuration.encode(&[]);
+        let entry = Entry::new(position, EntryKind::Configuration, RequestId::default(), data);
+        log.persist(&[Ready { entries: vec![entry], ..ready(1) }]).unwrap();
         self
     }
 
@@ -64,26 +75,50 @@ impl Disks {
         self
     }
 
-    fn marked(self, last: Position) -> Disks {
+    /// The state that was here was wrong.
+    fn quarantined(self, applied: u64) -> Disks {
+        let (applied, checkpoint) = (Index(applied), Index(4));
+        let mut ops = Vec::new();
+        Quarantined { applied, checkpoint, found: 1, truth: 2 }.put(&mut ops);
+        execute(&self.state, &ops);
+        self
+    }
+
+    pub(super) fn marked(self, last: Position) -> Disks {
         let mut ops = Vec::new();
         AckedMark { last, term: last.term, incarnation: Incarnation(5) }.put(&mut ops);
         execute(&self.state, &ops);
         self
     }
 
-    /// Member 1 of so many.
-    fn open(&self, members: u64) -> Result<Opened, Unopened> {
-        let initial = |id| InitialMember { id: MemberId(id), name: String::new(), peer_urls: vec![] };
-        let members = (1..=members).map(initial).collect();
-        let meta = Meta { cluster: ClusterId(7), member: MemberId(1), disk: DiskId(101), members };
+    /// Member 1 of so many founders.
+    pub(super) fn open(&self, founders: u64) -> Result<Opened, Unopened> {
+        self.open_with(founders, config_of(MemberId(1)))
+    }
+
+    fn open_with(&self, founders: u64, config: Config) -> Result<Opened, Unopened> {
+        let meta = meta(founders);
         let (raft, state) = (Arc::new(self.raft.clone()), Arc::new(self.state.clone()));
-        let config = config_of(MemberId(1));
         open(Opening { meta, raft, state, config, seed: Seed(1), now: Time(0) })
     }
 
-    fn refusal(&self, members: u64) -> Unopened {
-        self.open(members).map(|_| ()).unwrap_err()
+    fn refusal(&self, founders: u64) -> Unopened {
+        self.open(founders).map(|_| ()).unwrap_err()
     }
+
+    fn can_be_made_again(&self, founders: u64) -> bool {
+        let outcome = can_be_made_again(&meta(founders), Arc::new(self.raft.clone()));
+        if let Err(Halt(why)) = &outcome {
+            assert!(why.contains("the only member") && why.contains("quorate snapshot restore"), "{why}");
+        }
+        outcome.is_ok()
+    }
+}
+
+fn meta(founders: u64) -> Meta {
+    let initial = |id| InitialMember { id: MemberId(id), name: String::new(), peer_urls: vec![] };
+    let members = (1..=founders).map(initial).collect();
+    Meta { cluster: ClusterId(7), member: MemberId(1), disk: DiskId(101), members }
 }
 
 /// Whether it asks for votes when it hears nobody.
@@ -127,6 +162,21 @@ fn a_hollow_member_acknowledges_but_applies_nothing() {
     let status = member.node.status();
     assert_eq!((status.persisted, status.commit, status.applied), (Index(5), Index(5), Index(0)));
     assert_eq!(member.node.deadline().min(Time(1)), Time(1), "it does not ask for turns in which it does nothing");
+}
+
+#[test]
+fn a_hollow_member_does_not_wake_for_compactions() {
+    let disks = Disks::default().log(&[1, 1, 2, 2]).compacted(2);
+    let auto_compaction = AutoCompaction::Revisions(10);
+    let space = SpaceConfig { auto_compaction, ..SpaceConfig::default() };
+    let opened = disks.open_with(3, Config { space, ..config_of(MemberId(1)) }).unwrap();
+    let mut member =
+        ShortLog { raft: disks.raft, state: disks.state, node: opened.node, log: opened.log, now: Time(0) };
+    for second in 1..10 {
+        member.now = Time::from_millis(1000 * second);
+        member.hear(2, at(4, 2), &[], 4);
+        assert!(member.node.deadline() > member.now, "what it waits for comes from the leader");
+    }
 }
 
 #[test]
@@ -219,6 +269,67 @@ fn rot_of_the_state_is_told_apart_from_all_else() {
         let disks = sound();
         disks.raft.flip(&key.encode(), 13, 4);
         let Unopened::Member(Halt(why)) = disks.refusal(3) else { panic!("{key:?} is the log's") };
-        assert!(why.contains("member replace") && why.contains("must not vote"), "{why}");
+        assert!(why.contains("quorate serve --join") && why.contains("must not vote"), "{why}");
+    }
+}
+
+#[test]
+fn who_the_others_are_is_said_by_the_log_and_not_by_the_founders() {
+    let of = |voters: &[u64]| Configuration::new(voters.iter().copied().map(MemberId));
+    let grown = of(&[1]).enter([1, 2, 3].map(MemberId), []);
+    let shrunk = of(&[1, 2, 3]).enter([MemberId(1)], []).leave();
+    // The configuration's entry is there still, or went.
+    for compacted in [2, 3, 4] {
+        let disks = |newest| Disks::default().log(&[1, 1]).changed(newest).changed(newest).compacted(compacted);
+        let grew = disks(&grown);
+        assert!(grew.can_be_made_again(1));
+        let node = grew.open(1).unwrap().node;
+        assert!(node.raft().is_hollow() && node.raft().configuration() == &grown);
+        let alone = disks(&shrunk);
+        assert!(!alone.can_be_made_again(3));
+        let Unopened::Member(Halt(why)) = alone.refusal(3) else { panic!("nobody can send another state") };
+        assert!(why.contains("only member"), "{why}");
+    }
+    assert!(!Disks::default().log(&[1, 1, 1]).compacted(2).can_be_made_again(1));
+    assert!(Disks::default().log(&[1, 1, 1]).can_be_made_again(1), "from its own log");
+    let joined = Disks::default().log(&[1, 1, 1]).compacted(2);
+    assert!(joined.can_be_made_again(0), "who joined has others");
+    let rotten = Disks::default().log(&[1, 1, 1]);
+    rotten.raft.flip(&Family::Log.key(Index(2), 0).encode(), 13, 4);
+    let Err(Halt(why)) = can_be_made_again(&meta(3), Arc::new(rotten.raft)) else { panic!("the log is rotten") };
+    assert!(why.contains("must not vote"), "{why}");
+}
+
+#[test]
+fn a_short_log_is_no_end_for_a_founder_whose_cluster_grew() {
+    let grown = Configuration::new([MemberId(1)]).enter([1, 2, 3].map(MemberId), []);
+    let disks = Disks::default().log(&[1, 1]).changed(&grown).marked(at(9, 1));
+    assert_eq!(disks.open(1).unwrap().node.raft().lost_mark(), Some(at(9, 1)));
+}
+
+#[test]
+fn a_state_in_quarantine_is_not_made_again_from_the_log() {
+    // Others have told that it is wrong, so there are others, whatever the founders were.
+    for (members, mark) in [(3, 5), (3, 9), (1, 5), (1, 9)] {
+        for base in [0, 2] {
+            let disks = Disks::default().log(&[1; 5]).compacted(base).marked(at(mark, 1)).quarantined(5);
+            let mut node = disks.open(members).unwrap().node;
+            let status = node.status();
+            assert!(node.is_hollow() && !campaigns(&mut node), "{members} members, log from {base}");
+            assert_eq!((status.applied, status.checkpoint.differs), (Index(0), Some(Index(4))));
+        }
+    }
+}
+
+#[test]
+fn who_goes_on_alone_by_decree_needs_a_state_or_the_whole_log() {
+    for (base, refusal) in [(0, None), (2, Some("it has no state"))] {
+        let disks = Disks::default().log(&[1; 5]).compacted(base).marked(at(5, 1)).quarantined(5);
+        let (raft, state) = (Arc::new(disks.raft.clone()), Arc::new(disks.state.clone()));
+        let outcome = recover::decree(&meta(3), raft, state);
+        match refusal {
+            Some(refusal) => assert!(outcome.unwrap_err().contains(refusal)),
+            None => assert!(outcome.is_ok() && campaigns(&mut disks.open(3).unwrap().node)),
+        }
     }
 }

@@ -16,7 +16,7 @@ use super::watching::Watching;
 use crate::clock::Clock;
 use crate::ids::{Revision, Term};
 use crate::machine::budget::Budget;
-use crate::machine::{self, View};
+use crate::machine::{self, Level, View};
 use crate::node::{Identity, Refused, Reply, Request, Status as NodeStatus};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::quorate::{Command, command};
@@ -46,6 +46,8 @@ pub mod watch;
 pub const ETCD_VERSION: &str = "3.5.30";
 /// The cluster's level, as etcd's `/version` tells it.
 pub const ETCD_CLUSTER_VERSION: &str = "3.5.0";
+/// The highest level of a Quorate cluster that this release knows.
+pub const NEWEST_LEVEL: Level = Level::NEWEST;
 
 /// How long the node's thread may take for an answer, before it is taken for hung.
 const NODE_SILENCE_MAX: Duration = Duration::from_secs(5);
@@ -171,7 +173,7 @@ impl Front {
     /// # Errors
     /// "no leader", or that a state is being taken over.
     pub fn check_leader(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        if self.hollow {
+        if self.hollow || self.published.borrow().checkpoint.differs.is_some() {
             return Err(status::of_refused(Refused::Hollow));
         }
         let refused = needs_leader(metadata) && !self.has_leader();
@@ -215,6 +217,9 @@ impl Front {
     /// # Errors
     /// It is too large, was refused, may or may not have been applied, or was the caller's mistake.
     pub async fn propose(&self, op: command::Op, grows: bool) -> Result<(machine::Response, Term), Status> {
+        if self.refuses_as_corrupt(&op) {
+            return Err(status::corrupt());
+        }
         let command = Command { op: Some(op) };
         if command.encoded_len() > self.max_request_bytes {
             return Err(status::too_large());
@@ -244,6 +249,18 @@ impl Front {
                 Err(astray(&reply))
             }
         }
+    }
+
+    /// Whether the CORRUPT alarm is up, and this is one of the writes that etcd refuses then. It is asked here and not where
+    /// commands are applied: the alarm says that members apply alike no more.
+    fn refuses_as_corrupt(&self, op: &command::Op) -> bool {
+        use command::Op;
+        let writes = match op {
+            Op::Put(_) | Op::DeleteRange(_) | Op::Txn(_) => true,
+            Op::GrantLease(_) | Op::RevokeLease(_) | Op::Compact(_) => true,
+            Op::Publish(_) | Op::Alarm(_) | Op::CheckpointLeases(_) | Op::UpdateMember(_) | Op::RaiseLevel(_) => false,
+        };
+        writes && self.view.alarms().iter().any(|(_, alarm)| *alarm == pb::AlarmType::Corrupt)
     }
 
     /// Waits until the view is linearizable for a read that begins now.

@@ -62,6 +62,10 @@ impl pb::node_server::Node for NodeService {
             elections: told.elections.iter().map(|election| epoch.election(election)).collect(),
             voters: voters.collect(),
             install: install(&told.install, now),
+            agreed_checkpoint: told.checkpoint.agreed.0,
+            differing_checkpoint: told.checkpoint.differs.map_or(0, |index| index.0),
+            level: front.transport.level.0,
+            cluster_level: front.view.level().0,
             data_dir: front.data_dir.clone(),
         }))
     }

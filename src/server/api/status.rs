@@ -44,7 +44,7 @@ pub fn of_machine(error: &machine::Error) -> Status {
              {limit} (--max-ranges-bytes): ask for a part of it with --limit, stream it (KV.RangeStream), or try again later"
         )),
         // The process is about to end. Nobody may take this for an answer about the data.
-        Error::Disk(_) => uncertain("etcdserver: server stopped"),
+        Error::Disk(_) | Error::Newer(_) => uncertain("etcdserver: server stopped"),
     }
 }
 
@@ -104,6 +104,11 @@ pub fn of_uncertain(reason: Uncertain) -> Status {
 /// Surely not done, but not to be tried again at once: somebody must make room first.
 fn no_space() -> Status {
     Status::resource_exhausted("etcdserver: mvcc: database space exceeded")
+}
+
+/// The members' states differ, and nobody knows whose is right: surely not done.
+pub fn corrupt() -> Status {
+    Status::data_loss("etcdserver: corrupt cluster")
 }
 
 /// A request beyond `--max-request-bytes`.
@@ -196,6 +201,7 @@ mod tests {
         assert_eq!(seen(&of_uncertain(Uncertain::LeaderLost)), (Unavailable, lost, Some("uncertain")));
         let late = "etcdserver: request timed out";
         assert_eq!(seen(&of_uncertain(Uncertain::TimedOut)), (Unavailable, late, Some("uncertain")));
+        assert_eq!(seen(&corrupt()), (Code::DataLoss, "etcdserver: corrupt cluster", None));
         assert_eq!(seen(&too_large()), (Code::InvalidArgument, "etcdserver: request is too large", None));
     }
 }

@@ -75,9 +75,11 @@ fn values_arrive() {
     let config = config(
         "--heartbeat-interval 50 -election-timeout=300 --max-request-bytes 1000 --max-txn-ops 7 --log-level debug \
          --max-concurrent-streams 9 --grpc-keepalive-interval 1m30s --grpc-keepalive-timeout 500ms --log-format json \
-         --log-outputs stdout,/tmp/x.log --listen-client-urls http://127.0.0.1:1,http://[::1]:1 --data-dir /d",
+         --log-outputs stdout,/tmp/x.log --listen-client-urls http://127.0.0.1:1,http://[::1]:1 --data-dir /d \
+         --max-cluster-level 2",
     )
     .unwrap();
+    assert_eq!(config.level, Level(2));
     assert_eq!(config.heartbeat_interval, Duration::from_millis(50));
     assert_eq!(config.election_timeout, Duration::from_millis(300));
     assert_eq!((config.max_request_bytes, config.max_txn_ops, config.max_concurrent_streams), (1000, 7, 9));
@@ -197,6 +199,7 @@ fn bad_values_get_a_sentence() {
         ("--election-timeout 499", "less than five times --heartbeat-interval 100"),
         ("--election-timeout 50001", "it takes a whole number from 1 to 50000"),
         ("--heartbeat-interval 0", "it takes a whole number from 1"),
+        ("--max-cluster-level 4", "it takes a whole number from 0 to 3"),
         ("--max-txn-ops many", "--max-txn-ops is \"many\""),
         ("--grpc-keepalive-timeout 20", "it takes a time such as 20s"),
         ("--pre-vote=maybe", "neither true nor false"),

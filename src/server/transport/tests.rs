@@ -27,8 +27,12 @@ fn identity(member: u64, incarnation: u64) -> Identity {
     Identity { cluster: ClusterId(9), member: MemberId(member), disk, incarnation: Incarnation(incarnation) }
 }
 
-/// A member of a cluster of 1, 2 and 3, all on their own disks; 7 was removed.
+/// A member of a cluster of 1, 2 and 3, all on their own disks, at level 2; 7 was removed.
 fn end(identity: Identity) -> End {
+    end_that_knows(identity, Level::NEWEST)
+}
+
+fn end_that_knows(identity: Identity, level: Level) -> End {
     let member = |id: u64| Member {
         id: MemberId(id),
         name: format!("n{id}"),
@@ -41,10 +45,14 @@ fn end(identity: Identity) -> End {
     let members = (1..=3).map(|id| (MemberId(id), Standing::Voter)).collect();
     let at = Position { index: Index(1), term: Term(1) };
     machine.apply(at, Content::Membership(&Membership { members, ..Membership::default() })).unwrap();
+    let raise = pb::command::Op::RaiseLevel(pb::RaiseLevel { level: 2 });
+    let raise = pb::Command { op: Some(raise) }.encode_to_vec().into();
+    machine.apply(Position { index: Index(2), ..at }, Content::Command(&raise)).unwrap();
     let (mailbox, events) = mailbox();
     let (sender, fatal) = mpsc::unbounded_channel();
     let (removed, removals) = mpsc::unbounded_channel();
     let shared = Shared {
+        level,
         identity,
         name: format!("n{}", identity.member.0),
         process: 1,
@@ -204,7 +212,7 @@ async fn a_member_on_a_disk_that_the_cluster_does_not_know_stops() {
 async fn no_messages_go_to_a_member_on_an_unknown_disk() {
     let (one, two) = (end(identity(1, 5)), end(Identity { disk: DiskId(77), ..identity(2, 1) }));
     let dialer = Dialer::new(Arc::clone(&one.shared), MemberId(2));
-    let welcome = |disk: DiskId| pb::Welcome { member_id: 2, disk_id: disk.0, ..pb::Welcome::default() };
+    let welcome = |disk: DiskId| pb::Welcome { member_id: 2, disk_id: disk.0, level: 2, ..pb::Welcome::default() };
     assert!(dialer.check(&welcome(two.shared.identity.disk)).unwrap_err().contains("emptied"));
     assert_eq!(dialer.check(&welcome(DiskId(200))), Ok(()));
     assert!(dialer.check(&pb::Welcome { member_id: 3, ..welcome(DiskId(200)) }).unwrap_err().contains("member 3"));
@@ -286,6 +294,20 @@ async fn a_removed_member_hears_it_at_the_door_and_ends() {
     let sentence = timeout(PATIENCE, gone.removals.recv()).await.unwrap().unwrap();
     assert!(sentence.contains("member 7 was removed from cluster 9") && sentence.contains("--join"), "{sentence}");
     assert!(gone.fatal.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_member_that_does_not_know_the_level_hears_it_at_the_door_and_ends() {
+    let (mut old, two) = (end_that_knows(identity(1, 5), Level(1)), end(identity(2, 1)));
+    let address = listen(&two.shared).await;
+    dial(&old.shared, 2, address);
+    let sentence = timeout(PATIENCE, old.fatal.recv()).await.unwrap().unwrap();
+    assert!(sentence.contains("cluster 9 has level 2, and member 1 knows the levels up to 1 only"), "{sentence}");
+    // Nobody sends anything to it, either.
+    let dialer = Dialer::new(Arc::clone(&two.shared), MemberId(1));
+    let welcome = |level| pb::Welcome { member_id: 1, disk_id: 100, level, ..pb::Welcome::default() };
+    assert!(dialer.check(&welcome(1)).unwrap_err().contains("has level 2"));
+    assert_eq!(dialer.check(&welcome(2)), Ok(()));
 }
 
 /// Follows the table of `end`; what is published never changes by itself.

@@ -4,7 +4,7 @@
 //! drawn loses its nanoseconds when it is written: the text is the plan that counts from then on. Members are counted from 1
 //! where people read.
 
-use super::{Fault, Group, History, Load, MAX_NODES, Noise, Plan, Planned, Profile, Timers, Way, Wishes};
+use super::{Fault, Group, History, Load, Logs, MAX_NODES, Noise, Plan, Planned, Profile, Timers, Way, Wish, Wishes};
 use crate::node::AutoCompaction;
 use crate::time::{Duration, Time};
 use std::fmt;
@@ -17,9 +17,9 @@ fn ms(duration: Duration) -> String {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plan { seed, nodes, noise, load, timers, .. } = self;
+        let Plan { seed, nodes, spares, noise, load, timers, .. } = self;
         let profile = if self.profile == Profile::Core { "core" } else { "full" };
-        writeln!(f, "profile {profile}\nseed {seed}\nnodes {nodes}\nlength {}", ms(self.length))?;
+        writeln!(f, "profile {profile}\nseed {seed}\nnodes {nodes}\nspares {spares}\nlength {}", ms(self.length))?;
         writeln!(f, "heartbeat {}\nelection {}\ntiny {}", ms(timers.heartbeat), ms(timers.election), self.tiny)?;
         writeln!(
             f,
@@ -43,6 +43,8 @@ impl fmt::Display for Plan {
             AutoCompaction::Periodic(retention) => ms(retention),
         };
         writeln!(f, "history compact={compact} old={old} auto={auto} quota={quota}")?;
+        let Logs { every, keep, bytes, piece } = self.log;
+        writeln!(f, "log every={every} keep={keep} bytes={bytes} piece={piece}")?;
         self.faults.iter().try_for_each(|planned| writeln!(f, "{planned}"))
     }
 }
@@ -66,6 +68,9 @@ impl fmt::Display for Planned {
             Fault::Space { node } => write!(f, "space n{}", node + 1),
             Fault::Rot { node, place } => write!(f, "rot n{} place={place}", node + 1),
             Fault::Wipe { node } => write!(f, "wipe n{}", node + 1),
+            Fault::Lose { node } => write!(f, "lose n{}", node + 1),
+            Fault::Up { node } => write!(f, "up n{}", node + 1),
+            Fault::Change { wish, pick, pinned } => write!(f, "change {} pick={pick} pinned={pinned}", wish.name()),
             Fault::Transfer { node, to: None } => write!(f, "transfer n{}", node + 1),
             Fault::Transfer { node, to: Some(to) } => write!(f, "transfer n{} n{}", node + 1, to + 1),
         }
@@ -138,6 +143,14 @@ impl Words<'_> {
             "space" => Fault::Space { node: self.node()? },
             "rot" => Fault::Rot { node: self.node()?, place: self.named("place")? },
             "wipe" => Fault::Wipe { node: self.node()? },
+            "lose" => Fault::Lose { node: self.node()? },
+            "up" => Fault::Up { node: self.node()? },
+            "change" => {
+                let name = self.word()?.to_string();
+                let wish = Wish::ALL.into_iter().find(|wish| wish.name() == name);
+                let wish = wish.ok_or_else(|| format!("{name:?} is nothing that an operator wants"))?;
+                Fault::Change { wish, pick: self.named("pick")?, pinned: self.named("pinned")? }
+            }
             "transfer" => {
                 let node = self.node()?;
                 let to = if self.0.clone().next().is_some() { Some(self.node()?) } else { None };
@@ -161,8 +174,12 @@ impl FromStr for Plan {
                 plan.take(line).map_err(|e| format!("line {}: {e}", number + 1))?;
             }
         }
-        if !(1..=MAX_NODES).contains(&plan.nodes) {
-            return Err(format!("{} members: 1 to {MAX_NODES} can be simulated", plan.nodes));
+        let places = plan.nodes.saturating_add(plan.spares);
+        if plan.nodes == 0 || places > MAX_NODES {
+            return Err(format!("{places} members: 1 to {MAX_NODES} can be simulated"));
+        }
+        if plan.profile == Profile::Core && plan.spares > 0 {
+            return Err("spares: the members of a bare core are those that it begins with".to_string());
         }
         let Timers { heartbeat, election } = &plan.timers;
         if *heartbeat < Duration::from_millis(1) || *election < *heartbeat * 2 {
@@ -171,8 +188,11 @@ impl FromStr for Plan {
         if plan.load.clients == 0 || !(1..=60_000_000).contains(&plan.load.think_us) {
             return Err("load: at least 1 client, which thinks for 1 to 60000000 us".to_string());
         }
-        if let Some(planned) = plan.faults.iter().find(|planned| planned.members().any(|node| node >= plan.nodes)) {
-            return Err(format!("{planned}: there are {} members", plan.nodes));
+        if plan.log.piece == 0 {
+            return Err("log: a piece has at least 1 byte".to_string());
+        }
+        if let Some(planned) = plan.faults.iter().find(|planned| planned.members().any(|node| node >= places)) {
+            return Err(format!("{planned}: there are {places} members"));
         }
         plan.faults.sort_by_key(|planned| planned.at);
         Ok(plan)
@@ -199,6 +219,7 @@ impl Plan {
             }
             "seed" => self.seed = words.value()?,
             "nodes" => self.nodes = words.value()?,
+            "spares" => self.spares = words.value()?,
             "length" => self.length = words.span()?,
             "heartbeat" => self.timers.heartbeat = words.span()?,
             "election" => self.timers.election = words.span()?,
@@ -232,6 +253,10 @@ impl Plan {
                 };
                 self.history = History { compact, old, auto, quota: words.named("quota")? };
             }
+            "log" => {
+                let (every, keep) = (words.named("every")?, words.named("keep")?);
+                self.log = Logs { every, keep, bytes: words.named("bytes")?, piece: words.named("piece")? };
+            }
             other => return Err(format!("{other:?} is not known")),
         }
         Ok(())
@@ -262,6 +287,12 @@ mod tests {
         assert_eq!(wrong("nodes 12"), "12 members: 1 to 9 can be simulated");
         assert_eq!(wrong("nodes 1\n@1ms 1ms jump n2"), "@1.000ms 1.000ms jump n2: there are 1 members");
         assert_eq!(wrong("election 0ms"), "heartbeat 100ms, election 0ns: at least 1 ms, and twice that");
+        assert_eq!(wrong("nodes 5\nspares 5"), "10 members: 1 to 9 can be simulated");
+        assert!(wrong("profile core\nspares 1").starts_with("spares: the members of a bare core"));
+        assert_eq!(
+            wrong("@1ms 1ms change all pick=1 pinned=true"),
+            "line 1: \"all\" is nothing that an operator wants"
+        );
         assert!(wrong("load clients=0 think_us=5 rest=0ms").starts_with("load: at least 1 client"));
         assert_eq!(wrong("@1 1ms jump n1"), "line 1: \"1\" is no time: 12.345ms would be one");
     }

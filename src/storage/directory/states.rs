@@ -3,12 +3,14 @@
 //! The first one is `state/`. One that is taken over from another member is built in `staging/`, and when it is whole and synced
 //! it gets the next number, `state-1/`, `state-2/` …, and takes the place of the former in one step: the file CURRENT names it.
 //! CURRENT is written aside, synced and renamed, and the directory is synced; without CURRENT it is `state/`. A state that can't
-//! be read is renamed to `….rotten`, and never touched again; under its old name an empty one begins.
+//! be read is renamed to `….rotten`, and never touched again; under its old name an empty one begins. So is one that was read
+//! well and is wrong (`node/quarantine.rs`): CURRENT names it too, and the next opening renames it.
 //!
 //! # Invariants
 //!
 //! 1. What has a number is whole: it grew here, or was synced before it got its number.
-//! 2. The former state is deleted only when a directory is opened, after CURRENT was read, and so is what was being staged.
+//! 2. The former state is deleted, or renamed, only when a directory is opened, after CURRENT was read; what was being staged is
+//!    deleted then, too.
 //! 3. At each opening the oldest state may be taken for the current one: it is the current one, or the one that was current
 //!    until a moment ago. In the latter case the log has not begun anew yet, so it is as if the new one had not been adopted.
 //!    That is what a CURRENT that is damaged, or names what is not there, is answered with, and nothing is lost by it.
@@ -30,6 +32,8 @@ pub(super) const CURRENT: &str = "CURRENT";
 const CURRENT_ASIDE: &str = "CURRENT.tmp";
 const STAGING: &str = "staging";
 const ROTTEN: &str = ".rotten";
+/// Before the name of a former state that is to be kept.
+const KEEP: &str = "keep ";
 const HEAD: &str = "quorate state directory, crc32c ";
 
 /// Whether a data directory may hold something of this name on behalf of the states.
@@ -62,31 +66,45 @@ fn numbers(path: &Path) -> io::Result<Vec<u64>> {
     Ok(found)
 }
 
-/// The number of the current state; deletes all others, and what was being staged.
+/// What CURRENT says.
+#[derive(Clone, Copy, Debug)]
+struct Named {
+    current: u64,
+    /// A former state that is not to be deleted.
+    kept: Option<u64>,
+}
+
+/// The number of the current state; deletes all others, or sets them aside, and deletes what was being staged.
 pub(super) fn settle(path: &Path) -> io::Result<u64> {
     let there = numbers(path)?;
     let oldest = there.first().copied().unwrap_or(0);
     let named = match read(path)? {
-        Ok(Some(named)) if there.contains(&named) || there.is_empty() => Ok(named),
+        Ok(Some(named)) if there.contains(&named.current) || there.is_empty() => Ok(named),
         Ok(Some(_)) => Err("what it names is not there"),
-        Ok(None) => Ok(oldest),
+        Ok(None) => Ok(Named { current: oldest, kept: None }),
         Err(why) => Err(why),
     };
-    let current = match named {
-        Ok(current) => current,
+    let Named { current, kept } = match named {
+        Ok(named) => named,
         Err(why) => {
             tracing::error!(
                 path = %path.display(), why, taken = name(oldest),
                 "CURRENT is damaged; the oldest state that is there is taken for the current one"
             );
-            write(path, oldest)?;
-            oldest
+            let named = Named { current: oldest, kept: None };
+            write(path, named)?;
+            named
         }
     };
     if path.join(STAGING).exists() {
         fs::remove_dir_all(path.join(STAGING))?;
     }
     for other in there.into_iter().filter(|other| *other != current) {
+        if kept == Some(other) {
+            let aside = set_aside(path, other)?;
+            tracing::warn!(aside = %aside.display(), "a state that was wrong is kept, and may be deleted");
+            continue;
+        }
         tracing::info!(state = name(other), "a state that is not used any more is deleted");
         fs::remove_dir_all(path.join(name(other)))?;
     }
@@ -94,7 +112,7 @@ pub(super) fn settle(path: &Path) -> io::Result<u64> {
 }
 
 /// What CURRENT says; `Err` says why it says nothing.
-fn read(path: &Path) -> io::Result<Result<Option<u64>, &'static str>> {
+fn read(path: &Path) -> io::Result<Result<Option<Named>, &'static str>> {
     let text = match fs::read(path.join(CURRENT)) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(None)),
@@ -106,15 +124,23 @@ fn read(path: &Path) -> io::Result<Result<Option<u64>, &'static str>> {
     if head != head_of(body) {
         return Ok(Err("its checksum is wrong"));
     }
-    Ok(number(body.trim_end()).map(Some).ok_or("it names no state directory"))
+    let mut lines = body.lines();
+    let current = lines.next().and_then(number);
+    let kept = lines.next().map(|line| line.strip_prefix(KEEP).and_then(number));
+    Ok(match (current, kept, lines.next()) {
+        (Some(current), None, None) => Ok(Some(Named { current, kept: None })),
+        (Some(current), Some(Some(kept)), None) => Ok(Some(Named { current, kept: Some(kept) })),
+        _ => Err("it names no state directory"),
+    })
 }
 
 fn head_of(body: &str) -> String {
     format!("{HEAD}{:08x}", crate::checksum::crc(body.as_bytes()))
 }
 
-fn write(path: &Path, current: u64) -> io::Result<()> {
-    let body = name(current) + "\n";
+fn write(path: &Path, Named { current, kept }: Named) -> io::Result<()> {
+    let kept = kept.map_or(String::new(), |kept| format!("{KEEP}{}\n", name(kept)));
+    let body = format!("{}\n{kept}", name(current));
     let aside = path.join(CURRENT_ASIDE);
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
     file.write_all(format!("{}\n{body}", head_of(&body)).as_bytes())?;
@@ -197,21 +223,22 @@ impl Staging {
         })
     }
 
-    /// Syncs it, and makes it the current state of the next opening: when this returns, it is.
+    /// Syncs it, and makes it the current state of the next opening: when this returns, it is. The former one is kept aside, or
+    /// goes.
     ///
     /// # Errors
     /// The disk failed.
     ///
     /// # Panics
     /// If nothing was begun.
-    pub fn adopt(&mut self) -> Result<(), Fault> {
+    pub fn adopt(&mut self, keep_former: bool) -> Result<(), Fault> {
         let engine = self.engine.take().expect("a staged state begins before it is adopted");
         engine.sync()?;
         drop(engine);
         let switch = || {
             fs::rename(self.path.join(STAGING), place(&self.path, self.number))?;
             sync_directory(&self.path)?;
-            write(&self.path, self.number)
+            write(&self.path, Named { current: self.number, kept: keep_former.then_some(self.number - 1) })
         };
         switch().map_err(|why: io::Error| Fault {
             what: format!("letting a staged state take its place in {}", self.path.display()),

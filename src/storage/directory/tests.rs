@@ -282,7 +282,7 @@ fn stage(path: &Path, value: &'static [u8], adopt: bool) {
         staging.write(&ops).unwrap();
     }
     if adopt {
-        staging.adopt().unwrap();
+        staging.adopt(false).unwrap();
     }
 }
 
@@ -355,6 +355,22 @@ fn a_state_that_cannot_be_read_is_set_aside_and_kept() {
 }
 
 #[test]
+fn a_former_state_that_is_evidence_is_kept() {
+    let dir = lived_in();
+    put(&*open(dir.path()).unwrap().databases(OPTIONS, OPTIONS).unwrap().state, b"wrong");
+    for (aside, now) in [("state.rotten", "state-1"), ("state-1.rotten", "state-2")] {
+        let mut staging = open(dir.path()).unwrap().staging(OPTIONS);
+        staging.begin().unwrap();
+        staging.adopt(true).unwrap();
+        assert_eq!(found(dir.path()), None, "an empty one takes its place");
+        assert!(dir.path().join(aside).join("db").exists() && dir.path().join(now).exists());
+    }
+    stage(dir.path(), b"new", true);
+    assert_eq!(found(dir.path()).as_deref(), Some(&b"new"[..]));
+    assert_eq!(listing(dir.path()), ["CURRENT", LOCK, META, RAFT, "state-1.rotten", "state-3", "state.rotten"]);
+}
+
+#[test]
 fn rot_of_the_state_is_told_apart() {
     for name in [STATE, RAFT] {
         let dir = lived_in();
@@ -367,9 +383,20 @@ fn rot_of_the_state_is_told_apart() {
         drop(engine);
         match open(dir.path()).unwrap().databases(OPTIONS, OPTIONS) {
             Err(Refusal::RottenState { fault }) => assert!(name == STATE, "{fault}"),
-            Err(Refusal::Database(fault)) => assert!(name == RAFT, "{fault}"),
+            Err(Refusal::RottenLog { fault }) => assert!(name == RAFT, "{fault}"),
             Err(other) => panic!("{name}: {other}"),
             Ok(_) => panic!("{name}: opened"),
         }
+    }
+}
+
+#[test]
+fn a_directory_that_was_refused_stays_refused() {
+    let dir = lived_in();
+    declare_stale(dir.path(), "n1: life 4 of member 7 came after its life 5").unwrap();
+    for _ in 0..2 {
+        let Err(refusal @ Refusal::Stale { .. }) = open(dir.path()) else { panic!("it was refused once") };
+        let said = refusal.to_string();
+        assert!(said.contains("n1: life 4 of member 7") && said.contains("quorate serve --join"), "{said}");
     }
 }

@@ -216,7 +216,7 @@ fn what_no_writer_would_write_is_refused() {
             "index 1: its term is 1, the newest term known is 0",
             Box::new(|e| e.delete(&Key::HardState.encode()).unwrap()),
         ),
-        ("lost the member's incarnation", Box::new(|e| e.delete(&Key::Incarnation.encode()).unwrap())),
+        ("damaged at Incarnation: it is gone", Box::new(|e| e.delete(&Key::Incarnation.encode()).unwrap())),
         (
             "index 4: its term is 3, the newest term known is 2",
             Box::new(|e| {
@@ -538,4 +538,75 @@ proptest! {
             prop_assert_eq!(engine.len(), 2 + start + slots, "nothing is left lying about");
         }
     }
+}
+
+// ---- who belongs to the cluster ----
+
+/// Of one founder, on the way to three members, and of three.
+fn configurations() -> [Configuration; 3] {
+    let founder = Configuration::new([MemberId(1)]);
+    let joint = founder.enter((1..=3).map(MemberId), []);
+    [founder, joint.clone(), joint.leave()]
+}
+
+/// A log of a no-op, the joint configuration, the simple one and two commands: one record each.
+fn log_that_grew() -> (MemoryEngine, LogStore) {
+    let (engine, mut store) = log_of(&[1]);
+    let [_, joint, simple] = configurations();
+    let change = |index, configuration: Configuration| {
+        let position = Position { index: Index(index), term: Term(1) };
+        let data = configuration.encode(b"who they are");
+        Entry::new(position, EntryKind::Configuration, RequestId::default(), data)
+    };
+    for entry in [change(2, joint), change(3, simple), entry(4, 1, "x"), entry(5, 1, "x")] {
+        store.persist(&[Ready { entries: vec![entry.clone()], ..ready(entry.position.index.0) }]).unwrap();
+    }
+    (engine, store)
+}
+
+fn known(engine: &MemoryEngine) -> [Option<Configuration>; 2] {
+    let recovered = open(engine).unwrap().1;
+    [recovered.configuration, recovered.newest_configuration]
+}
+
+#[test]
+fn the_newest_configuration_outlives_its_entry() {
+    let [_, joint, simple] = configurations().map(Some);
+    let (engine, mut store) = log_that_grew();
+    assert_eq!(known(&engine), [None, simple.clone()]);
+    store.persist(&[compact(6, 2)]).unwrap();
+    assert_eq!(known(&engine), [joint, simple.clone()]);
+    let writes = engine.unsynced();
+    engine.fail_syncs_after(0);
+    store.persist(&[compact(7, 5)]).unwrap_err();
+    assert_eq!(engine.unsynced() - writes, 3, "the configuration, and two records");
+    for keep in 0..=3 {
+        let (engine, mut store) = log_that_grew();
+        store.persist(&[compact(6, 2)]).unwrap();
+        engine.fail_syncs_after(0);
+        store.persist(&[compact(7, 5)]).unwrap_err();
+        engine.crash(keep);
+        assert_eq!(known(&engine)[1], simple, "kept {keep}");
+    }
+    let (engine, mut store) = log_that_grew();
+    store.persist(&[compact(6, 5)]).unwrap();
+    store.reset(Position { index: Index(9), term: Term(1) }).unwrap();
+    assert_eq!(known(&engine), [simple.clone(), simple]);
+}
+
+#[test]
+fn a_truncation_takes_a_configuration_back() {
+    let [founder, joint, simple] = configurations();
+    let (engine, mut store) = log_that_grew();
+    store.persist(&[Ready { truncate_from: Some(Index(3)), ..ready(6) }]).unwrap();
+    assert_eq!(known(&engine)[1], Some(joint.clone()));
+    store.note(&founder).unwrap();
+    store.note(&joint).unwrap();
+    assert_eq!(known(&engine)[0], None, "nothing newer than what the log says");
+    store.note(&simple).unwrap();
+    assert_eq!(known(&engine)[0], Some(simple.clone()));
+    // An older one that goes does not take its place.
+    store.persist(&[Ready { entries: vec![entry(3, 1, "x"), entry(4, 1, "x")], ..ready(7) }]).unwrap();
+    store.persist(&[compact(8, 2)]).unwrap();
+    assert_eq!(known(&engine)[0], Some(simple));
 }
