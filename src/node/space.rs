@@ -110,12 +110,16 @@ impl Node {
                 }
                 None => None,
             };
-            let own = active.map(|active| (self.identity.member, active));
-            let due = own.or_else(|| self.late_alarm(now).map(|member| (member, false)));
-            self.space.alarming = due.and_then(|(member, active)| {
+            let due = match active {
+                Some(active) => vec![(self.identity.member, active)],
+                None => self.late_alarms(now).into_iter().map(|member| (member, false)).collect(),
+            };
+            self.space.alarming = None;
+            for (member, active) in due {
                 let (member_id, alarm) = (member.0, AlarmType::Nospace.into());
-                self.submit_own(now, command::Op::Alarm(SetAlarm { member_id, alarm, active, by_itself: true }))
-            });
+                let alarm = SetAlarm { member_id, alarm, active, by_itself: true };
+                self.space.alarming = self.submit_own(now, command::Op::Alarm(alarm)).or(self.space.alarming);
+            }
         }
         let view = self.machine.view();
         let seen =
@@ -130,16 +134,21 @@ impl Node {
         self.machine.is_sweeping()
     }
 
-    /// Another member whose alarm has been up for long while this one leads and has space.
-    fn late_alarm(&mut self, now: Time) -> Option<MemberId> {
+    /// The other members whose alarms are up, when that has been so for long while this one leads and has space. All at once:
+    /// the puts wait for the last of them.
+    fn late_alarms(&mut self, now: Time) -> Vec<MemberId> {
         let clears = self.raft.is_leader() && self.config.space.alarm_clears_itself && self.has_space_again();
         let view = self.machine.view();
-        let by_itself = |member: &MemberId| view.short_of_space(*member) == Some(true);
-        let other = if clears { view.alarms().into_iter().map(|(member, _)| member).find(by_itself) } else { None };
-        let other = other.filter(|member| *member != self.identity.member);
-        self.space.late = other.map(|_| self.space.late.unwrap_or(now));
-        let over = self.space.late.take_if(|since| now >= *since + LATE);
-        other.filter(|_| over.is_some())
+        let mut others = if clears { view.alarms() } else { Vec::new() };
+        others.retain(|(member, alarm)| {
+            let nospace = *alarm == AlarmType::Nospace && view.short_of_space(*member) == Some(true);
+            nospace && *member != self.identity.member
+        });
+        self.space.late = (!others.is_empty()).then(|| self.space.late.unwrap_or(now));
+        match self.space.late.take_if(|since| now >= *since + LATE) {
+            Some(_) => others.into_iter().map(|(member, _)| member).collect(),
+            None => Vec::new(),
+        }
     }
 
     /// Under nine tenths of the quota.

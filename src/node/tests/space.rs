@@ -30,6 +30,19 @@ fn the_alarm_of_a_member_that_is_gone_is_cleared_by_the_leader() {
 }
 
 #[test]
+fn the_alarms_of_all_that_are_gone_are_cleared_at_once() {
+    let mut lab = Lab::new(5);
+    for _ in 0..2 {
+        let gone = lab.follower();
+        lab.kill(gone);
+        raise(&mut lab, gone, true);
+    }
+    assert!(!takes_puts(&lab));
+    let took = lab.until("space", takes_puts);
+    assert!(took < Duration::from_secs(12), "{took:?}: nobody waits for one after the other");
+}
+
+#[test]
 fn a_member_that_is_there_clears_its_alarm_itself() {
     let mut lab = Lab::new(3);
     let follower = lab.follower();
