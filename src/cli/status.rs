@@ -305,9 +305,12 @@ fn installs(row: &Row, told: &own::InstallStatus, rows: &[Row]) -> String {
     let rate = u64::try_from(rate).unwrap_or(u64::MAX);
     let left =
         if rate == 0 { "an unknown time".to_owned() } else { format!("about {} s", (total - done).div_ceil(rate)) };
+    let history = [(told.resumed, "went on with another sender"), (told.begun.saturating_sub(1), "began anew")];
+    let history = history.iter().filter(|(count, _)| *count > 0);
+    let history: String = history.map(|(count, what)| format!("It {what} {}. ", plural(*count, "time"))).collect();
     let effect = if told.hollow { "It serves nothing until then." } else { "Until then it serves what it had." };
     format!(
-        "{} takes over the state of {of}: {} of about {} ({} %), {}/s, {left} left. {effect}",
+        "{} takes over the state of {of}: {} of about {} ({} %), {}/s, {left} left. {history}{effect}",
         row.name,
         bytes(done),
         bytes(total),
@@ -576,13 +579,21 @@ mod tests {
             total_bytes: 120_000_000,
             elapsed_ms: 10_000,
             hollow: true,
+            begun: 1,
             ..Default::default()
         };
-        heard.answers[0].inspect.as_mut().unwrap().install = Some(install);
-        let report = judge(&heard);
-        let told = "n1 takes over the state of n3: 30 MB of about 120 MB (25 %), 3.0 MB/s, about 30 s left. It serves nothing \
-                    until then.";
-        assert_eq!((report.verdict, report.problems[0].what.as_str()), (Verdict::Degraded, told));
+        let told = |heard: &mut Heard, install: own::InstallStatus| {
+            heard.answers[0].inspect.as_mut().unwrap().install = Some(install);
+            let report = judge(heard);
+            assert_eq!(report.verdict, Verdict::Degraded);
+            report.problems[0].what.clone()
+        };
+        let begins = "n1 takes over the state of n3: 30 MB of about 120 MB (25 %), 3.0 MB/s, about 30 s left. ";
+        let effect = "It serves nothing until then.";
+        assert_eq!(told(&mut heard, install), format!("{begins}{effect}"));
+        let history = "It went on with another sender 1 time. It began anew 2 times. ";
+        let tried = own::InstallStatus { begun: 3, resumed: 1, ..install };
+        assert_eq!(told(&mut heard, tried), format!("{begins}{history}{effect}"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::load::{Load, eventually};
 use crate::members::{join, votes};
 use crate::refusals::copy;
 use crate::support::{Cluster, Server};
-use crate::takeover::{FLAGS, cut};
+use crate::takeover::{FLAGS, assert_same_hash, cut};
 use quorate::clock;
 use quorate::proto::etcdserverpb as pb;
 use quorate::rng::Rng;
@@ -20,7 +20,7 @@ const ROUNDS: &str = "QUORATE_ROT_ROUNDS";
 
 /// How much of a file suffers.
 #[derive(Clone, Copy, Debug)]
-enum Rot {
+pub enum Rot {
     /// One bit.
     Bit,
     /// One bit in each 4 KiB.
@@ -28,7 +28,7 @@ enum Rot {
 }
 
 /// Flips bits of what was written there: zeros may be what was never written.
-fn flip(path: &Path, rot: Rot, rng: &mut Rng) {
+pub fn flip(path: &Path, rot: Rot, rng: &mut Rng) {
     let mut bytes = fs::read(path).unwrap();
     let written: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
     let mut places = match rot {
@@ -41,7 +41,7 @@ fn flip(path: &Path, rot: Rot, rng: &mut Rng) {
 }
 
 /// The files of a data directory that rot can matter to, by what they are.
-fn kinds(dir: &Path) -> Vec<(String, PathBuf)> {
+pub fn kinds(dir: &Path) -> Vec<(String, PathBuf)> {
     let mut found = Vec::new();
     for path in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -172,14 +172,8 @@ async fn whatever_rots_on_one_disk_is_made_good_or_refused_with_the_way_out() {
     (0..2).for_each(|place| cluster.start(place));
     join(&mut cluster, N3, &[0, 1]);
     cluster.ready().await;
-    let mut hashes = BTreeSet::new();
-    let endpoints = cluster.endpoints();
     load.verify(&cluster).await;
-    for endpoint in endpoints {
-        let hash = cluster.client().hash_kv(&endpoint, 0).await.unwrap();
-        hashes.insert((hash.hash, hash.compact_revision));
-    }
-    assert_eq!(hashes.len(), 1, "{hashes:?}");
+    assert_same_hash(&cluster).await;
     assert_quiet_logs(&cluster);
     assert!(suffered.len() >= 8, "{suffered:?}");
 }

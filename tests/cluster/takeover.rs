@@ -2,13 +2,15 @@
 //! over a large one, though who sends it dies.
 
 use crate::kills::assert_quiet_logs;
-use crate::load::{Load, eventually};
-use crate::members::{join, votes};
+use crate::load::{Load, PATIENCE, eventually};
+use crate::members::{id_of, join, votes};
 use crate::support::{Cluster, Server};
 use pb::request_op::Request::RequestPut;
-use quorate::client::{Client, Error};
+use quorate::client::{Client, Error, Options};
 use quorate::clock;
 use quorate::proto::etcdserverpb as pb;
+use quorate::proto::quorate as own;
+use std::collections::BTreeSet;
 
 /// Little is kept, and nobody is waited for long: ten election timeouts.
 pub const FLAGS: [&str; 10] = [
@@ -23,6 +25,9 @@ pub const FLAGS: [&str; 10] = [
     "--log-level",
     "debug",
 ];
+
+/// What a member says when it has taken over a state.
+pub const OPENED_AGAIN: &str = "the member is opened again on it";
 
 /// Up to where the log was cut last, by what the member said.
 pub fn cut(cluster: &Cluster, place: usize) -> u64 {
@@ -45,8 +50,7 @@ async fn who_was_away_for_too_long_takes_over_the_state() {
         .await;
     cluster.start(away);
     let pid = cluster.pid(away);
-    let opened_again = "the member is opened again on it";
-    eventually("it has taken over the state", async || cluster.log(away).contains(opened_again)).await;
+    eventually("it has taken over the state", async || cluster.log(away).contains(OPENED_AGAIN)).await;
     load.acknowledged(100).await;
     cluster.ready().await;
     assert_eq!(cluster.pid(away), pid, "in the same process");
@@ -61,15 +65,18 @@ async fn who_was_away_for_too_long_takes_over_the_state() {
 /// How many keys the large state has, for runs that want more.
 const KEYS: &str = "QUORATE_TAKEOVER_KEYS";
 
+/// A million of them stay below the quota.
+const VALUE_BYTES: usize = 1000;
+
 /// So many keys are put by one request.
 const KEYS_PER_REQUEST: u64 = 100;
 
-/// Puts `count` keys of some KiB each, and some requests at once.
-async fn fill(client: &Client, count: u64) {
+/// Puts `count` keys, some requests at once.
+pub async fn fill(client: &Client, count: u64) {
     let request = |first: u64| {
         let put = |n: u64| pb::PutRequest {
             key: format!("large/{n:09}").into(),
-            value: vec![n as u8; 3000].into(),
+            value: vec![n as u8; VALUE_BYTES].into(),
             ..Default::default()
         };
         let puts =
@@ -95,58 +102,106 @@ async fn fill(client: &Client, count: u64) {
     }
 }
 
+/// How many of these keys a member has itself.
+pub fn count_large() -> pb::RangeRequest {
+    let (key, range_end) = ("large/".into(), "large0".into());
+    pb::RangeRequest { key, range_end, count_only: true, serializable: true, ..Default::default() }
+}
+
+/// What a member says of the state that it takes over; `None` before and after.
+async fn install(cluster: &Cluster, place: usize) -> Option<own::InstallStatus> {
+    let inspected = cluster.client_of(place).inspect(&cluster.nodes()[place].client).await;
+    inspected.ok().and_then(|inspected| inspected.install)
+}
+
+/// Waits until a member's state is whole: for as long as that takes, if more of it keeps coming.
+async fn whole(cluster: &Cluster, place: usize, mut told: own::InstallStatus) {
+    let is_adopted = || cluster.log(place).contains(OPENED_AGAIN);
+    while !is_adopted() {
+        let before = told.done_bytes;
+        eventually("more of the state is there, or all", async || {
+            told = install(cluster, place).await.unwrap_or(told);
+            assert!(told.done_bytes >= before, "it began anew: {told:?}");
+            told.done_bytes > before || is_adopted()
+        })
+        .await;
+    }
+}
+
+/// Waits until a member takes over a state, and has some of it: `is_enough`.
+pub async fn taken_over(
+    cluster: &Cluster,
+    place: usize,
+    what: &str,
+    is_enough: impl Fn(&own::InstallStatus) -> bool,
+) -> own::InstallStatus {
+    let mut told = None;
+    eventually(what, async || {
+        told = install(cluster, place).await.filter(&is_enough);
+        told.is_some()
+    })
+    .await;
+    told.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_state_is_taken_over_though_its_sender_dies_on_the_way() {
-    let keys = std::env::var(KEYS).map_or(6000, |keys| keys.parse().unwrap());
+    let keys = std::env::var(KEYS).map_or(18_000, |keys| keys.parse().unwrap());
     let mut cluster = Cluster::new(Server::Quorate, 3, &FLAGS).await;
+    let begun = clock::instant();
     fill(&cluster.client(), keys).await;
+    println!("{keys} keys of {VALUE_BYTES} bytes after {:?}", begun.elapsed());
     let load = Load::start(&cluster, 4);
     load.acknowledged(100).await;
     let sender = cluster.leader().await;
+    let name = cluster.nodes()[sender].name.clone();
+    let id = id_of(&cluster, sender, &name).await;
     let others: Vec<usize> = (0..3).filter(|place| *place != sender).collect();
     let joiner = cluster.add();
     let begun = clock::instant();
     join(&mut cluster, joiner, &others);
-    let client = cluster.client_of(joiner);
-    let endpoint = cluster.nodes()[joiner].client.clone();
-    let mut done = (0, 0);
-    eventually("some of the state is taken over", async || {
-        let install = client.inspect(&endpoint).await.ok().and_then(|inspected| inspected.install);
-        done = install.map_or(done, |install| (install.done_bytes, install.total_bytes));
-        done.0 * 10 > done.1
-    })
-    .await;
+    let is_half = |told: &own::InstallStatus| told.from == id && told.done_bytes * 2 > told.total_bytes;
+    let half = taken_over(&cluster, joiner, "half of the state is taken over", is_half).await;
     // It stands still while its sender dies, so that it is in the middle of it whatever the machine is busy with.
     cluster.pause(joiner);
     cluster.kill(sender);
-    println!("{} of {} bytes after {:?}: {} is killed", done.0, done.1, begun.elapsed(), cluster.nodes()[sender].name);
+    println!("{half:?} after {:?}: {name} is killed", begun.elapsed());
     load.acknowledged(50).await;
     cluster.resume(joiner);
+    let is_resumed = |told: &own::InstallStatus| told.resumed > 0;
+    let resumed = taken_over(&cluster, joiner, "another one goes on where the sender was gone", is_resumed).await;
+    println!("{resumed:?} after {:?}", begun.elapsed());
+    assert!(resumed.from != id && resumed.begun == half.begun && resumed.done_bytes >= half.done_bytes);
+    whole(&cluster, joiner, resumed).await;
+    println!("all of it is there after {:?}", begun.elapsed());
     votes(&cluster, joiner).await;
-    println!("taken over after {:?}", begun.elapsed());
-    let log = cluster.log(joiner);
-    assert!(
-        log.contains("another leader goes on with the state that is taken over"),
-        "it was in the middle, and went on"
-    );
-    assert!(log.contains("the member is opened again on it"));
+    println!("it votes after {:?}", begun.elapsed());
     load.acknowledged(50).await;
     cluster.start(sender);
     cluster.ready().await;
     (0..4).for_each(|place| cluster.kill(place));
+    let begun = clock::instant();
     (0..3).for_each(|place| cluster.start(place));
     join(&mut cluster, joiner, &others);
     cluster.ready().await;
-    let large = pb::RangeRequest {
-        key: "large/".into(),
-        range_end: "large0".into(),
-        count_only: true,
-        serializable: true,
-        ..Default::default()
-    };
+    println!("all were killed, and serve after {:?}", begun.elapsed());
     for place in 0..4 {
-        assert_eq!(cluster.client_of(place).range(large.clone()).await.unwrap().count, keys as i64);
+        assert_eq!(cluster.client_of(place).range(count_large()).await.unwrap().count, keys as i64);
     }
     load.verify(&cluster).await;
+    assert_same_hash(&cluster).await;
     assert_quiet_logs(&cluster);
+}
+
+/// All members say the same of everything they hold.
+pub async fn assert_same_hash(cluster: &Cluster) {
+    let mut hashes = BTreeSet::new();
+    // A large one takes its time.
+    let options = Options { command_timeout: PATIENCE, ..Options::default() };
+    let client = Client::new(&cluster.endpoints(), options).unwrap();
+    for endpoint in cluster.endpoints() {
+        let hash = client.hash_kv(&endpoint, 0).await.unwrap();
+        hashes.insert((hash.hash, hash.compact_revision));
+    }
+    assert_eq!(hashes.len(), 1, "{hashes:?}");
 }

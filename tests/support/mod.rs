@@ -26,6 +26,14 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How much of a log is shown when a test fails.
 const LOG_TAIL_LINES: usize = 60;
 
+/// Another binary of this crate that serves, an optimised one: for large runs. It is not looked at what it was made of.
+const BINARY: &str = "QUORATE_TEST_BINARY";
+
+/// The binary of this crate that serves.
+fn binary() -> PathBuf {
+    std::env::var_os(BINARY).map_or_else(|| env!("CARGO_BIN_EXE_quorate").into(), PathBuf::from)
+}
+
 /// Which server runs.
 #[derive(Clone, Debug)]
 pub enum Server {
@@ -259,7 +267,7 @@ impl Cluster {
         let node = &self.nodes[place];
         let mut command = match &self.server {
             Server::Quorate => {
-                let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+                let mut command = Command::new(binary());
                 command.arg("serve");
                 command
             }

@@ -95,6 +95,8 @@ fn install(told: &crate::node::InstallStatus, now: crate::time::Time) -> Option<
         elapsed_ms: millis(now.since(told.since)),
         reached_index: told.reached.0,
         hollow: told.hollow,
+        begun: told.begun,
+        resumed: told.resumed,
     })
 }
 
