@@ -385,6 +385,20 @@ async fn a_cluster_comes_back_from_a_snapshot_at_a_revision_that_nobody_has_seen
     assert_eq!(distinct.len(), 1, "{hashes}");
 }
 
+/// Whatever is done with a file, it is refused with these words, and nothing is made of it.
+fn refused(dir: &std::path::Path, file: &str, code: i32, phrases: &[&str]) {
+    let (name, target) = (dir.join(file).display().to_string(), dir.join("new"));
+    let restore = ["snapshot", "restore", &name, "--data-dir", &target.display().to_string()];
+    for args in [&["snapshot", "verify", &name][..], &["snapshot", "status", &name], &restore] {
+        let output = bare(args);
+        let told = stderr(&output).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {told}");
+        assert!(output.stdout.is_empty() && told.contains(&name), "{args:?}: {told}");
+        assert!(phrases.iter().all(|phrase| told.contains(phrase)), "{args:?}: {told}, without one of {phrases:?}");
+    }
+    assert!(!target.exists(), "nothing was made");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_snapshot_is_named_and_not_restored() {
     let cluster = Cluster::quorate(1).await;
@@ -395,16 +409,32 @@ async fn a_damaged_snapshot_is_named_and_not_restored() {
     ok(&cluster, &["snapshot", "save", &name]);
     let verified = bare(&["snapshot", "verify", &name]);
     assert!(verified.status.success(), "{}", stderr(&verified));
-    let mut bytes = std::fs::read(&file).unwrap();
-    bytes[60] ^= 4;
-    std::fs::write(&file, &bytes).unwrap();
-    let target = dir.path().join("new").display().to_string();
-    for args in [&["snapshot", "verify", &name][..], &["snapshot", "restore", &name, "--data-dir", &target]] {
-        let output = bare(args);
-        assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
-        assert!(stderr(&output).contains("the snapshot is damaged at byte"), "{}", stderr(&output));
+    let bytes = std::fs::read(&file).unwrap();
+    let flipped = |at: usize| [&bytes[..at], &[bytes[at] ^ 4], &bytes[at + 1..]].concat();
+    let bbolt = [&[0; 16][..], &0xED0C_DAED_u32.to_le_bytes(), &[0; 4076]].concat();
+    let again = "take another one: quorate snapshot save";
+    for (file, told, fix) in [
+        (flipped(0), "is damaged at byte 0: it does not begin as", again),
+        (flipped(60), "is damaged at byte ", again),
+        (flipped(bytes.len() - 1), "its SHA-256 is another one", again),
+        (bytes[..300].to_vec(), "before its end", again),
+        (Vec::new(), "is damaged at byte 0: it is empty", again),
+        ([&bytes[..], &bytes[..]].concat(), "there is something after its end", again),
+        (
+            [&bytes[..8], &[9], &bytes[9..]].concat(),
+            "its format is 9, and this release reads 1 to 2",
+            "quorate version",
+        ),
+        (bbolt, "is a snapshot of etcd's: a bbolt database", "etcdutl snapshot restore"),
+    ] {
+        std::fs::write(dir.path().join("damaged"), file).unwrap();
+        refused(dir.path(), "damaged", 3, &[told, fix]);
     }
-    assert!(!dir.path().join("new").exists(), "nothing was made");
+    std::fs::create_dir(dir.path().join("directory")).unwrap();
+    refused(dir.path(), "directory", 1, &["is a directory, and a snapshot is a file: give one"]);
+    refused(dir.path(), "none", 1, &["No such file"]);
+    std::os::unix::fs::symlink("/proc/self/mem", dir.path().join("unreadable")).unwrap();
+    refused(dir.path(), "unreadable", 1, &["reading", "Input/output error"]);
     // What is no snapshot leaves the one that is there.
     std::fs::write(&file, b"an older backup").unwrap();
     let nobody = run(&cluster, &["snapshot", "save", &name, "--endpoints", "127.0.0.1:1"]);

@@ -15,7 +15,7 @@ use crate::client::Client;
 use crate::ids::Revision;
 use crate::offline::Trouble;
 use crate::offline::restore::{NAME, Source, Target, is_occupied, place_of};
-use crate::offline::snapshot::{Found, Saving, read};
+use crate::offline::snapshot::{Found, Saving, open, read};
 use crate::proto::etcdserverpb as pb;
 use crate::server::config::{Bootstrap, CalledAs, Config};
 use crate::server::flags;
@@ -118,6 +118,12 @@ fn failure(trouble: &Trouble) -> Failure {
     match trouble {
         Trouble::Damaged(why) => Failure::new(INVALID_INPUT, why.as_str())
             .fix("take another one: quorate snapshot save FILE; of several copies, keep the one that verifies"),
+        Trouble::Newer(why) => Failure::new(INVALID_INPUT, why.as_str())
+            .fix("read it with the release that wrote it; if that is this one (quorate version), it is damaged: take another one"),
+        Trouble::Etcds(why) => Failure::new(INVALID_INPUT, why.as_str()).fix(
+            "restore it for an etcd (etcdutl snapshot restore), and copy its keys: quorate mirror QUORATES_ENDPOINT \
+             --endpoints ETCDS_ENDPOINT",
+        ),
         Trouble::Failed(why) => Failure::new(ERROR, why.as_str()),
     }
 }
@@ -133,7 +139,8 @@ fn bar(length: u64, what: &str) -> ProgressBar {
 /// Reads and verifies a file.
 fn look(file: &Path) -> Result<Found, Failure> {
     let bar = bar(0, "reading");
-    let found = read(file, &mut |done, whole| show(&bar, done, whole), &mut |_, _| {});
+    let opened = open(file).map_err(|trouble| failure(&trouble))?;
+    let found = read(&opened, file, &mut |done, whole| show(&bar, done, whole), &mut |_, _| {});
     bar.finish_and_clear();
     found.map_err(|trouble| failure(&trouble))
 }

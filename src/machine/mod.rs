@@ -88,7 +88,7 @@ pub use lease::{Lease, LeaseChange, LeaseTime};
 pub use level::Level;
 pub use member::{Content, Member, Membership, Standing};
 pub use restore::Restoring;
-pub use snapshot::{Contents, Damage, Head, Item, Portion, Snapshot, SnapshotReader};
+pub use snapshot::{Contents, Head, Item, Portion, Snapshot, SnapshotError, SnapshotReader};
 pub use space::Holding;
 pub use stream::{RangeStream, Step};
 pub use view::View;

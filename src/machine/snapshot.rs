@@ -382,14 +382,20 @@ fn pair(Put { main, created, version, lease, key, value, .. }: Put<'_>) -> KeyVa
     KeyValue { key, value, create_revision: created, mod_revision: main, version, lease }
 }
 
-/// The bytes are no snapshot that was written as a whole.
+/// The bytes are no snapshot that this release reads.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the snapshot is damaged at byte {at}: {why}")]
-pub struct Damage {
-    /// Where it was noticed.
-    pub at: u64,
-    /// What is wrong there.
-    pub why: String,
+pub enum SnapshotError {
+    /// They are not what was written as a whole.
+    #[error("the snapshot is damaged at byte {at}: {why}")]
+    Damaged {
+        /// Where it was noticed.
+        at: u64,
+        /// What is wrong there.
+        why: String,
+    },
+    /// Another release wrote them, if they are not damaged.
+    #[error("the snapshot is a newer release's: {0}")]
+    Newer(String),
 }
 
 /// Where a reader is.
@@ -408,6 +414,8 @@ enum Stage {
 /// What it tells is not to be relied on until [`SnapshotReader::finish`] says that it was whole.
 #[derive(Debug)]
 pub struct SnapshotReader {
+    /// How many bytes there are, if that is known: no piece is longer.
+    length: u64,
     stage: Stage,
     /// Of its format, once that was read.
     version: u32,
@@ -425,7 +433,15 @@ pub struct SnapshotReader {
 
 impl Default for SnapshotReader {
     fn default() -> SnapshotReader {
+        SnapshotReader::of_length(u64::MAX)
+    }
+}
+
+impl SnapshotReader {
+    /// For a snapshot of so many bytes. Without that, where a length is damaged, as much is held as it says.
+    pub fn of_length(length: u64) -> SnapshotReader {
         SnapshotReader {
+            length,
             stage: Stage::Preface,
             version: 0,
             buffer: Vec::new(),
@@ -439,28 +455,27 @@ impl Default for SnapshotReader {
             key: None,
         }
     }
-}
 
-impl SnapshotReader {
     /// Takes in the next bytes, and tells `visit` what is in them, each with where its frame lies ([`Item::read`]).
     ///
     /// # Errors
     /// They can't be what was written.
-    pub fn push(&mut self, bytes: &[u8], visit: &mut dyn FnMut(Item, Range<u64>)) -> Result<(), Damage> {
+    pub fn push(&mut self, bytes: &[u8], visit: &mut dyn FnMut(Item, Range<u64>)) -> Result<(), SnapshotError> {
         self.buffer.extend_from_slice(bytes);
-        let buffer = std::mem::take(&mut self.buffer);
-        let mut rest = &buffer[..];
-        while let Some(length) = self.wanted(rest)? {
-            let (piece, after) = rest.split_at(length);
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut done = 0;
+        while let Some(length) = self.wanted(&buffer[done..])? {
+            let piece = &buffer[done..done + length];
             let stage = self.stage;
-            self.stage = self.read(piece, visit).map_err(|why| Damage { at: self.at, why })?;
+            self.stage = self.read(piece, visit)?;
             if stage != Stage::Sum {
                 self.sha.update(piece);
             }
             self.at += length as u64;
-            rest = after;
+            done += length;
         }
-        self.buffer = rest.to_vec();
+        buffer.drain(..done);
+        self.buffer = buffer;
         Ok(())
     }
 
@@ -468,14 +483,25 @@ impl SnapshotReader {
     ///
     /// # Errors
     /// Something is missing.
-    pub fn finish(self) -> Result<(Head, Contents), Damage> {
+    pub fn finish(self) -> Result<(Head, Contents), SnapshotError> {
         let ended = self.head.filter(|_| self.stage == Stage::Done);
-        let why = || format!("it ends {} bytes later, before its end", self.buffer.len());
-        ended.map(|head| (head, self.contents)).ok_or_else(|| Damage { at: self.at, why: why() })
+        ended.map(|head| (head, self.contents)).ok_or_else(|| self.ends_early(self.buffer.len() as u64))
+    }
+
+    fn damaged(&self, why: impl Into<String>) -> SnapshotError {
+        SnapshotError::Damaged { at: self.at, why: why.into() }
+    }
+
+    /// There are so many bytes more, and that is not enough.
+    fn ends_early(&self, left: u64) -> SnapshotError {
+        match self.at + left {
+            0 => self.damaged("it is empty"),
+            _ => self.damaged(format!("it ends {left} bytes later, before its end")),
+        }
     }
 
     /// How long the next piece is; `None` if it is not there in full.
-    fn wanted(&self, rest: &[u8]) -> Result<Option<usize>, Damage> {
+    fn wanted(&self, rest: &[u8]) -> Result<Option<usize>, SnapshotError> {
         let length = match self.stage {
             Stage::Preface => PREFACE,
             Stage::Head | Stage::Frames => match rest.first_chunk() {
@@ -485,28 +511,39 @@ impl SnapshotReader {
             Stage::Zeros => (self.at.next_multiple_of(BLOCK) - self.at) as usize,
             Stage::Sum => SUM,
             Stage::Done if rest.is_empty() => return Ok(None),
-            Stage::Done => return Err(Damage { at: self.at, why: "there is something after its end".to_string() }),
+            Stage::Done => return Err(self.damaged("there is something after its end")),
         };
+        let left = self.length.saturating_sub(self.at);
+        if length as u64 > left {
+            return Err(self.ends_early(left));
+        }
         Ok((length <= rest.len()).then_some(length))
     }
 
     /// Reads a piece, and says what comes after it.
-    fn read(&mut self, piece: &[u8], visit: &mut dyn FnMut(Item, Range<u64>)) -> Result<Stage, String> {
+    fn read(&mut self, piece: &[u8], visit: &mut dyn FnMut(Item, Range<u64>)) -> Result<Stage, SnapshotError> {
         let place = self.at..self.at + piece.len() as u64;
         match self.stage {
             Stage::Preface => {
-                let version = piece.strip_prefix(&MAGIC).ok_or("it does not begin as a snapshot of Quorate does")?;
+                let foreign = || self.damaged("it does not begin as a snapshot of Quorate does");
+                let version = piece.strip_prefix(&MAGIC).ok_or_else(foreign)?;
                 self.version = version.try_into().map_or(0, u32::from_le_bytes);
-                if !VERSIONS.contains(&self.version) {
-                    let (first, last) = VERSIONS.into_inner();
-                    return Err(format!("its format is {}, and this release reads {first} to {last}", self.version));
+                let (first, last) = VERSIONS.into_inner();
+                if self.version < first {
+                    return Err(self.damaged(format!("there is no format {}", self.version)));
+                }
+                if self.version > last {
+                    let (found, why) = (self.version, "and this release reads");
+                    return Err(SnapshotError::Newer(format!("its format is {found}, {why} {first} to {last}")));
                 }
                 self.crc = crc(piece);
                 Ok(Stage::Head)
             }
             Stage::Head => {
-                let head = Head::decode(self.body(piece)?, self.version).ok_or("its head is malformed")?;
-                head.level.is_known_to("its cluster", "this release", Level::NEWEST)?;
+                let head = Head::decode(self.body(piece)?, self.version);
+                let head = head.ok_or_else(|| self.damaged("its head is malformed"))?;
+                let known = head.level.is_known_to("its cluster", "this release", Level::NEWEST);
+                known.map_err(SnapshotError::Newer)?;
                 self.head = Some(head);
                 visit(Item::Head(head), place);
                 Ok(Stage::Frames)
@@ -516,21 +553,22 @@ impl SnapshotReader {
                 if body.first() == Some(&END) {
                     return self.end(body);
                 }
-                visit(self.item(body).ok_or("there is a frame that can't be there")?, place);
+                let item = self.item(body).ok_or_else(|| self.damaged("there is a frame that can't be there"))?;
+                visit(item, place);
                 Ok(Stage::Frames)
             }
             Stage::Zeros if piece.iter().all(|byte| *byte == 0) => Ok(Stage::Sum),
-            Stage::Zeros => Err("there should be zeros".to_string()),
+            Stage::Zeros => Err(self.damaged("there should be zeros")),
             Stage::Sum if piece == &self.sha.finalize_reset()[..] => Ok(Stage::Done),
-            Stage::Sum | Stage::Done => Err("its SHA-256 is another one".to_string()),
+            Stage::Sum | Stage::Done => Err(self.damaged("its SHA-256 is another one")),
         }
     }
 
     /// The body of a frame, verified.
-    fn body<'a>(&mut self, frame: &'a [u8]) -> Result<&'a [u8], String> {
+    fn body<'a>(&mut self, frame: &'a [u8]) -> Result<&'a [u8], SnapshotError> {
         let ((length, sum), body) = (frame[..FRAME].split_at(4), &frame[FRAME..]);
         self.crc = crc_append(crc_append(self.crc, length), body);
-        if sum == self.crc.to_le_bytes() { Ok(body) } else { Err("the frame's checksum is wrong".to_string()) }
+        if sum == self.crc.to_le_bytes() { Ok(body) } else { Err(self.damaged("the frame's checksum is wrong")) }
     }
 
     /// What a frame holds; `None` if a snapshot can't have it there.
@@ -563,9 +601,9 @@ impl SnapshotReader {
     }
 
     /// The end mark: everything was told.
-    fn end(&self, body: &[u8]) -> Result<Stage, String> {
+    fn end(&self, body: &[u8]) -> Result<Stage, SnapshotError> {
         let Contents { members, leases, keys } = self.contents;
         let counts = [members, leases, keys].map(u64::to_le_bytes).concat();
-        if body[1..] == counts { Ok(Stage::Zeros) } else { Err("its end mark counts something else".to_string()) }
+        if body[1..] == counts { Ok(Stage::Zeros) } else { Err(self.damaged("its end mark counts something else")) }
     }
 }

@@ -19,6 +19,12 @@ pub enum Trouble {
     /// The file is no whole snapshot.
     #[error("{0}")]
     Damaged(String),
+    /// The file is a snapshot, but not one that this release reads.
+    #[error("{0}")]
+    Newer(String),
+    /// The file is a snapshot of etcd's.
+    #[error("{0}")]
+    Etcds(String),
     /// The operating system, a data directory, a disk.
     #[error("{0}")]
     Failed(String),
@@ -28,3 +34,6 @@ fn io(what: &str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Trou
     let what = format!("{what} {}", path.display());
     move |error| Trouble::Failed(format!("{what}: {error}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,10 +5,17 @@
 //! not the one that the restored state knows.
 //!
 //! Pairs lie in the file by key and are wanted by revision: the file is read twice, first all of it, to verify it and to learn
-//! where everything lies, then frame by frame. In memory there are 24 bytes for each key.
+//! where everything lies, then frame by frame. In memory there are 24 bytes for each key, with a checksum among them: what is
+//! read the second time is what was verified.
+//!
+//! # Invariant
+//!
+//! A member's directory is made in a subdirectory of its place ([`UNFINISHED`]) and moved out of it when it is whole and durable,
+//! META last. So whatever ends a restore, what it leaves is no data directory: it can't be served, and says its name.
 
-use super::snapshot::{Found, read};
+use super::snapshot::{Found, open, read};
 use super::{Trouble, io};
+use crate::checksum::{crc, crc_append};
 use crate::ids::{ClusterId, DiskId, MemberId, Position, Revision};
 use crate::machine::{Item, Member, Standing};
 use crate::node;
@@ -27,6 +34,14 @@ struct Place {
     revision: i64,
     at: u64,
     length: u32,
+    sum: u32,
+}
+
+/// Of a pair, whatever else is 0.
+fn sum(item: &Item) -> u32 {
+    let Item::Pair(pair) = item else { return 0 };
+    let numbers = [pair.create_revision, pair.mod_revision, pair.version, pair.lease].map(i64::to_le_bytes).concat();
+    crc_append(crc_append(crc(&numbers), &pair.key), &pair.value)
 }
 
 /// A verified snapshot that is about to be restored.
@@ -44,16 +59,16 @@ impl Source {
     /// It can't be read, or is not a whole snapshot.
     pub fn open(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Source, Trouble> {
         let (mut leases, mut places) = (Vec::new(), Vec::new());
-        let found = read(path, progress, &mut |item, frame| match item {
+        let file = open(path)?;
+        let found = read(&file, path, progress, &mut |item, frame| match item {
             Item::Lease(..) => leases.push(item),
-            Item::Pair(pair) => {
+            Item::Pair(ref pair) => {
                 let length = u32::try_from(frame.end - frame.start).unwrap_or(u32::MAX);
-                places.push(Place { revision: pair.mod_revision, at: frame.start, length });
+                places.push(Place { revision: pair.mod_revision, at: frame.start, length, sum: sum(&item) });
             }
             Item::Head(_) | Item::Member(_) => {}
         })?;
         places.sort_unstable_by_key(|place| (place.revision, place.at));
-        let file = File::open(path).map_err(io("reading", path))?;
         Ok(Source { file, found, leases, places })
     }
 
@@ -80,8 +95,13 @@ impl Source {
 
     fn read_pair(&self, place: &Place) -> Result<Item, String> {
         let mut frame = vec![0; place.length as usize];
-        self.file.read_exact_at(&mut frame, place.at).map_err(|error| error.to_string())?;
-        Item::read(&frame).ok_or_else(|| "the file changed while it was read".to_string())
+        self.file
+            .read_exact_at(&mut frame, place.at)
+            .map_err(|error| format!("reading the snapshot at byte {}: {error}", place.at))?;
+        let is_same = |item: &Item| matches!(item, Item::Pair(_)) && sum(item) == place.sum;
+        let changed =
+            || format!("the snapshot changed while it was read: at byte {} there is something else now", place.at);
+        Item::read(&frame).filter(is_same).ok_or_else(changed)
     }
 }
 
@@ -100,7 +120,7 @@ impl Target {
     /// how many are done. Returns the entry that the member begins after.
     ///
     /// # Errors
-    /// There is something at `path`, or the disk failed. What was begun is left there.
+    /// There is something at `path`, the file changed, or a disk failed. Nothing of what was begun is left then.
     pub fn make(
         &self,
         source: &Source,
@@ -108,10 +128,33 @@ impl Target {
         path: &Path,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Position, Trouble> {
-        let failed = |why: String| Trouble::Failed(format!("{}: {why}", path.display()));
         if is_occupied(path) {
-            return Err(failed("it is not empty, and a restore makes new members".to_string()));
+            return Err(Trouble::Failed(format!(
+                "{}: it is not empty, and a restore makes new members",
+                path.display()
+            )));
         }
+        let was_there = path.exists();
+        let unfinished = path.join(UNFINISHED);
+        let made = self.fill(source, member, &unfinished, progress).and_then(|position| {
+            move_out(&unfinished, path).map_err(io("moving out of", &unfinished))?;
+            Ok(position)
+        });
+        if made.is_err() {
+            // What can't be deleted is no data directory either.
+            let _ = fs::remove_dir_all(if was_there { &unfinished } else { path });
+        }
+        made
+    }
+
+    fn fill(
+        &self,
+        source: &Source,
+        member: &InitialMember,
+        path: &Path,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Position, Trouble> {
+        let failed = |why: String| Trouble::Failed(format!("{}: {why}", path.display()));
         let expected = Expected { cluster: self.cluster, member: member.id, members: self.members.clone() };
         let directory = Directory::open(path, Some(&expected), source.disk(member.id));
         let mut directory = directory.map_err(|refusal| Trouble::Failed(refusal.to_string()))?;
@@ -132,6 +175,26 @@ impl Target {
         let level = source.found.head.level;
         node::restore(databases.raft, databases.state, members, self.revision, level, &mut next).map_err(failed)
     }
+}
+
+/// Where a member's directory is made, in the place where it is to be.
+pub const UNFINISHED: &str = "unfinished-restore";
+
+/// What makes a directory a member's.
+const META: &str = "META";
+
+/// Moves everything out of `unfinished`, which is in `path`: META last, when all the rest is there.
+fn move_out(unfinished: &Path, path: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(unfinished)? {
+        let name = entry?.file_name();
+        if name != META {
+            fs::rename(unfinished.join(&name), path.join(&name))?;
+        }
+    }
+    File::open(path)?.sync_all()?;
+    fs::rename(unfinished.join(META), path.join(META))?;
+    fs::remove_dir(unfinished)?;
+    File::open(path)?.sync_all()
 }
 
 /// Whether there is something at `path`.

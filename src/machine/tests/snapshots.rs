@@ -37,7 +37,7 @@ pub(super) fn taken(store: &Store) -> Vec<u8> {
 }
 
 /// What is in a snapshot that comes in pieces of `length` bytes.
-pub(super) fn read(bytes: &[u8], length: usize) -> Result<(Vec<Item>, Contents), Damage> {
+pub(super) fn read(bytes: &[u8], length: usize) -> Result<(Vec<Item>, Contents), SnapshotError> {
     let (mut reader, mut items) = (SnapshotReader::default(), Vec::new());
     for piece in bytes.chunks(length) {
         reader.push(piece, &mut |item, _| items.push(item))?;
@@ -131,8 +131,20 @@ fn no_byte_can_be_another_one_or_missing() {
         format!("the snapshot is damaged at byte {}: there is something after its end", bytes.len())
     );
     let newer = [&bytes[..8], &[3], &bytes[9..]].concat();
-    let damage = read(&newer, usize::MAX).unwrap_err();
-    assert_eq!((damage.at, &damage.why[..]), (0, "its format is 3, and this release reads 1 to 2"));
+    let why = "its format is 3, and this release reads 1 to 2".to_string();
+    assert_eq!(read(&newer, usize::MAX).unwrap_err(), SnapshotError::Newer(why));
+}
+
+/// A damaged length makes nobody wait for the bytes that it speaks of, where it is known that they can't come.
+#[test]
+fn no_frame_is_longer_than_what_is_left() {
+    let bytes = taken(&filled());
+    let mut flipped = bytes.clone();
+    flipped[15] ^= 0x80;
+    let mut reader = SnapshotReader::of_length(bytes.len() as u64);
+    let why = format!("it ends {} bytes later, before its end", bytes.len() - 12);
+    let refused = reader.push(&flipped[..100], &mut |_, _| panic!("nothing was verified"));
+    assert_eq!(refused, Err(SnapshotError::Damaged { at: 12, why }));
 }
 
 #[test]
