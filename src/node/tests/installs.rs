@@ -100,6 +100,18 @@ impl Lab {
         self.node(id).status().install
     }
 
+    /// A member wakes for nothing, if nothing happens.
+    fn assert_sleeps(&mut self, id: MemberId) {
+        let mut now = self.now;
+        let node = &mut self.hosts.get_mut(&id).unwrap().alive.as_mut().unwrap().node;
+        for _ in 0..200 {
+            node.advance(now, &mut Vec::new()).unwrap();
+            let deadline = node.deadline();
+            assert!(deadline > now, "it wants a turn at {deadline:?}, at {now:?}");
+            now = deadline.min(now + Duration::from_secs(1));
+        }
+    }
+
     pub(super) fn caught_up(&self, id: MemberId) -> bool {
         let Some(leader) = self.leader() else { return false };
         self.hosts[&id].alive.is_some() && self.node(id).applied() == self.node(leader).applied()
@@ -362,15 +374,52 @@ fn who_adopts_a_state_wants_no_turns_for_the_one_on_its_way_out() {
     world.compact_logs();
     world.disk = 10;
     world.until("the adoption", |world| world.node(late).install.is_adopting());
-    let mut now = world.now;
-    let alive = world.hosts.get_mut(&late).unwrap().alive.as_mut().unwrap();
-    for _ in 0..200 {
-        let mut effects = Vec::new();
-        alive.node.advance(now, &mut effects).unwrap();
-        let deadline = alive.node.deadline();
-        assert!(deadline > now, "it wants a turn at {deadline:?}, at {now:?}");
-        now = deadline.min(now + Duration::from_secs(1));
+    world.assert_sleeps(late);
+}
+
+/// The same of a sweep whose last write was under way when the adoption began.
+#[test]
+fn who_adopts_a_state_wants_no_turns_for_the_sweep_of_the_one_on_its_way_out() {
+    let mut world = world(3);
+    let (late, leader) = (world.followers()[0], world.leader().unwrap());
+    for value in 0..5 {
+        let put = pb::PutRequest { key: "swept".into(), value: vec![value; 1000].into(), ..Default::default() };
+        world.propose(leader, own::command::Op::Put(put), format!("put {value}"));
     }
+    world.until("the puts there", |world| world.puts.is_empty() && world.caught_up(late));
+    let now = world.node(leader).machine.view().revision().0;
+    world.propose(leader, own::command::Op::Compact(own::Compact { revision: now }), String::new());
+    // From the sweep's write on its disk stands still.
+    let mut held = Vec::new();
+    let hold = |world: &mut Lab, held: &mut Vec<StateWrite>| {
+        held.append(&mut world.hosts.get_mut(&late).unwrap().alive.as_mut().unwrap().state_writes);
+    };
+    world.until("the sweep", |world| {
+        let machine = &world.node(late).machine;
+        let is_written = machine.swept() == Revision(now) && machine.is_sweeping();
+        if is_written {
+            hold(world, &mut held);
+        }
+        is_written
+    });
+    world.put(leader, 40, 10_000);
+    world.until("the puts", |world| {
+        hold(world, &mut held);
+        world.network.retain(|_, envelope| envelope.to != late);
+        world.puts.is_empty()
+    });
+    world.compact_logs();
+    world.disk = 10;
+    world.until("the adoption", |world| {
+        hold(world, &mut held);
+        world.node(late).install.is_adopting()
+    });
+    assert!(world.node(late).machine.is_sweeping(), "the write is still under way");
+    for write in held {
+        world.input(late, Input::StateWritten { id: write.id });
+    }
+    assert!(!world.node(late).machine.is_sweeping(), "it was the last one");
+    world.assert_sleeps(late);
 }
 
 #[test]
