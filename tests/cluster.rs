@@ -44,6 +44,8 @@ mod strangers;
 mod support;
 #[path = "cluster/takeover.rs"]
 mod takeover;
+#[path = "cluster/unrepaired.rs"]
+mod unrepaired;
 #[path = "cluster/watched.rs"]
 mod watched;
 #[path = "cluster/watches.rs"]
