@@ -280,7 +280,9 @@ impl Config {
         let mut members: Vec<InitialMember> = cluster
             .iter()
             .map(|(name, urls)| {
-                let peer_urls: Vec<String> = urls.iter().map(Url::to_string).collect();
+                let mut peer_urls: Vec<String> = urls.iter().map(Url::to_string).collect();
+                // They are part of the state: the same on all founders, in whatever order each was told them.
+                peer_urls.sort_unstable();
                 InitialMember { id: initial_member_id(&peer_urls, &self.token), name: name.clone(), peer_urls }
             })
             .collect();

@@ -70,6 +70,19 @@ fn all_members_compute_the_same_cluster() {
     assert!(a.members.windows(2).all(|pair| pair[0].id < pair[1].id), "sorted by id");
 }
 
+/// They are part of the replicated state: founders that differ in them have different digests from the first entry on.
+#[test]
+fn the_order_of_a_members_urls_is_nobodys_affair() {
+    let of = |urls: [&str; 2]| {
+        let own = format!("--listen-peer-urls {} --initial-advertise-peer-urls {}", urls[0], urls.join(","));
+        let cluster = format!("--initial-cluster a={},a={},b=http://10.0.0.3:2380", urls[0], urls[1]);
+        config(&format!("--name a {own} {cluster}")).unwrap().bootstrap().unwrap()
+    };
+    let [first, second] = ["http://10.0.0.1:2380", "http://10.0.0.2:2380"];
+    let (a, b) = (of([first, second]), of([second, first]));
+    assert_eq!((a.cluster, a.member, a.members), (b.cluster, b.member, b.members));
+}
+
 #[test]
 fn values_arrive() {
     let config = config(
