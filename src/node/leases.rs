@@ -25,7 +25,8 @@
 //! # Invariants
 //!
 //! 1. Each caller is answered once, in time, by what the lessor said or with the reason why nobody said anything.
-//! 2. The lessor is there only while this member leads and has applied the first entry of its term.
+//! 2. The lessor is there only while this member leads, has applied the first entry of its term, and does not know that its
+//!    state is wrong.
 //! 3. Commands of the lessor are appended here and now, in the term that they name, or not at all.
 
 use super::input::{Refused, Reply, Slot, TimeLeft, Uncertain};
@@ -292,6 +293,9 @@ impl Node {
                 self.raft.forget_read(mark);
             }
         }
+        if self.is_wrong() {
+            self.leases.lessor = None;
+        }
     }
 
     /// The leases' part of a turn before its messages leave, when what has arrived is heard: asks, and proposes what is due.
@@ -414,7 +418,7 @@ impl Node {
     /// Begins to measure, once this member leads and knows every lease.
     fn begin_lessor(&mut self, now: Time) {
         let knows_all = self.raft.leads_from().is_some_and(|first| self.machine.applied().index >= first);
-        if knows_all && self.leases.lessor.is_none() {
+        if knows_all && self.leases.lessor.is_none() && !self.is_wrong() {
             self.leases.lessor = Some(Lessor::new(now, self.machine.view().leases()));
         }
     }

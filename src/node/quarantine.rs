@@ -10,7 +10,8 @@
 //! of its state after it. The digest is a chain over all effects, so a state that once differed differs at each later
 //! checkpoint, and one that agrees at a checkpoint agreed at all before. Those who follow, learners too, tell the leader the
 //! checkpoints that they remember, beside Raft (`questions.rs`). A digest is the *true* one when those who have it are a quorum
-//! of the voters: a minority is never believed, the leader no more than others.
+//! of the voters: a minority is never believed, the leader no more than others. Each new checkpoint is told as soon as the
+//! last question was answered: only what is told at about the same time can be compared, for few are remembered.
 //!
 //! # Quarantine
 //!
@@ -110,8 +111,11 @@ pub(super) struct Quarantine {
     leadership: Option<(Term, MemberId)>,
     /// The newest checkpoint that was found to be right.
     agreed: Index,
-    /// The last number that a question had.
+    /// The last number that a question had, and the newest checkpoint in it.
     numbers: u64,
+    told: Index,
+    /// It was answered.
+    answered: bool,
     /// Not before then the leader is asked again, or told to take over from this one.
     again_at: Time,
     /// How often this leader has tried to hand over.
@@ -138,6 +142,8 @@ impl Quarantine {
             leadership: None,
             agreed: Index(0),
             numbers: incarnation.first_number(),
+            told: Index(0),
+            answered: true,
             again_at: Time(0),
             tries: 0,
             patient: None,
@@ -189,6 +195,9 @@ impl Node {
         notes.push_back(Note { index, digest: self.machine.digest(), told: BTreeMap::new(), truth: None });
         if notes.len() > KEPT {
             notes.pop_front();
+        }
+        if self.quarantine.answered && !self.raft.is_leader() {
+            self.quarantine.again_at = Time(0);
         }
     }
 
@@ -244,6 +253,7 @@ impl Node {
             return;
         }
         quarantine.numbers += 1;
+        (quarantine.told, quarantine.answered) = (quarantine.notes.back().map_or(Index(0), |note| note.index), false);
         quarantine.again_at = now + self.config.election_timeout;
         let context = quarantine.numbers;
         self.ask_leader(context, Question::Checkpoint(own::CheckpointQuestion { noted }));
@@ -256,8 +266,9 @@ impl Node {
         if context != quarantine.numbers {
             return;
         }
-        if answer.agreed > 0 {
-            quarantine.agreed = quarantine.agreed.max(Index(answer.agreed));
+        quarantine.agreed = quarantine.agreed.max(Index(answer.agreed));
+        quarantine.answered = true;
+        if quarantine.notes.back().is_some_and(|newest| newest.index > quarantine.told) {
             quarantine.again_at = now;
         }
         let Some(own::Checkpoint { index, digest: truth }) = answer.differs else { return };
@@ -410,6 +421,11 @@ impl Node {
         self.quarantine.alarming = self.submit_own(now, command::Op::Alarm(alarm));
     }
 
+    /// The state goes wrong: see [`crate::machine::Machine::bend`].
+    pub fn bend(&mut self, lease: i64) {
+        self.machine.bend(lease);
+    }
+
     // ---- for people
 
     pub(super) fn checkpoint_status(&self) -> CheckpointStatus {
@@ -417,8 +433,8 @@ impl Node {
         CheckpointStatus { agreed, differs: wrong.or(duty).map(|wrong| wrong.checkpoint) }
     }
 
-    /// Whether the state here is known to be wrong: nobody is answered from it.
-    pub(super) fn is_wrong(&self) -> bool {
+    /// Whether the state here is known to be wrong: nobody is answered from it, and it is given to nobody.
+    pub fn is_wrong(&self) -> bool {
         self.quarantine.is_wrong()
     }
 }

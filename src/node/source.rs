@@ -161,6 +161,7 @@ impl Node {
         }
         let Some(reading) = self.source.reading.remove(&read.asker) else { return };
         if self.raft.is_leader()
+            && !self.is_wrong()
             && let Some(rest) = self.source.rest
             && rest.number == reading.rest
         {

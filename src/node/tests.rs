@@ -597,6 +597,12 @@ impl ShortLog {
 
     /// The leader of `term`, member 2, sends no-ops of these terms after `prev`.
     fn hear(&mut self, term: u64, prev: Position, terms: &[u64], commit: u64) {
+        self.append(term, prev, terms, commit);
+        self.settle();
+    }
+
+    /// The same, and no turn.
+    fn append(&mut self, term: u64, prev: Position, terms: &[u64], commit: u64) {
         let entries = (prev.index.0 + 1..).zip(terms).map(|(index, term)| {
             let position = Position { index: Index(index), term: Term(*term) };
             Entry::new(position, EntryKind::Noop, RequestId::default(), Default::default())
@@ -604,7 +610,6 @@ impl ShortLog {
         let message =
             Message::Append { session: 1, sequence: 1, prev, commit: Index(commit), entries: entries.collect() };
         self.tell(term, message);
-        self.settle();
     }
 
     /// The leader of `term`, member 2, says something.

@@ -5,6 +5,7 @@ use super::changes::adding;
 use super::installs::{Lab, world};
 use super::*;
 use crate::proto::etcdserverpb::AlarmType;
+use own::{leader_answer::Answer, leader_question::Question};
 
 /// The lease that only a state has which is wrong.
 const WRONG: i64 = 777;
@@ -147,6 +148,71 @@ fn a_wrong_state_is_given_to_nobody() {
     world.until("the state of another one", |world| world.caught_up(late) && world.is_cured(wrong));
     assert!(!world.has_lease(late, WRONG));
     world.verify();
+}
+
+#[test]
+fn what_a_disk_reads_of_a_state_that_is_wrong_is_given_to_nobody() {
+    let mut world = world(3);
+    let late = world.followers()[0];
+    world.leave_behind(late, 40);
+    let wrong = world.leader().unwrap();
+    world.start(late);
+    let reads = |world: &Lab| world.hosts[&wrong].alive.as_ref().unwrap().record_reads.len();
+    world.until("a question", |world| reads(world) > 0);
+    let before = world.install(wrong).sent_bytes;
+    world.bend(wrong, WRONG);
+    world.sentence(wrong);
+    world.until("the disk", |world| reads(world) == 0);
+    assert_eq!(world.install(wrong).sent_bytes, before);
+}
+
+#[test]
+fn a_wrong_leader_says_nothing_of_leases() {
+    let mut world = world(3);
+    let wrong = world.leader().unwrap();
+    world.fill(wrong, 1);
+    world.bend(wrong, WRONG);
+    world.input(wrong, Input::Request(Slot(1), Request::TimeToLive { lease: WRONG }));
+    world.sentence(wrong);
+    // Whoever is answered here ends the test.
+    world.until("another leader", |world| !world.node(wrong).raft.is_leader());
+}
+
+#[test]
+fn a_checkpoint_is_told_as_soon_as_what_was_told_before_is_answered() {
+    let (mut member, _) = follower();
+    let told = |effects: &[Effect]| {
+        let question = |effect: &Effect| match effect {
+            Effect::Send(Envelope { message: Message::Ask { context, question }, .. }) => {
+                match own::LeaderQuestion::decode(question.clone()).unwrap().question {
+                    Some(Question::Checkpoint(question)) => Some((*context, question.noted.last().unwrap().index)),
+                    _ => None,
+                }
+            }
+            _ => None,
+        };
+        effects.iter().filter_map(question).collect::<Vec<_>>()
+    };
+    member.append(4, Position::default(), &[2; 30], 8);
+    let mut effects = member.carry();
+    effects.extend(member.carry());
+    let first = told(&effects);
+    let [(context, 8)] = first[..] else { panic!("{first:?}") };
+    member.append(4, Position { index: Index(30), term: Term(2) }, &[], 16);
+    let mut effects = member.carry();
+    effects.extend(member.carry());
+    assert_eq!(told(&effects), [], "the first is on its way");
+    // Nobody knows yet whether it is right.
+    let answer = own::LeaderAnswer { answer: Some(Answer::Checkpoint(own::CheckpointAnswer::default())) };
+    member.tell(4, Message::Answer { context, answer: answer.encode_to_vec().into() });
+    let second = told(&member.carry());
+    let [(context, 16)] = second[..] else { panic!("{second:?}") };
+    member.tell(4, Message::Answer { context, answer: answer.encode_to_vec().into() });
+    assert_eq!(told(&member.carry()), [], "there is nothing new");
+    member.append(4, Position { index: Index(30), term: Term(2) }, &[], 24);
+    let mut effects = member.carry();
+    effects.extend(member.carry());
+    assert!(matches!(told(&effects)[..], [(_, 24)]), "{effects:?}");
 }
 
 #[test]
