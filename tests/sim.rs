@@ -23,7 +23,7 @@ fn base() -> u64 {
 
 fn sample(profile: Profile, name: &str, seeds: u64) {
     let (mut committed, mut leaders) = (Vec::new(), Vec::new());
-    let (mut installed, mut changed) = (0, 0);
+    let (mut installed, mut changed, mut wrong) = (0, 0, 0);
     for seed in base()..base() + seeds {
         let plan = Plan::draw(profile, seed, &Wishes::default());
         let report = sim::verify(&plan, &Options::default());
@@ -34,13 +34,14 @@ fn sample(profile: Profile, name: &str, seeds: u64) {
         leaders.push(report.leaders);
         installed += u64::from(report.installs.finished > 0);
         changed += u64::from(report.changes.made > 0);
+        wrong += u64::from(report.installs.wrong > 0);
     }
     committed.sort_unstable();
     leaders.sort_unstable();
     let middle = committed.len() / 2;
     println!(
         "{name}: {seeds} seeds from {}, the median one committed {} entries under {} leaders, {installed} took over a state, \
-         {changed} changed their members",
+         {changed} changed their members, {wrong} found wrong states",
         base(),
         committed[middle],
         leaders[middle]
@@ -49,6 +50,7 @@ fn sample(profile: Profile, name: &str, seeds: u64) {
     assert!(seeds < 40 || (committed[middle] >= 300 && leaders[middle] >= 4), "too tame to prove anything");
     assert!(profile == Profile::Core || seeds < 40 || installed > seeds / 20, "no state was taken over");
     assert!(profile == Profile::Core || seeds < 40 || changed > seeds / 5, "no membership changed");
+    assert!(profile == Profile::Core || seeds < 40 || wrong > seeds / 20, "no state went wrong");
 }
 
 #[test]

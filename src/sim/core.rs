@@ -209,7 +209,6 @@ impl Host for Core {
             applied: (self.synced, digest),
             lost: None,
             hollow: false,
-            adopted: false,
             aside: None,
         };
         self.alive = Some(Alive {
@@ -365,6 +364,16 @@ impl Host for Core {
 
     fn lose(&mut self) {
         unreachable!("the core has no state")
+    }
+
+    fn bend(&mut self, _: i64) {}
+
+    fn is_bent(&self, _: i64) -> bool {
+        false
+    }
+
+    fn is_wrong(&self) -> bool {
+        false
     }
 
     fn may_lose(&self) -> bool {

@@ -10,9 +10,10 @@
 //! made: then the core is widened by members of the new configuration, and gets its time anew. The joint configuration must be
 //! left, who joins and is in the core must come to vote, and who was removed is not asked for anything.
 //!
-//! Then, without one new request, all of the core must reach one state; then each of its members must serve a write and a
-//! read; then the leader stays; then only heartbeats pass. Healing everything would hide what hangs: a livelock that needs
-//! one member to stay away is found only if it does.
+//! Then, without one new request, all of the core must reach one state, but for those whose state is wrong; these must be found
+//! out while somebody writes, and agree (`bends.rs`); then each of its members must serve a write and a read; then the leader
+//! stays; then only heartbeats pass. Healing everything would hide what hangs: a livelock that needs one member to stay away is
+//! found only if it does.
 
 use super::councils::Council;
 use super::host::Host;
@@ -25,12 +26,13 @@ use crate::time::{Duration, Time};
 impl<H: Host> World<H> {
     /// Everything that follows the plan's end.
     pub(super) fn end(&mut self) -> Result<(), Violation> {
-        if !self.heal()? {
+        if self.stranded || !self.heal()? {
             self.stranded = true;
             return Ok(());
         }
         self.converge()?;
         self.regain_space()?;
+        self.mend()?;
         self.serve()?;
         self.end_leases()?;
         self.rest()?;
@@ -109,7 +111,7 @@ impl<H: Host> World<H> {
     /// whether it was.
     fn widen(&mut self) -> Result<bool, Violation> {
         let in_force = self.laws.in_force();
-        let lacking = |council: &&Council| !council.is_quorum(self.core);
+        let lacking = |council: &&Council| !council.is_quorum(self.core & !self.bent());
         let Some(council) = in_force.iter().find(lacking).copied() else { return Ok(false) };
         let sight = self.sight(&in_force);
         let outside = (council.incoming | council.outgoing) & !self.core & !sight.wiped;
@@ -123,13 +125,13 @@ impl<H: Host> World<H> {
     }
 
     /// Those of the core that are members, as far as that is committed.
-    fn core_nodes(&self) -> Vec<usize> {
+    pub(super) fn core_nodes(&self) -> Vec<usize> {
         let members = self.laws.council().members() & self.core;
         (0..self.places.len()).filter(|node| members & (1 << node) != 0).collect()
     }
 
     /// How long the core may take for what needs `steps` round trips, one after another, through whoever leads.
-    fn patience(&self, steps: u64) -> Duration {
+    pub(super) fn patience(&self, steps: u64) -> Duration {
         let (noise, election) = (&self.plan.noise, self.plan.timers.election);
         let steps = u32::try_from(steps).unwrap_or(u32::MAX);
         if self.core.count_ones() as usize == self.places.len() {
@@ -141,7 +143,11 @@ impl<H: Host> World<H> {
     }
 
     /// Lets time pass until `done`, at most `patience`.
-    fn wait(&mut self, patience: Duration, mut done: impl FnMut(&World<H>) -> bool) -> Result<bool, Violation> {
+    pub(super) fn wait(
+        &mut self,
+        patience: Duration,
+        mut done: impl FnMut(&World<H>) -> bool,
+    ) -> Result<bool, Violation> {
         let mut deadline = self.now + patience;
         while !done(self) {
             if self.widen()? {
@@ -157,20 +163,23 @@ impl<H: Host> World<H> {
 
     fn is_one(&self) -> bool {
         let nodes = self.core_nodes();
-        let first = self.places[nodes[0]].glance;
+        let right = nodes.iter().find(|node| !self.places[**node].bent).unwrap_or(&nodes[0]);
+        let first = self.places[*right].glance;
         let agrees = |node: &usize| {
-            let (up, glance) = (self.places[*node].host.is_up(), self.places[*node].glance);
+            let place = &self.places[*node];
+            let (up, glance) = (place.host.is_up(), place.glance);
             up && glance.leader.is_some()
                 && (glance.term, glance.leader) == (first.term, first.leader)
                 && glance.applied == glance.last.index
-                && (glance.applied, glance.digest) == (first.applied, first.digest)
+                && glance.applied == first.applied
+                && (place.bent || glance.digest == first.digest)
         };
         let council = self.laws.council();
         let settled = !council.is_joint() && council.joining & self.core == 0;
         settled && nodes.iter().all(agrees) && self.clients.owed(self.core) == 0
     }
 
-    fn converge(&mut self) -> Result<(), Violation> {
+    pub(super) fn converge(&mut self) -> Result<(), Violation> {
         let longest = self.places.iter().map(|place| place.glance.last.index.0).max().unwrap_or(0);
         let patience = self.patience(longest.max(self.laws.committed() as u64));
         // A state is taken over piece by piece, and the leader may be outside, behind links that lose a third of them: who is
@@ -201,7 +210,7 @@ impl<H: Host> World<H> {
         done.find(|(node, bytes)| *bytes > taken[*node])
     }
 
-    fn describe(&self, node: usize) -> String {
+    pub(super) fn describe(&self, node: usize) -> String {
         let place = &self.places[node];
         if place.host.is_up() { format!("n{} {:?}", node + 1, place.glance) } else { format!("n{} is down", node + 1) }
     }

@@ -75,6 +75,7 @@ impl<H: Host> World<H> {
             Fault::Rot { node, place } => self.rot(node, place, span),
             Fault::Wipe { node } => self.wipe(node, span),
             Fault::Lose { node } => self.lose(node, span),
+            Fault::Bend { side } => self.bend(side),
             Fault::Up { node } => self.schedule(self.now, Event::Up(node)),
             Fault::Change { wish, pick, pinned } => {
                 let in_force = self.laws.in_force();
@@ -118,7 +119,7 @@ impl<H: Host> World<H> {
 
     /// Whether the others can do without this member's state until it has taken over another one. While an emptied disk is
     /// about, nobody may forget that it is another one than before.
-    fn may_lose(&self, node: usize) -> bool {
+    pub(super) fn may_lose(&self, node: usize) -> bool {
         let members = self.laws.in_force().iter().fold(0, |all, council| all | council.members());
         let wiped = (0..self.places.len()).any(|other| self.places[other].wiped && members & 1 << other != 0);
         !wiped && self.is_dispensable(node) && self.places[node].host.may_lose()
@@ -135,7 +136,7 @@ impl<H: Host> World<H> {
         }
         let place = &mut self.places[node];
         place.host.lose();
-        (place.lost, place.knows) = (true, 0);
+        (place.lost, place.bent, place.knows) = (true, false, 0);
         self.installs.lost += 1;
         self.laws.state_lost(node);
     }
@@ -144,7 +145,7 @@ impl<H: Host> World<H> {
     fn wipe(&mut self, node: usize, span: Duration) {
         let knows = |place: &Place<H>| {
             let waits = place.host.is_hollow() && !place.lost;
-            !place.started || place.wiped || place.over || waits || place.knows & 1 << node != 0
+            !place.started || place.wiped || place.over || waits || (!place.bent && place.knows & 1 << node != 0)
         };
         // What was never started has nothing that could be emptied.
         let empty = !self.places[node].started || self.places[node].wiped;
@@ -153,7 +154,7 @@ impl<H: Host> World<H> {
         }
         self.crash(node, 0, true, span);
         let place = &mut self.places[node];
-        (place.wiped, place.rotten, place.lost) = (true, false, false);
+        (place.wiped, place.rotten, place.lost, place.bent) = (true, false, false, false);
         place.disks += 1;
         place.host.wipe();
         self.laws.wiped(node);

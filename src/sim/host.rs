@@ -32,6 +32,8 @@ pub struct Shape {
     pub retention: Retention,
     /// How large the pieces of a state are that is taken over.
     pub piece_bytes: u64,
+    /// Entries between two checkpoints.
+    pub checkpoint_entries: u64,
 }
 
 impl Shape {
@@ -45,6 +47,7 @@ impl Shape {
             space: plan.history.config(),
             retention: plan.log.retention(),
             piece_bytes: plan.log.piece,
+            checkpoint_entries: plan.checkpoints,
         }
     }
 }
@@ -82,8 +85,6 @@ pub struct Born {
     pub lost: Option<Position>,
     /// It has no state that its log could be applied to.
     pub hollow: bool,
-    /// Its state was taken over since the last start.
-    pub adopted: bool,
     /// Why its state was set aside.
     pub aside: Option<String>,
 }
@@ -204,6 +205,15 @@ pub trait Host {
 
     /// Whether it runs, and has no state of its own to serve from.
     fn is_hollow(&self) -> bool;
+
+    /// Its state goes wrong, in the `number`th way.
+    fn bend(&mut self, number: i64);
+
+    /// Whether it runs, and its state is wrong in one of the first `ways`.
+    fn is_bent(&self, ways: i64) -> bool;
+
+    /// Whether it knows that its state is wrong.
+    fn is_wrong(&self) -> bool;
 
     /// Whether this member knows that `peer` was removed.
     fn is_gone(&self, peer: MemberId) -> bool;

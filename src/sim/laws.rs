@@ -36,12 +36,13 @@ pub enum Law {
     /// A configuration follows the one before: a joint one a simple one, and the simple one that it leads to; a leader begins
     /// none before the last one is committed; and no id that went comes back.
     OneChange,
-    /// What a member took over is what was committed: no more, and no other state than the entries make.
-    Adopted,
     /// Who has no state of its own does not campaign, does not lead, and serves nobody.
     Hollow,
     /// A change that was answered with yes was made.
     Changed,
+    /// Who is right keeps its state. Who is wrong and knows it serves and gives nothing, and then has no state until it has
+    /// taken one over that is no older; a healed core finds out who is wrong.
+    Quarantine,
     /// A leader counts replicas of its own term's entries only (Raft §5.4.2).
     OwnTerm,
     /// One vote per member and term in everything that was ever said, durable when it was said.
@@ -106,9 +107,9 @@ impl Law {
         Law::CommitIsDurable,
         Law::Elected,
         Law::OneChange,
-        Law::Adopted,
         Law::Hollow,
         Law::Changed,
+        Law::Quarantine,
         Law::OwnTerm,
         Law::DurableVote,
         Law::SyncBeforeAck,
@@ -147,9 +148,9 @@ impl Law {
             Law::CommitIsDurable => "commit-is-durable",
             Law::Elected => "elected",
             Law::OneChange => "one-change",
-            Law::Adopted => "adopted",
             Law::Hollow => "hollow",
             Law::Changed => "changed",
+            Law::Quarantine => "quarantine",
             Law::OwnTerm => "own-term",
             Law::DurableVote => "durable-vote",
             Law::SyncBeforeAck => "sync-before-ack",
@@ -217,6 +218,10 @@ struct Seen {
     compared: usize,
     /// Its votes are not its own any more: its disk was emptied.
     wiped: bool,
+    /// Its state was made wrong.
+    bent: bool,
+    /// What a wrong state that it set aside had applied.
+    served: Index,
 }
 
 /// See the module's essay.
@@ -363,15 +368,19 @@ impl Laws {
         self.demand(Law::Recovery, seen.wiped || applied >= seen.applied, || {
             format!("n{} wakes with {applied} applied, {} were synced", node + 1, seen.applied)
         })?;
-        let law = if born.adopted { Law::Adopted } else { Law::StateMachineSafety };
-        self.demand(law, applied.0 as usize <= self.committed.len(), || {
+        self.demand(Law::StateMachineSafety, applied.0 as usize <= self.committed.len(), || {
             format!("n{} wakes with {applied} applied, {} were committed", node + 1, self.committed.len())
         })?;
-        let first = self.first_digest(applied, digest);
-        self.demand(law, first == digest, || {
+        let is_right = self.is_right(node, applied, digest);
+        self.demand(Law::StateMachineSafety, is_right, || {
             format!("n{} wakes at {applied} with another state than the one that was applied there", node + 1)
         })?;
+        let served = self.members[node].served;
+        self.demand(Law::Quarantine, born.hollow || applied >= served, || {
+            format!("n{} wakes with {applied} applied, its wrong state had {served}", node + 1)
+        })?;
         let seen = &mut self.members[node];
+        seen.served = if born.hollow { served } else { Index(0) };
         (seen.hard, seen.life) = (born.hard, born.life);
         seen.handed.clear();
         seen.durable.clone_from(&log);
@@ -383,7 +392,27 @@ impl Laws {
 
     /// The state's disk was emptied.
     pub(super) fn state_lost(&mut self, node: usize) {
-        self.members[node].applied = Index(0);
+        let seen = &mut self.members[node];
+        (seen.applied, seen.served) = (Index(0), Index(0));
+    }
+
+    /// Whether this member's state is wrong: the world knows, nobody else.
+    pub(super) fn bent(&mut self, node: usize, bent: bool) {
+        self.members[node].bent = bent;
+    }
+
+    /// A state that is none has taken the place of the one of a member.
+    pub(super) fn set_aside(&mut self, node: usize) -> Result<(), Violation> {
+        let seen = &mut self.members[node];
+        (seen.applied, seen.served) = (Index(0), seen.served.max(seen.glance.applied));
+        self.demand(Law::Quarantine, self.members[node].bent, || {
+            format!("n{} sets a state aside in which nothing is wrong", node + 1)
+        })
+    }
+
+    /// Nothing is promised any more.
+    pub(super) fn suspend(&mut self) {
+        self.off = Law::ALL.to_vec();
     }
 
     /// The disk was emptied: what it had still counts as it did when it was told, but its member is nobody now.
@@ -667,9 +696,14 @@ impl Laws {
         self.digests[at]
     }
 
+    /// Whether a state has the digest that others had there, or it is known to the world that it has not.
+    fn is_right(&mut self, node: usize, at: Index, digest: u64) -> bool {
+        self.members[node].bent || self.first_digest(at, digest) == digest
+    }
+
     fn applies(&mut self, node: usize, now: Glance) -> Result<(), Violation> {
-        let first = self.first_digest(now.applied, now.digest);
-        self.demand(Law::StateMachineSafety, first == now.digest, || {
+        let is_right = self.is_right(node, now.applied, now.digest);
+        self.demand(Law::StateMachineSafety, is_right, || {
             format!("n{}'s state after {} is not what others made of the same entries", node + 1, now.applied)
         })
     }

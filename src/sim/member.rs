@@ -39,10 +39,11 @@ pub struct Member {
     state: MemoryEngine,
     staging: MemoryEngine,
     rotten: Option<Rotten>,
-    /// The state was taken over since the last start.
-    adopted: bool,
     alive: Option<(Node, LogStore)>,
 }
+
+/// No owner's lease has such an id.
+const BENT: i64 = 1 << 40;
 
 struct Rotten {
     log: bool,
@@ -100,7 +101,7 @@ impl Member {
             retention: self.shape.retention,
             max_learners: 1,
             piece_bytes: self.shape.piece_bytes,
-            checkpoint_entries: 32,
+            checkpoint_entries: self.shape.checkpoint_entries,
             level: Level::NEWEST,
         }
     }
@@ -155,7 +156,6 @@ impl Host for Member {
             state: MemoryEngine::new(),
             staging: MemoryEngine::new(),
             rotten: None,
-            adopted: false,
             alive: None,
         }
     }
@@ -180,7 +180,6 @@ impl Host for Member {
             applied: (glance.applied, glance.digest),
             lost: opened.node.raft().lost_mark(),
             hollow: opened.node.is_hollow(),
-            adopted: std::mem::take(&mut self.adopted),
             aside,
         };
         self.alive = Some((opened.node, opened.log));
@@ -252,7 +251,6 @@ impl Host for Member {
         if write.adopt {
             self.staging.sync().map_err(|fault| fault.to_string())?;
             self.state = std::mem::replace(&mut self.staging, MemoryEngine::new());
-            self.adopted = true;
         }
         Ok(())
     }
@@ -291,7 +289,7 @@ impl Host for Member {
     }
 
     fn lose(&mut self) {
-        (self.state, self.staging, self.adopted) = (MemoryEngine::new(), MemoryEngine::new(), false);
+        (self.state, self.staging) = (MemoryEngine::new(), MemoryEngine::new());
     }
 
     fn may_lose(&self) -> bool {
@@ -300,6 +298,20 @@ impl Host for Member {
 
     fn is_hollow(&self) -> bool {
         self.node().is_some_and(Node::is_hollow)
+    }
+
+    fn bend(&mut self, number: i64) {
+        if let Some((node, _)) = &mut self.alive {
+            node.bend(BENT + number);
+        }
+    }
+
+    fn is_bent(&self, ways: i64) -> bool {
+        (1..=ways).any(|number| self.has_lease(BENT + number))
+    }
+
+    fn is_wrong(&self) -> bool {
+        self.node().is_some_and(Node::is_wrong)
     }
 
     fn is_gone(&self, peer: MemberId) -> bool {

@@ -6,7 +6,7 @@
 //!
 //! - `plan.rs`: what is going to happen, drawn from a seed, written as text.
 //! - `world.rs`: the heap of events; `place.rs`, `network.rs`, `clients.rs`, `workload.rs`, `owners.rs`, `watchers.rs`,
-//!   `operator.rs`, `contents.rs`: what is in it; `faults.rs`: what is done to it; `ending.rs`: the liveness phase.
+//!   `operator.rs`, `contents.rs`: what is in it; `faults.rs`, `bends.rs`: what is done to it; `ending.rs`: the liveness phase.
 //! - `host.rs`: what the world drives, in two forms: `member.rs` (everything, as in production) and `core.rs` (Raft alone).
 //! - `laws.rs`: what must hold; `councils.rs`: who decides. `trace.rs`: what happened, for people, and the fingerprint.
 //! - [`exhaust`]: not one long world by chance, but all the short ones there are.
@@ -31,6 +31,7 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
+mod bends;
 mod clients;
 mod contents;
 mod core;
@@ -88,7 +89,8 @@ pub struct Report {
     pub installs: Installs,
     /// What became of the membership.
     pub changes: Changes,
-    /// So many lost their disks that no quorum was left of what the membership had become meanwhile: there was nothing to heal.
+    /// So many lost their disks, or came to have wrong states, that no quorum was left of what the membership had become
+    /// meanwhile: there was nothing to heal.
     pub stranded: bool,
     /// Of everything that happened: the same plan gives the same.
     pub fingerprint: u64,

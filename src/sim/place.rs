@@ -65,6 +65,10 @@ pub(super) struct Place<H> {
     pub rotten: bool,
     /// Its state is not what was written, or hollow: the others must do without it until it has taken over another one.
     pub lost: bool,
+    /// Its state has gone wrong, by a fault or by one that it took over.
+    pub bent: bool,
+    /// It knows that, and had sent so many bytes of its state then.
+    pub sent_wrong: Option<u64>,
     /// It was started once.
     pub started: bool,
     /// It was removed, knows it, and will not be started again.
@@ -128,6 +132,8 @@ impl<H: Host> Place<H> {
             failing: false,
             rotten: false,
             lost: false,
+            bent: false,
+            sent_wrong: None,
             started: false,
             over: false,
             knew: 0,

@@ -79,11 +79,13 @@ pub enum Kind {
     Members,
     /// A member's state is lost, its log is not.
     Lose,
+    /// Members' states go wrong in memory.
+    Bend,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 23] = [
+    pub const ALL: [Kind; 24] = [
         Kind::Loss,
         Kind::Duplicate,
         Kind::Reorder,
@@ -107,6 +109,7 @@ impl Kind {
         Kind::Limits,
         Kind::Members,
         Kind::Lose,
+        Kind::Bend,
     ];
 
     /// Its name on the command line.
@@ -135,6 +138,7 @@ impl Kind {
             Kind::Limits => "limits",
             Kind::Members => "members",
             Kind::Lose => "lose",
+            Kind::Bend => "bend",
         }
     }
 }
@@ -235,6 +239,11 @@ pub enum Fault {
     Lose {
         /// Whose.
         node: usize,
+    },
+    /// The states of those whose bit is set go wrong, all in the same way, as far as the others can do without them.
+    Bend {
+        /// A bit per member.
+        side: u64,
     },
     /// A place beyond the founders is started, on an empty disk: a joiner, whether it was added or not.
     Up {
@@ -477,6 +486,8 @@ pub struct Plan {
     pub history: History,
     /// What is kept of logs.
     pub log: Logs,
+    /// States are compared each so many entries.
+    pub checkpoints: u64,
     /// What happens when, in order.
     pub faults: Vec<Planned>,
 }
@@ -592,7 +603,23 @@ impl Plan {
         let load = Load { rest: micros(load.rest), ..load };
         faults.sort_by_key(|planned| planned.at);
         let log = Logs::draw(seed);
-        Plan { profile, seed, nodes, spares, length, timers, tiny, noise, load, owners, history, log, faults }
+        let checkpoints = [1, 8, 32, 128][mix(seed ^ 0x6368_6563) as usize % 4];
+        Plan {
+            profile,
+            seed,
+            nodes,
+            spares,
+            length,
+            timers,
+            tiny,
+            noise,
+            load,
+            owners,
+            history,
+            log,
+            checkpoints,
+            faults,
+        }
     }
 
     /// How many places there are: the founders', and those of members that join.
@@ -778,6 +805,10 @@ impl Drawing<'_> {
             d.nodes = places;
         }
         d.plan(Kind::Lose, 4, |d| Fault::Lose { node: d.node() });
+        d.plan(Kind::Bend, 4, |d| {
+            let (one, some) = (1 << d.node(), d.rng.below(1 << d.nodes));
+            Fault::Bend { side: [one, one, some][d.rng.below(3) as usize] }
+        });
         faults.append(&mut d.faults);
         if has { spares } else { 0 }
     }
@@ -810,7 +841,11 @@ impl Planned {
             Fault::Transfer { node, to } => (Some(node), to),
             Fault::Cut { from, to } | Fault::Clog { from, to } => (Some(from), Some(to)),
             Fault::Hint { node, peer } => (Some(node), Some(peer)),
-            Fault::Split { .. } | Fault::Mute { .. } | Fault::Leader { .. } | Fault::Change { .. } => (None, None),
+            Fault::Split { .. }
+            | Fault::Mute { .. }
+            | Fault::Leader { .. }
+            | Fault::Change { .. }
+            | Fault::Bend { .. } => (None, None),
         };
         a.into_iter().chain(b)
     }
@@ -837,6 +872,7 @@ impl Fault {
             | Fault::Mute { .. }
             | Fault::Leader { .. }
             | Fault::Change { .. }
+            | Fault::Bend { .. }
             | Fault::Up { .. } => None,
         }
     }

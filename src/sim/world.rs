@@ -14,8 +14,9 @@
 //! # What can go wrong by a fault, and what can't
 //!
 //! A member may refuse its disk only if a bit of it flipped, and then it must; it may halt only when its disk has failed or was
-//! emptied, or when it was removed. Those that lose their disk or their state are always fewer than those that don't, of the
-//! voters of each configuration that may come to be in force: more than that nobody can survive.
+//! emptied, or when it was removed. Those that lose their disk or their state, or whose state goes wrong, are always fewer than
+//! the others, of the voters of each configuration that may come to be in force: more than that nobody can survive. A wrong
+//! state may spread before it is found out; where it comes to so many, the run ends (`bends.rs`).
 
 use super::clients::Clients;
 use super::contents::{self, Contents};
@@ -135,16 +136,19 @@ pub struct Installs {
     pub hollow: u64,
     /// States that were set aside, because they were lost or rotten.
     pub lost: u64,
+    /// States that were set aside, because they were not what a quorum had.
+    pub wrong: u64,
 }
 
 impl AddAssign for Installs {
     fn add_assign(&mut self, other: Installs) {
-        let Installs { begun, finished, resumed, hollow, lost } = other;
+        let Installs { begun, finished, resumed, hollow, lost, wrong } = other;
         self.begun += begun;
         self.finished += finished;
         self.resumed += resumed;
         self.hollow += hollow;
         self.lost += lost;
+        self.wrong += wrong;
     }
 }
 
@@ -173,8 +177,10 @@ pub(super) struct World<H> {
     pub core: u64,
     /// Who is down outside of the core stays down.
     pub frozen: bool,
-    /// Too many lost their disks for what the membership became: nobody can survive that.
+    /// Too many lost their disks or their right states for what the membership became: nobody can survive that.
     pub stranded: bool,
+    /// How many times states were made wrong: each time in another way.
+    pub bends: i64,
     turns: u64,
 }
 
@@ -210,6 +216,7 @@ impl<H: Host> World<H> {
             core: 0,
             frozen: false,
             stranded: false,
+            bends: 0,
             turns: 0,
             plan,
         };
@@ -268,7 +275,7 @@ impl<H: Host> World<H> {
 
     /// Lets everything happen until `until`.
     pub(super) fn run(&mut self, until: Time) -> Result<(), Violation> {
-        while self.heap.peek().is_some_and(|Reverse(next)| next.at <= until) {
+        while !self.stranded && self.heap.peek().is_some_and(|Reverse(next)| next.at <= until) {
             let Some(Reverse(next)) = self.heap.pop() else { break };
             self.now = next.at.max(self.now);
             self.laws.now = self.now;
@@ -341,7 +348,7 @@ impl<H: Host> World<H> {
             Ok(born) => {
                 self.note_state(node, &born);
                 let place = &mut self.places[node];
-                (place.started, place.rotten) = (true, false);
+                (place.started, place.rotten, place.sent_wrong) = (true, false, None);
                 place.life += 1;
                 place.incarnation = born.life;
                 place.glance = place.host.glance();
@@ -355,6 +362,7 @@ impl<H: Host> World<H> {
                     format!("starts life {}, log of {} entries, applied {}", born.life, born.log.len(), born.applied.0)
                 });
                 if !wiped {
+                    self.notice_bent(node);
                     self.laws.born(node, &born)?;
                     self.compare(node, true)?;
                 }
@@ -500,6 +508,10 @@ impl<H: Host> World<H> {
         self.laws.turned(node, now)?;
         if now.role != RoleName::Follower && self.places[node].host.is_hollow() {
             self.laws.broken(Law::Hollow, || format!("n{} has no state, and is a {}", node + 1, now.role.name()))?;
+        }
+        self.wrong_gives(node)?;
+        if before.last != now.last && self.places.iter().any(|place| place.bent) {
+            self.count_right();
         }
         if before.applied != now.applied {
             self.watchers.turned(node, self.now);
@@ -680,6 +692,12 @@ impl<H: Host> World<H> {
                 return Ok(());
             }
         }
+        if let StateWork::Stage(stage) = &work
+            && stage.adopt
+            && stage.aside
+        {
+            self.sets_aside(node)?;
+        }
         let StateWork::Write(write) = work else {
             self.state_work(node);
             return Ok(());
@@ -788,7 +806,7 @@ impl<H: Host> World<H> {
         Sight {
             newest: *self.laws.council(),
             in_force,
-            sound: bits(&|place| !place.wiped && !place.lost),
+            sound: bits(&|place| !place.wiped && !place.lost && !place.bent),
             wiped: bits(&|place| place.wiped),
             leader: (0..self.places.len()).filter(leads).max_by_key(|node| self.places[*node].glance.term),
         }
@@ -847,7 +865,7 @@ impl<H: Host> World<H> {
             return Ok(()); // the client waits, and then gives up
         }
         let Some(request) = request else {
-            if self.places[node].host.is_hollow() {
+            if self.places[node].host.is_hollow() || self.places[node].host.is_wrong() {
                 self.clients.delivered(node, slot);
                 return self.reply(node, slot, Reply::Refused(Refused::Hollow));
             }
@@ -870,6 +888,17 @@ impl<H: Host> World<H> {
         self.operator.answered(slot, &reply, &self.laws)?;
         if place.host.is_hollow() && !matches!(reply, Reply::Refused(_)) {
             self.laws.broken(Law::Hollow, || format!("n{} has no state, and answers {reply:.60?}", node + 1))?;
+        }
+        // Who follows says what its leader says of a lease.
+        let is_served = match reply {
+            Reply::Applied { .. } | Reply::Readable { .. } => true,
+            Reply::Lease(_) => place.glance.role == RoleName::Leader,
+            _ => false,
+        };
+        if place.sent_wrong.is_some() && is_served {
+            self.laws.broken(Law::Quarantine, || {
+                format!("n{} knows that its state is wrong, and answers {reply:.60?}", node + 1)
+            })?;
         }
         let (asked, when) = ((node, &place.host), (self.now, place.glance.applied));
         let goes_on = self.clients.answered(asked, slot, reply, when, &self.laws)?;

@@ -185,19 +185,20 @@ impl Sum {
     }
 
     fn installs_text(&self) -> String {
-        let Installs { begun, finished, resumed, hollow, lost } = self.installs;
+        let Installs { begun, finished, resumed, hollow, lost, wrong } = self.installs;
         if begun + hollow == 0 {
             return String::new();
         }
         format!(
             "    states taken over: {} begun, {} finished in {}, {} gone on with by another leader; {} without a state of \
-             their own, {} of which was lost\n",
+             their own, {} of which was lost, {} set aside because a quorum had another one\n",
             thousands(begun),
             thousands(finished),
             plural(self.installed, "cluster"),
             thousands(resumed),
             plural(hollow, "start"),
             thousands(lost),
+            thousands(wrong),
         )
     }
 
@@ -234,6 +235,7 @@ impl Sum {
             "installs_resumed": self.installs.resumed,
             "hollow_starts": self.installs.hollow,
             "lost_states": self.installs.lost,
+            "wrong_states": self.installs.wrong,
             "changes_made": self.changes.made,
             "members_added": self.changes.added,
             "members_promoted": self.changes.promoted,

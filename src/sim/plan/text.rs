@@ -44,7 +44,7 @@ impl fmt::Display for Plan {
         };
         writeln!(f, "history compact={compact} old={old} auto={auto} quota={quota}")?;
         let Logs { every, keep, bytes, piece } = self.log;
-        writeln!(f, "log every={every} keep={keep} bytes={bytes} piece={piece}")?;
+        writeln!(f, "log every={every} keep={keep} bytes={bytes} piece={piece}\ncheckpoints {}", self.checkpoints)?;
         self.faults.iter().try_for_each(|planned| writeln!(f, "{planned}"))
     }
 }
@@ -69,6 +69,7 @@ impl fmt::Display for Planned {
             Fault::Rot { node, place } => write!(f, "rot n{} place={place}", node + 1),
             Fault::Wipe { node } => write!(f, "wipe n{}", node + 1),
             Fault::Lose { node } => write!(f, "lose n{}", node + 1),
+            Fault::Bend { side } => write!(f, "bend side={side}"),
             Fault::Up { node } => write!(f, "up n{}", node + 1),
             Fault::Change { wish, pick, pinned } => write!(f, "change {} pick={pick} pinned={pinned}", wish.name()),
             Fault::Transfer { node, to: None } => write!(f, "transfer n{}", node + 1),
@@ -144,6 +145,7 @@ impl Words<'_> {
             "rot" => Fault::Rot { node: self.node()?, place: self.named("place")? },
             "wipe" => Fault::Wipe { node: self.node()? },
             "lose" => Fault::Lose { node: self.node()? },
+            "bend" => Fault::Bend { side: self.named("side")? },
             "up" => Fault::Up { node: self.node()? },
             "change" => {
                 let name = self.word()?.to_string();
@@ -191,6 +193,9 @@ impl FromStr for Plan {
         if plan.log.piece == 0 {
             return Err("log: a piece has at least 1 byte".to_string());
         }
+        if plan.checkpoints == 0 {
+            return Err("checkpoints: at least 1 entry lies between two".to_string());
+        }
         if let Some(planned) = plan.faults.iter().find(|planned| planned.members().any(|node| node >= places)) {
             return Err(format!("{planned}: there are {places} members"));
         }
@@ -225,6 +230,7 @@ impl Plan {
             "election" => self.timers.election = words.span()?,
             "tiny" => self.tiny = words.value()?,
             "owners" => self.owners = words.value()?,
+            "checkpoints" => self.checkpoints = words.value()?,
             "noise" => {
                 self.noise = Noise {
                     loss: words.named("loss")?,
