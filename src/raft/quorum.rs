@@ -272,6 +272,13 @@ mod tests {
     }
 
     #[test]
+    fn who_learns_goes_on_learning_when_a_change_is_over() {
+        let learners = BTreeMap::from([(MemberId(4), Promotion::OnRequest), (MemberId(5), Promotion::WhenCaughtUp)]);
+        let simple = configuration(3).enter([1, 2].map(MemberId), learners.clone()).leave();
+        assert_eq!((simple.learners(), simple.incoming()), (&learners, &set(0b11)));
+    }
+
+    #[test]
     fn every_election_up_to_seven_voters_agrees_with_trying_all_quorums() {
         for n in 1..=7u64 {
             let (everyone, configuration) = ((1u32 << n) - 1, configuration(n));

@@ -73,7 +73,13 @@ impl World {
         let slot = self.ask(at, change);
         self.until("an answer", |world| world.changed.contains_key(&slot));
         match self.changed.remove(&slot).unwrap() {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                // Who has asked for its own removal may be gone by now.
+                let asked = self.hosts.get(&MemberId(at)).and_then(|host| host.alive.as_ref());
+                let is_over = asked.is_none_or(|alive| !alive.node.raft.committed_configuration().is_joint());
+                assert!(is_over, "{slot} is answered before it is over");
+                Ok(())
+            }
             Err(Reply::Refused(refused)) => Err(refused),
             Err(other) => panic!("{other:?}"),
         }
