@@ -26,7 +26,10 @@ use super::output::{Format, print};
 use super::{Global, doctor};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use crate::server::gather::Gathered;
 use crate::time::Duration;
+use http::Uri;
+use hyper_util::rt::TokioIo;
 use indicatif::{ProgressBar, ProgressStyle};
 use keys::Keys;
 use load::{Limit, Plan, Progress};
@@ -34,6 +37,7 @@ use report::{Report, Setting};
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};
 use work::Work;
 
@@ -336,10 +340,19 @@ async fn connect(endpoints: &[String], count: usize) -> Result<Vec<Channel>, Fai
     for i in 0..count {
         let name = &endpoints[i % endpoints.len()];
         let refused = |why: String| Failure::new(exit::BAD_CONNECTION, format!("can't connect to {name}: {why}"));
-        let channel = endpoint(name).map_err(refused)?.connect().await.map_err(|e| refused(innermost(&e)))?;
-        channels.push(channel);
+        let connecting = endpoint(name).map_err(refused)?;
+        let channel = connecting.connect_with_connector(tower::service_fn(gathering)).await;
+        channels.push(channel.map_err(|e| refused(innermost(&e)))?);
     }
     Ok(channels)
+}
+
+/// A connection that gathers what the callers send at once, as etcd's Go client does: the load must not be its own limit.
+async fn gathering(to: Uri) -> std::io::Result<TokioIo<Gathered<TcpStream>>> {
+    let (host, port) = (to.host().unwrap_or_default(), to.port_u16().unwrap_or(80));
+    let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
+    stream.set_nodelay(true)?;
+    Ok(TokioIo::new(Gathered::new(stream)))
 }
 
 fn endpoint(name: &str) -> Result<Endpoint, String> {

@@ -6,7 +6,7 @@ use super::range::Reader;
 use super::record::Raised;
 use super::space::{self, Holding};
 use super::state::Shared;
-use super::{Error, History, KvHash, Lease, LeaseTime, Member, RangeStream, Snapshot, hash, history, txn};
+use super::{Error, History, KvHash, Lease, LeaseTime, Member, RangeStream, Snapshot, Standing, hash, history, txn};
 use crate::ids::{ClusterId, MemberId, Revision};
 use crate::proto::etcdserverpb as pb;
 use bytes::Bytes;
@@ -156,6 +156,11 @@ impl View {
     /// A member.
     pub fn member(&self, id: MemberId) -> Option<Member> {
         self.0.read().members.get(&id).cloned()
+    }
+
+    /// How a member belongs to the cluster.
+    pub fn standing(&self, id: MemberId) -> Option<Standing> {
+        self.0.read().members.get(&id).map(|member| member.standing)
     }
 
     /// The members, by id.

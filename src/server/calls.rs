@@ -15,9 +15,9 @@
 use super::exposition::{CALL_BOUNDS, Family, Histogram, Kind, Label, Page};
 use crate::clock::instant;
 use crate::proto::DESCRIPTORS;
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::{Bytes, HttpBody};
 use axum::http::HeaderMap;
-use axum::response::Response;
+use http::Response;
 use http_body::{Frame, SizeHint};
 use prost::Message as _;
 use prost_types::{FileDescriptorSet, MethodDescriptorProto};
@@ -29,8 +29,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tonic::Code;
+use tonic::body::Body;
 use tonic::transport::server::Connected;
+use tonic::{Code, Status};
 
 /// A service of the peer port, whose streams live for ever.
 const PEER_SERVICE: &str = "quorate.Peer";
@@ -176,7 +177,7 @@ impl Drop for Call {
 
 impl Call {
     /// The answer's head is there: the call has ended, or its stream is watched from here on.
-    pub fn answered(mut self, response: Response) -> Response {
+    pub fn answered(mut self, response: Response<Body>) -> Response<Body> {
         match code(response.headers()) {
             Some(code) => self.code = code,
             None if self.method.kind == UNARY => self.code = Code::Ok,
@@ -199,9 +200,9 @@ struct Watched {
 
 impl HttpBody for Watched {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if let Some(Ok(frame)) = &frame
             && let Some(code) = frame.trailers_ref().and_then(code)
@@ -288,7 +289,6 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Metered<IO> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tonic::Status;
 
     const PUT: &str = "/etcdserverpb.KV/Put";
     const WATCH: &str = "/grpc.health.v1.Health/Watch";
@@ -341,12 +341,9 @@ mod tests {
 
     impl HttpBody for Frames {
         type Data = Bytes;
-        type Error = axum::Error;
+        type Error = Status;
 
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
             Poll::Ready(self.0.pop_front().map(Ok))
         }
     }

@@ -8,6 +8,7 @@
 //!
 //! Absent: the v2 API, pprof.
 
+use super::api::kv::Kv;
 use super::api::{ETCD_CLUSTER_VERSION, ETCD_VERSION, Front, cluster, status};
 use super::config::{Config, GRPC_OVERHEAD_BYTES};
 use super::exposition;
@@ -15,6 +16,7 @@ use super::gateway::Gateway;
 use super::metrics;
 use crate::machine::budget::Share;
 use crate::proto::etcdserverpb as pb;
+use crate::proto::etcdserverpb::kv_server::KvServer;
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
@@ -28,10 +30,13 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
 use http_body::{Frame, SizeHint};
 use serde_json::json;
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use tonic::body::Body as CallBody;
 use tonic::{Code, Status};
+use tower::Service;
 
 mod health;
 
@@ -41,8 +46,53 @@ const VERSION_HEADER: &str = "quorate-version";
 /// etcd's, beside `/members`.
 const CLUSTER_HEADER: &str = "x-etcd-cluster-id";
 
-/// The client port: the gRPC services of `services`, the same as JSON, and the pages.
-pub fn client_port(services: Router, config: &Config, front: &Arc<Front>) -> Router {
+/// How the paths of the KV service's methods begin.
+const KV: &str = "/etcdserverpb.KV/";
+
+/// Everything that is served on the client port.
+#[derive(Clone, Debug)]
+pub struct ClientPort {
+    front: Arc<Front>,
+    kv: KvServer<Kv>,
+    others: Router,
+}
+
+impl ClientPort {
+    /// The gRPC services of `services` (the KV service among them, for the gateway), the same as JSON, and the pages.
+    pub fn new(kv: KvServer<Kv>, services: Router, config: &Config, front: &Arc<Front>) -> ClientPort {
+        ClientPort { front: Arc::clone(front), kv, others: router(services, config, front) }
+    }
+}
+
+impl Service<http::Request<CallBody>> for ClientPort {
+    type Response = http::Response<CallBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<CallBody>) -> Self::Future {
+        if is_call(&request) && request.uri().path().starts_with(KV) {
+            let (front, mut kv) = (Arc::clone(&self.front), self.kv.clone());
+            return Box::pin(async move {
+                let call = async move |request| {
+                    let Ok(response) = kv.call(request).await;
+                    response
+                };
+                Ok(kept_until_sent(counted(&front, request, call).await, CallBody::new))
+            });
+        }
+        let answer = self.others.call(request);
+        Box::pin(async move {
+            let Ok(response) = answer.await;
+            Ok(response.map(CallBody::new))
+        })
+    }
+}
+
+fn router(services: Router, config: &Config, front: &Arc<Front>) -> Router {
     let page = |answer: fn(Arc<Front>, Uri) -> PageFuture| {
         let front = Arc::clone(front);
         any(move |request: Request| async move {
@@ -50,8 +100,10 @@ pub fn client_port(services: Router, config: &Config, front: &Arc<Front>) -> Rou
         })
     };
     let counting = Arc::clone(front);
-    let calls =
-        services.fallback(unknown).layer(from_fn(move |request, next| counted(Arc::clone(&counting), request, next)));
+    let calls = services.fallback(unknown).layer(from_fn(move |request, next: Next| {
+        let front = Arc::clone(&counting);
+        async move { counted(&front, request, async move |request| next.run(request).await).await.map(Body::new) }
+    }));
     let mut routes = calls
         .clone()
         .route("/version", page(|_, _| Box::pin(async { version() })))
@@ -135,6 +187,10 @@ async fn metrics(front: Arc<Front>) -> Response {
     (StatusCode::OK, [(CONTENT_TYPE, exposition::CONTENT_TYPE)], metrics::page(&front)).into_response()
 }
 
+fn is_call<B>(request: &http::Request<B>) -> bool {
+    request.version() == Version::HTTP_2 && is_grpc(request.headers())
+}
+
 fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
@@ -149,7 +205,7 @@ async fn unknown(request: Request) -> Response {
 
 /// Lets pages of `origins` (`*`: of any) read what is not gRPC, in etcd's way.
 async fn with_cors(origins: Arc<[String]>, request: Request, next: Next) -> Response {
-    if request.version() == Version::HTTP_2 && is_grpc(request.headers()) {
+    if is_call(&request) {
         return next.run(request).await;
     }
     let any = HeaderValue::from_static("*");
@@ -166,26 +222,29 @@ async fn with_cors(origins: Arc<[String]>, request: Request, next: Next) -> Resp
     response
 }
 
-/// Keeps what an answer took of the budget for ranges as long as the answer is on its way.
 async fn until_sent(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
+    kept_until_sent(next.run(request).await, Body::new)
+}
+
+/// Keeps what an answer took of the budget for ranges as long as the answer is on its way.
+fn kept_until_sent<B>(mut response: http::Response<B>, body_of: impl FnOnce(Paid<B>) -> B) -> http::Response<B> {
     match response.extensions_mut().remove::<Arc<Share>>() {
-        Some(share) => response.map(|body| Body::new(Paid { body, _share: share })),
+        Some(share) => response.map(|body| body_of(Paid { body, _share: share })),
         None => response,
     }
 }
 
 /// A body that holds on to a share.
-struct Paid {
-    body: Body,
+struct Paid<B> {
+    body: B,
     _share: Arc<Share>,
 }
 
-impl HttpBody for Paid {
+impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Paid<B> {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 
@@ -198,12 +257,23 @@ impl HttpBody for Paid {
     }
 }
 
-/// Counts the call, if it is one.
-async fn counted(front: Arc<Front>, request: Request, next: Next) -> Response {
+/// Carries out a request by `run` and counts it, if it is a call that is known.
+async fn counted<Q, B>(
+    front: &Front,
+    request: http::Request<Q>,
+    run: impl AsyncFnOnce(http::Request<Q>) -> http::Response<B>,
+) -> http::Response<CallBody>
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<tonic::codegen::StdError>,
+{
     let call = front.metrics.calls.begin(request.uri().path());
     let response = match front.is_learner() && !is_for_learners(request.uri().path()) {
         true => status::not_for_learners().into_http(),
-        false => with_etcds_texts(request, next).await,
+        false => {
+            let uri = request.uri().clone();
+            with_etcds_text(&uri, run(request).await.map(CallBody::new))
+        }
     };
     match call {
         Some(call) => call.answered(response),
@@ -218,10 +288,13 @@ fn is_for_learners(path: &str) -> bool {
     !is_etcds || served.iter().any(|method| path.strip_prefix("/etcdserverpb.") == Some(*method))
 }
 
-/// gRPC errors that tonic makes before a service sees the call, in etcd's words.
 async fn with_etcds_texts(request: Request, next: Next) -> Response {
     let uri = request.uri().clone();
-    let response = next.run(request).await;
+    with_etcds_text(&uri, next.run(request).await)
+}
+
+/// gRPC errors that tonic makes before a service sees the call, in etcd's words.
+fn with_etcds_text<B: Default>(uri: &Uri, response: http::Response<B>) -> http::Response<B> {
     if !response.headers().contains_key("grpc-status") {
         return response;
     }

@@ -5,7 +5,8 @@
 //! - the **node's thread** (`driver.rs`) owns the node, and never waits for anything but its mailbox;
 //! - the **log worker** and the **state worker** (`disk.rs`) are the only ones that wait for the disk;
 //! - the **hub's thread** (`watching.rs`) fills the watchers' queues;
-//! - the **tokio runtime** carries the connections: clients (`api/`, `http.rs`, `gateway.rs`) and peers (`transport.rs`).
+//! - the **tokio runtime** carries the connections (`gather.rs`): clients (`api/`, `http.rs`, `gateway.rs`) and peers
+//!   (`transport.rs`).
 //!
 //! `flags.rs` and `config.rs` say what the operator wants; `logging.rs`, `notify.rs` (systemd), `metrics.rs` (Prometheus,
 //! with `exposition.rs`, `calls.rs` and `process.rs`) and `slow.rs` tell what happens. [`run`] is the story
@@ -33,14 +34,18 @@ use crate::storage::sled::{Options, install_panic_hook};
 use crate::storage::space::{self, SpaceGuard};
 use crate::time::Duration;
 use crate::watch::Limits;
+use ::http::{Request as HttpRequest, Response as HttpResponse};
 use api::{Front, StateEngine};
+use bytes::Bytes;
 use calls::{Metered, Traffic};
 use config::{Config, GRPC_OVERHEAD_BYTES, LogOutput, Url};
 use disk::DiskFacts;
 use driver::{Driver, Event};
+use gather::Gathered;
 use metrics::Metrics;
 use notify::Notifier;
 use slow::Slow;
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -50,9 +55,12 @@ use sync_probe::SyncProbe;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt as _;
+use tonic::body::Body;
+use tonic::codegen::StdError;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tower::Service;
 use transport::Acceptor;
 use transport::peers::{Peers, follow};
 
@@ -64,6 +72,7 @@ pub mod driver;
 pub mod exposition;
 pub mod flags;
 pub mod gateway;
+pub mod gather;
 pub mod http;
 pub mod join;
 pub mod logging;
@@ -569,24 +578,28 @@ fn start(
 }
 
 /// Serves one port until `closed` turns true; `traffic` counts its bytes.
-async fn listen(
-    mut server: Server,
+async fn listen<S, B>(
+    server: Server,
     listener: TcpListener,
     traffic: Arc<Traffic>,
-    routes: axum::Router,
+    service: S,
     mut closed: watch::Receiver<bool>,
-) {
+) where
+    S: Service<HttpRequest<Body>, Response = HttpResponse<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<StdError>,
+{
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "a bound port can't be listened to"),
     };
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let incoming = incoming.map(move |io| io.map(|io| Metered { io, traffic: Arc::clone(&traffic) }));
+    let incoming = incoming.map(move |io| io.map(|io| Gathered::new(Metered { io, traffic: Arc::clone(&traffic) })));
     let shutdown = async move {
         let _ = closed.wait_for(|closed| *closed).await;
     };
-    let router = server.add_routes(Routes::from(routes));
-    if let Err(error) = router.serve_with_incoming_shutdown(incoming, shutdown).await {
+    if let Err(error) = server.serve_with_incoming_shutdown(service, incoming, shutdown).await {
         tracing::error!(%error, "a port is not served any more");
     }
 }
@@ -603,7 +616,7 @@ fn client_routes(
     front: &Arc<Front>,
     routes: Routes,
     closed: &watch::Receiver<bool>,
-) -> Result<axum::Router, String> {
+) -> Result<http::ClientPort, String> {
     use etcdserverpb::cluster_server::ClusterServer;
     use etcdserverpb::kv_server::KvServer;
     use etcdserverpb::lease_server::LeaseServer;
@@ -620,8 +633,9 @@ fn client_routes(
     let broken = |error: tonic_reflection::server::Error| format!("the built-in descriptors are broken: {error}");
     let lock = api::lock::Lock { front: Arc::clone(front), closed: closed.clone() };
     let election = api::election::Election { front: Arc::clone(front), closed: closed.clone() };
+    let kv = KvServer::new(api::kv::Kv(Arc::clone(front))).max_decoding_message_size(largest);
     let services = routes
-        .add_service(KvServer::new(api::kv::Kv(Arc::clone(front))).max_decoding_message_size(largest))
+        .add_service(kv.clone())
         .add_service(LeaseServer::new(api::lease::Lease(Arc::clone(front))))
         .add_service(api::watch::Watch { front: Arc::clone(front), closed: closed.clone() })
         .add_service(ClusterServer::new(api::cluster::Cluster(Arc::clone(front))))
@@ -631,7 +645,7 @@ fn client_routes(
         .add_service(NodeServer::new(api::node::NodeService(Arc::clone(front))))
         .add_service(reflection().build_v1().map_err(broken)?)
         .add_service(reflection().build_v1alpha().map_err(broken)?);
-    Ok(http::client_port(services.into_axum_router(), config, front))
+    Ok(http::ClientPort::new(kv, services.into_axum_router(), config, front))
 }
 
 /// Tells the log and systemd who leads; once somebody does, etcd's line, which scripts wait for; and counts failovers

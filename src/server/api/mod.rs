@@ -134,8 +134,7 @@ impl Front {
 
     /// Whether this member learns until somebody asks for it to vote.
     pub fn is_learner(&self) -> bool {
-        let own = self.view.member(self.identity.member);
-        own.is_some_and(|member| member.standing == machine::Standing::Learner)
+        self.view.standing(self.identity.member) == Some(machine::Standing::Learner)
     }
 
     /// Whether a leader is known.
