@@ -18,7 +18,7 @@ async fn put_get_delete() {
     assert!(first.prev_key().is_none());
     let second = client.put("crate/a", "2", Some(PutOptions::new().with_prev_key())).await.unwrap();
     assert_eq!(second.prev_key().unwrap().value(), b"1");
-    assert_eq!(second.header().unwrap().revision(), first.header().unwrap().revision() + 1);
+    assert!(second.header().unwrap().revision() > first.header().unwrap().revision(), "other tests write as well");
     client.put("crate/b", "3", None).await.unwrap();
 
     let got = client.get("crate/a", None).await.unwrap();
