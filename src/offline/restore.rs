@@ -20,7 +20,7 @@ use crate::ids::{ClusterId, DiskId, MemberId, Position, Revision};
 use crate::machine::{Item, Member, Standing};
 use crate::node;
 use crate::rng::mix;
-use crate::storage::directory::{Directory, Expected, InitialMember};
+use crate::storage::directory::{Directory, Expected, InitialMember, UNFINISHED};
 use crate::storage::sled::Options;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -176,9 +176,6 @@ impl Target {
         node::restore(databases.raft, databases.state, members, self.revision, level, &mut next).map_err(failed)
     }
 }
-
-/// Where a member's directory is made, in the place where it is to be.
-pub const UNFINISHED: &str = "unfinished-restore";
 
 /// What makes a directory a member's.
 const META: &str = "META";

@@ -1,12 +1,12 @@
 //! Snapshot files that are not what was written: each is refused, with what is wrong and where, and nothing of a restore is left.
 
 use super::Trouble;
-use super::restore::{Source, Target, UNFINISHED};
+use super::restore::{Source, Target};
 use super::snapshot::{Found, open, read};
 use crate::ids::{ClusterId, MemberId, Revision};
 use crate::machine::{Item, Level, Machine, Member, Portion, Restoring};
 use crate::proto::mvccpb::KeyValue;
-use crate::storage::directory::{Directory, Expected, InitialMember, Refusal};
+use crate::storage::directory::{Directory, Expected, InitialMember, Refusal, UNFINISHED};
 use crate::storage::memory::MemoryEngine;
 use sha2::{Digest as _, Sha256};
 use std::fs;
@@ -155,6 +155,7 @@ fn a_restore_that_is_killed_leaves_no_data_directory() {
     let refused = || {
         let refused = Directory::open(&place, Some(&expected()), crate::ids::DiskId(1)).unwrap_err();
         assert!(matches!(&refused, Refusal::Foreign { found, .. } if found == UNFINISHED), "{refused}");
+        assert!(refused.to_string().contains("empty the directory and restore again"), "{refused}");
     };
     let made = target().make(&source, &member(), &place, &mut |_, _| {
         refused();

@@ -346,6 +346,9 @@ fn is_non_empty_file(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0)
 }
 
+/// Where a restore makes a member's directory, in the place where it is to be.
+pub const UNFINISHED: &str = "unfinished-restore";
+
 /// Refuses a directory that can't become, or stay, a data directory. Writes nothing.
 fn check_contents(path: &Path) -> Result<(), Refusal> {
     if path.join(META).exists() {
@@ -356,7 +359,11 @@ fn check_contents(path: &Path) -> Result<(), Refusal> {
         let entry = entry.map_err(io_refusal("reading", path))?;
         let found = entry.file_name().to_string_lossy().into_owned();
         if !NO_OBSTACLE.contains(&found.as_str()) && !states::is_ours(&found) {
-            let hint = if found == "member" { ": it looks like etcd's, whose files Quorate doesn't read" } else { "" };
+            let hint = match found.as_str() {
+                "member" => ": it looks like etcd's, whose files Quorate doesn't read",
+                UNFINISHED => ": a restore was ended half way; empty the directory and restore again",
+                _ => "",
+            };
             return Err(Refusal::Foreign { path: shown, found, hint });
         }
     }
