@@ -321,7 +321,10 @@ impl<H: Host> World<H> {
         let sent = self.network.sent_inside() - sent;
         let is_settled = *self.laws.council() == council;
         // A heartbeat and its answer for each; clocks may run a tenth too fast, and one campaign from outside may pass.
-        let most = (self.core_nodes().len() as u64 - 1) * 2 * (u64::from(beats) + 4) * 12 / 10;
+        // Who has a checkpoint that was not compared yet asks about it once an election timeout.
+        let questions =
+            u64::try_from((timers.heartbeat * beats).as_micros() / timers.election.as_micros()).unwrap_or(0) + 1;
+        let most = (self.core_nodes().len() as u64 - 1) * 2 * ((u64::from(beats) + 4) * 12 / 10 + questions);
         if sent > most && is_settled && self.laws.leader_changes() == changes + changed {
             self.laws.broken(Law::Quiet, || {
                 format!("a core at rest sent {sent} messages in {beats} heartbeats, more than {most}")
