@@ -238,9 +238,10 @@ impl Node {
         let untold = quarantine.notes.back().is_some_and(|newest| newest.index > quarantine.agreed);
         let is_due = match self.raft.is_leader() {
             true => quarantine.is_wrong(),
-            false => untold && self.raft.leader().is_some() && !self.install.is_adopting(),
+            false => untold && self.raft.leader().is_some(),
         };
-        if is_due { quarantine.again_at } else { Time::NEVER }
+        // Whoever has set its state aside has nothing to tell and nothing to hand over, leader or not.
+        if is_due && !self.install.is_adopting() { quarantine.again_at } else { Time::NEVER }
     }
 
     // ---- those who follow

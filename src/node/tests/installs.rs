@@ -101,7 +101,7 @@ impl Lab {
     }
 
     /// A member wakes for nothing, if nothing happens.
-    fn assert_sleeps(&mut self, id: MemberId) {
+    pub(super) fn assert_sleeps(&mut self, id: MemberId) {
         let mut now = self.now;
         let node = &mut self.hosts.get_mut(&id).unwrap().alive.as_mut().unwrap().node;
         for _ in 0..200 {

@@ -178,6 +178,28 @@ fn a_wrong_leader_says_nothing_of_leases() {
     world.until("another leader", |world| !world.node(wrong).raft.is_leader());
 }
 
+/// Votes can arrive between the verdict and the disk's word that the state is out of the way.
+#[test]
+fn who_is_elected_while_its_state_is_set_aside_makes_no_turns() {
+    let mut world = world(3);
+    let (leader, wrong) = (world.leader().unwrap(), world.followers()[0]);
+    world.sentence(wrong);
+    // Its disk never says so.
+    let hold = |world: &mut Lab| world.hosts.get_mut(&wrong).unwrap().alive.as_mut().unwrap().stages.clear();
+    world.until("the verdict", |world| {
+        hold(world);
+        world.node(wrong).install.is_adopting()
+    });
+    let now = world.now;
+    let alive = world.hosts.get_mut(&leader).unwrap().alive.as_mut().unwrap();
+    alive.node.raft.transfer(now, Some(wrong)).unwrap();
+    world.until("its election", |world| {
+        hold(world);
+        world.node(wrong).raft.is_leader()
+    });
+    world.assert_sleeps(wrong);
+}
+
 #[test]
 fn a_checkpoint_is_told_as_soon_as_what_was_told_before_is_answered() {
     let (mut member, _) = follower();
