@@ -7,6 +7,14 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// The allocator asks for pages of 2 MiB. sled writes through buffers of 8 MiB that it takes anew for each segment, and messages
+/// come and go: most of what such a page brings in goes back unused, after all of it was cleared. So none are given.
+fn take_small_pages() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
+}
+
 fn main() -> ExitCode {
+    take_small_pages();
     quorate::cli::run(std::env::args_os())
 }

@@ -32,7 +32,7 @@ const PRODUCTION: Options = Options::new(8 << 20);
 
 /// Small segments, so that they fill up and are overwritten within a short run: that is where a missing sync destroys
 /// even what is old.
-const SMALL: Options = Options { segment_size: 128 << 10, cache_bytes: 8 << 20 };
+const SMALL: Options = Options { segment_size: 512 << 10, cache_bytes: 8 << 20 };
 
 /// How long the log is that rots.
 const ROT_BATCHES: u64 = 800;
@@ -122,7 +122,8 @@ impl Workload {
             model.may_go = model.may_go.max(to);
         }
         for _ in 0..self.rng.below(4) {
-            let len = if self.big && self.rng.below(60) == 0 { 250_000 } else { 120 };
+            // Half of the batches make a record for which leaves are split ahead (`sled/leaves.rs`).
+            let len = if self.big && self.rng.below(60) == 0 { 250_000 } else { 700 };
             let data: Vec<u8> = vec![self.rng.below(256) as u8; self.rng.below(len) as usize];
             let position = Position { index: Index(model.last() + 1), term: model.hard_state.term };
             let entry = Entry::new(position, EntryKind::Command, RequestId::default(), data.into());

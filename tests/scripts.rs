@@ -608,6 +608,7 @@ scripts! {
     reads_by_the_thousand
     reads_need_a_quorum
     reads_share_a_round
+    removed_are_left_alone_while_others_read
     removed_are_told
     removed_while_away
     restart_is_follower

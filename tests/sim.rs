@@ -1,6 +1,6 @@
 //! Clusters in the simulated world: a sample of seeds, another one each time CI runs, and everything that was ever found.
 //!
-//! `QUORATE_SEEDS=n` runs n core seeds and an eighth as many of whole members. A failure tells the command that shows it
+//! `QUORATE_SEEDS=n` runs n core seeds and an eighth as many of whole members, and as many fierce ones. A failure tells the command that shows it
 //! again; what it finds, shrunk, is kept as a plan under `tests/scripts/sim/`.
 
 use quorate::sim::laws::Law;
@@ -61,6 +61,26 @@ fn the_core_keeps_every_law() {
 #[test]
 fn whole_members_keep_every_law() {
     sample(Profile::Full, "full", number("QUORATE_SEEDS").unwrap_or(SEEDS) / 8);
+}
+
+/// The worst hour of many clusters: see `plan/fierce.rs`.
+#[test]
+fn fierce_worlds_keep_every_law() {
+    let seeds = number("QUORATE_SEEDS").unwrap_or(SEEDS);
+    for (profile, name, seeds) in [(Profile::Core, "core", seeds), (Profile::Full, "full", seeds / 4)] {
+        let (mut leaders, mut installed) = (0, 0);
+        for seed in base()..base() + seeds {
+            let plan = Plan::draw(profile, seed, &Wishes { fierce: true, ..Wishes::default() });
+            let report = sim::verify(&plan, &Options::default());
+            if let Some(violation) = report.violation {
+                panic!("{violation}\nagain: quorate sim --profile {name} --fierce --seed {seed}");
+            }
+            leaders += report.leaders;
+            installed += report.installs.finished;
+        }
+        assert!(seeds < 10 || leaders > seeds, "too tame to prove anything");
+        assert!(profile == Profile::Core || seeds < 10 || installed > 0, "no state was taken over");
+    }
 }
 
 #[test]

@@ -48,6 +48,7 @@ const EXAMPLES: &str = "Examples:
   quorate sim --seed 17 --trace 200        and the last 200 things that happened
   quorate sim --seed 17 --print-plan > plan; quorate sim --plan plan
   quorate sim --faults crash,loss,slow --nodes 5
+  quorate sim --fierce --seeds 2000
   quorate sim --exhaustive elections=2,writes=1
 
 A law is what must hold whatever goes wrong: one leader a term, nothing that was
@@ -83,6 +84,9 @@ pub struct Args {
     /// How many clusters are run side by side [default: one a core].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
+    /// Not a day of a cluster's life but its worst hour: short timers, and trouble upon trouble.
+    #[arg(long)]
+    fierce: bool,
     /// Clusters of this size, 1 to 9 [default: 1 to 7, by the seed].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=MAX_NODES as i64))]
     nodes: Option<u8>,
@@ -92,7 +96,7 @@ pub struct Args {
     /// No trouble of these kinds.
     #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = kinds(), hide_possible_values = true)]
     without: Vec<Kind>,
-    /// How long trouble lasts, in simulated time, as 500ms, 30s, 5m [default: 15s to 45s, by the seed].
+    /// How long trouble lasts, in simulated time, as 500ms, 30s, 5m [default: 15s to 45s, by the seed; a few if --fierce].
     #[arg(long, value_name = "TIME", value_parser = super::go_duration::parse)]
     length: Option<Duration>,
     /// Print the last N things that happened [default: 60]; of one seed or plan.
@@ -102,7 +106,7 @@ pub struct Args {
     #[arg(long, requires = "one")]
     shrink: bool,
     /// Run a plan that was written down by --print-plan or --shrink.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["profile", "seeds", "from", "minutes", "until_failure", "jobs", "nodes", "faults", "without", "length"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["profile", "seeds", "from", "minutes", "until_failure", "jobs", "fierce", "nodes", "faults", "without", "length"])]
     plan: Option<PathBuf>,
     /// Print the plan of the seed instead of running it.
     #[arg(long, requires = "seed", conflicts_with_all = ["trace", "shrink"])]
@@ -110,7 +114,7 @@ pub struct Args {
     /// Instead of seeds by chance: all orders of events in a world of three members and so many events of each sort
     /// [default: elections=2,writes=1]. Sorts: elections, writes, changes, crashes, duplicates, reorders, heartbeats, lapses,
     /// breaks, and wipes, which must break a law. Each one more is many times the work: --minutes ends it.
-    #[arg(long, value_name = "SCOPE", num_args = 0..=1, default_missing_value = "elections=2,writes=1", conflicts_with_all = ["one", "profile", "seeds", "from", "until_failure", "jobs", "nodes", "faults", "without", "length", "law_off"])]
+    #[arg(long, value_name = "SCOPE", num_args = 0..=1, default_missing_value = "elections=2,writes=1", conflicts_with_all = ["one", "profile", "seeds", "from", "until_failure", "jobs", "fierce", "nodes", "faults", "without", "length", "law_off"])]
     exhaustive: Option<Scope>,
     /// Don't look at these laws: shows which others notice a fault that was made on purpose.
     #[arg(long, value_name = "LAWS", value_delimiter = ',', value_parser = laws())]
@@ -140,6 +144,7 @@ impl Args {
             only: self.faults.clone(),
             without: self.without.clone(),
             length: self.length,
+            fierce: self.fierce,
         }
     }
 
@@ -164,6 +169,9 @@ impl Args {
     fn again(&self, seed: u64) -> String {
         let mut text = format!("quorate sim --profile {} --seed {seed}", name(self.profile(seed)));
         let list = |names: Vec<&str>| names.join(",");
+        if self.fierce {
+            text += " --fierce";
+        }
         if let Some(nodes) = self.nodes {
             _ = write!(text, " --nodes {nodes}");
         }
@@ -384,7 +392,8 @@ mod tests {
 
     #[test]
     fn the_command_that_runs_a_seed_again_is_one_that_draws_the_same_plan() {
-        let args = parse("--from 8 --nodes 3 --faults crash,loss --without loss --length 2s --law-off order").unwrap();
+        let args = parse("--from 8 --fierce --nodes 3 --faults crash,loss --without loss --length 2s --law-off order")
+            .unwrap();
         for seed in [8, 9] {
             let again = parse(args.again(seed).strip_prefix("quorate sim ").unwrap()).unwrap();
             assert_eq!(again.plan(again.seed.unwrap()), args.plan(seed));

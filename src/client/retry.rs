@@ -36,6 +36,9 @@ const PAUSE_FIRST: Duration = Duration::from_millis(5);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 
+/// The most that [`too_late`] asks of the time that is left.
+const TRY_LEAST: Duration = Duration::from_millis(50);
+
 /// Texts that etcd gives only to requests that it has not proposed, and that may pass.
 const NOT_PROPOSED: [&str; 3] =
     ["etcdserver: too many requests", "etcdserver: rpc not supported for learner", "etcdserver: not capable"];
@@ -183,6 +186,12 @@ impl Pauses {
     }
 }
 
+/// Whether `left` of the time `of` a call is too little for another try: one that is cut off at once learns nothing, and
+/// would end a write whose refusal is known as one of which nobody knows.
+pub(super) fn too_late(left: Duration, of: Duration) -> bool {
+    left <= TRY_LEAST.min(of / 10)
+}
+
 /// Runs one call: tries endpoints, from the one in use on, until one answers, the answer is final, or the time is over.
 pub(super) async fn run<R, F, Fut>(client: &Client, kind: Kind, attempt: F) -> Result<R, Error>
 where
@@ -216,7 +225,7 @@ where
                 }
             }
             left = deadline.saturating_duration_since(clock::instant());
-            if left.is_zero() {
+            if too_late(left, options.command_timeout) {
                 return Err(failures.into_error(endpoints));
             }
         }
@@ -226,6 +235,9 @@ where
         }
         tokio::time::sleep(pause).await;
         left = deadline.saturating_duration_since(clock::instant());
+        if too_late(left, options.command_timeout) {
+            return Err(failures.into_error(endpoints));
+        }
     }
 }
 

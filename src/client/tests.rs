@@ -179,6 +179,15 @@ async fn a_read_never_ends_uncertain() {
     assert!(matches!(&error, Error::Refused(status) if status.code() == Code::DeadlineExceeded), "{error:?}");
 }
 
+#[test]
+fn a_known_refusal_is_not_drowned_by_a_try_of_no_time() {
+    let (us, s) = (Duration::from_micros, Duration::from_secs);
+    assert!(super::retry::too_late(us(0), s(5)));
+    assert!(super::retry::too_late(us(300), s(5)));
+    assert!(!super::retry::too_late(us(50_001), s(5)));
+    assert!(!super::retry::too_late(us(101), us(1_000)), "a short call has its tries, too");
+}
+
 #[tokio::test]
 async fn a_considered_no_is_final() {
     let (first, a) = serve([Answer::Say(Status::invalid_argument("etcdserver: key is not provided"))]).await;
@@ -191,7 +200,10 @@ async fn a_considered_no_is_final() {
 #[tokio::test]
 async fn when_nobody_listens_the_error_names_every_endpoint() {
     let ((_s, a), (_t, b)) = (dead(), dead());
-    let error = impatient(&[a, b]).put(put()).await.unwrap_err();
+    // No time of its own ends a try, however slow the machine is: it gives up because everybody refuses.
+    let ever = Duration::from_secs(1 << 20);
+    let options = Options { dial_timeout: ever, command_timeout: ever, try_timeout: ever };
+    let error = Client { options, ..client(&[a, b]) }.fail_fast().put(put()).await.unwrap_err();
     assert!(matches!(error, Error::Refused(_)), "{error:?}");
     assert!(error.is_unreachable());
     let expected = format!("not done: no endpoint could be reached ({a}: connection refused, {b}: connection refused)");

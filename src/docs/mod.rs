@@ -21,3 +21,7 @@ pub mod bugs {}
 ///
 #[doc = include_str!("mutants_table.md")]
 pub mod mutants {}
+
+/// Mutants made by rule that no test of the room sees, and why.
+#[doc = include_str!("survivors.md")]
+pub mod survivors {}

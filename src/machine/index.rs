@@ -68,6 +68,11 @@ impl Index {
         self.keys.get(key)?.at(revision)
     }
 
+    /// How many keys have a history.
+    pub fn keys(&self) -> usize {
+        self.keys.len()
+    }
+
     /// The histories of the keys in `range` above `after`, ascending.
     pub fn histories<'a>(
         &'a self,

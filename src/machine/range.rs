@@ -19,6 +19,7 @@ use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::proto::mvccpb::KeyValue;
 use bytes::Bytes;
 use std::cmp::Ordering;
+use std::ops::ControlFlow;
 
 /// Reads the state as of revision `now`.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +41,13 @@ pub struct Hit {
 
 /// What a pair takes beside its key and value, while it is collected and when it is part of the answer.
 const PAIR_BYTES: usize = size_of::<Hit>() + size_of::<KeyValue>();
+
+/// What a brief range reads at most: pairs, and bytes of their values.
+const BRIEF_PAIRS: usize = 256;
+const BRIEF_BYTES: u64 = 256 << 10;
+
+/// Keys that a brief range counts at most.
+const BRIEF_KEYS: usize = 32 << 10;
 
 /// What a pair takes, in bytes.
 pub fn cost(key: &[u8], version: &Version, with_value: bool) -> u64 {
@@ -77,7 +85,7 @@ impl Reader<'_> {
         }
         let keys = KeyRange::new(&request.key, &request.range_end);
         if request.count_only {
-            self.shared.walk(keys, at, |_, _, _| response.count += 1);
+            response.count = self.shared.count(keys, None, at);
             return Ok(response);
         }
         let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
@@ -91,8 +99,10 @@ impl Reader<'_> {
         // Sorting needs all there is, but only by value it needs values.
         let with_values = !request.keys_only && (sorting.is_none() || is_by_value(sorting));
         let before = share.held();
-        let (mut hits, mut found, mut size, mut paid) = (Vec::new(), 0, before, Ok(()));
-        self.shared.walk(keys, at, |state, key, version| {
+        let (mut hits, mut found, mut size, mut paid): (Vec<Hit>, _, _, _) = (Vec::new(), 0, before, Ok(()));
+        // Where nobody asks who comes after the limit, those are counted.
+        let rest_is_counted = sorting.is_none() && !is_filtered(request);
+        self.shared.walk_until(keys, at, |state, key, version| {
             response.count += 1;
             let passes = passes(request, version);
             if passes && found < enough {
@@ -109,8 +119,14 @@ impl Reader<'_> {
             } else {
                 response.more |= passes;
             }
+            if rest_is_counted && found == enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         paid.map_err(|error| error.of_size(size))?;
+        if rest_is_counted && found == enough {
+            let rest = self.shared.count(keys, hits.last().map(|hit| &*hit.key), at);
+            response.count += rest;
+            response.more = rest > 0;
+        }
         if let Some((target, order)) = sorting {
             self.sort(&mut hits, target, order)?;
             response.more |= hits.len() > limit;
@@ -122,6 +138,30 @@ impl Reader<'_> {
         }
         response.kvs = self.load(hits, request.keys_only)?;
         Ok(response)
+    }
+
+    /// Whether a range is sure to take no longer than a few reads of single keys do. How long the values of an old revision are
+    /// is not looked up, so a range of one is not.
+    pub fn is_brief(&self, request: &pb::RangeRequest) -> bool {
+        if request.revision > 0 {
+            return false;
+        }
+        let plain = sorting(request).is_none() && !is_filtered(request);
+        let limit = usize::try_from(request.limit).ok().filter(|limit| plain && *limit > 0).unwrap_or(usize::MAX);
+        let state = self.shared.read();
+        let mut bytes = 0;
+        for (pairs, (_, history)) in
+            state.index.histories(KeyRange::new(&request.key, &request.range_end), None).enumerate()
+        {
+            if pairs == limit || request.count_only {
+                return state.index.keys() <= BRIEF_KEYS;
+            }
+            bytes += history.versions().last().map_or(0, |newest| u64::from(newest.value_len));
+            if pairs == BRIEF_PAIRS || bytes > BRIEF_BYTES {
+                return false;
+            }
+        }
+        true
     }
 
     /// What the pairs of a range take now, the first `limit` of them (0: all), in bytes. One key is free.

@@ -31,6 +31,9 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuar
 /// Keys that a walk visits before it lets the writer in.
 const SLICE: usize = 1024;
 
+/// The same for a walk that only counts.
+const COUNTED_SLICE: usize = 16 * SLICE;
+
 /// What the machine and its views hold together.
 pub struct Shared {
     pub(super) engine: Arc<dyn Engine>,
@@ -324,13 +327,39 @@ impl Shared {
     /// at or below a pinned revision never change, but a compaction may take them away: who walks looks at the mark
     /// afterwards.
     pub fn walk(&self, range: KeyRange<'_>, revision: i64, mut visit: impl FnMut(&State, &[u8], &Version)) {
-        let mut visit = |state: &State, key: &[u8], version: &Version| {
+        self.walk_until(range, revision, |state, key, version| {
             visit(state, key, version);
             ControlFlow::Continue(())
-        };
+        });
+    }
+
+    /// As [`Shared::walk`], until `visit` breaks.
+    pub fn walk_until(
+        &self,
+        range: KeyRange<'_>,
+        revision: i64,
+        mut visit: impl FnMut(&State, &[u8], &Version) -> ControlFlow<()>,
+    ) {
         let mut after = None;
         while let ControlFlow::Continue(Some(last)) = self.walk_slice(range, after.as_deref(), revision, &mut visit) {
             after = Some(last);
+        }
+    }
+
+    /// How many keys above `after` a reader at `revision` sees in `range`.
+    pub fn count(&self, range: KeyRange<'_>, after: Option<&[u8]>, revision: i64) -> i64 {
+        let (mut count, mut after) = (0, after.map(Box::from));
+        loop {
+            let state = self.read();
+            let (mut walked, mut last) = (0, None);
+            for (key, history) in state.index.histories(range, after.as_deref()).take(COUNTED_SLICE) {
+                count += i64::from(history.is_seen(revision));
+                (walked, last) = (walked + 1, Some(key));
+            }
+            match last {
+                Some(key) if walked == COUNTED_SLICE => after = Some(Box::from(key)),
+                _ => return count,
+            }
         }
     }
 
@@ -376,16 +405,20 @@ impl Shared {
     }
 }
 
-/// Reads values, and keeps the last record read: neighbours are often written together.
+/// Reads values, and keeps the last few records read: neighbours are often written together, or by a few callers side by side.
 pub struct Values<'a> {
     shared: &'a Shared,
-    record: Option<(u64, Bytes)>,
+    /// The newest last.
+    records: VecDeque<(u64, Bytes)>,
 }
+
+/// Records that a reader of values keeps.
+const KEPT_RECORDS: usize = 8;
 
 impl<'a> Values<'a> {
     /// A reader of values.
     pub fn new(shared: &'a Shared) -> Values<'a> {
-        Values { shared, record: None }
+        Values { shared, records: VecDeque::new() }
     }
 
     /// The value of `key` that was found, verified if it comes from the engine.
@@ -401,12 +434,18 @@ impl<'a> Values<'a> {
             let what = format!("reading a value of revision {} from state record {}", version.modified, version.record);
             Error::Disk(Fault { what, why })
         };
-        if self.record.as_ref().is_none_or(|(first, _)| *first != version.record) {
-            let key_of = |chunk| Family::Record.key(LogIndex(version.record), chunk).encode();
-            let record = get_value(&*self.shared.engine, key_of).map_err(|error| Error::Disk(error.into()))?;
-            self.record = Some((version.record, record.ok_or_else(|| fault("the record is not there".to_string()))?));
+        let value = |record: &Bytes| record::value(record, version.ordinal, key, version.modified).map_err(fault);
+        if let Some((_, record)) = self.records.iter().rev().find(|(first, _)| *first == version.record) {
+            return value(record);
         }
-        let (_, record) = self.record.as_ref().ok_or_else(|| fault("the record is not there".to_string()))?;
-        record::value(record, version.ordinal, key, version.modified).map_err(fault)
+        let key_of = |chunk| Family::Record.key(LogIndex(version.record), chunk).encode();
+        let record = get_value(&*self.shared.engine, key_of).map_err(|error| Error::Disk(error.into()))?;
+        let record = record.ok_or_else(|| fault("the record is not there".to_string()))?;
+        let value = value(&record)?;
+        if self.records.len() == KEPT_RECORDS {
+            self.records.pop_front();
+        }
+        self.records.push_back((version.record, record));
+        Ok(value)
     }
 }

@@ -348,6 +348,45 @@ mod ranges {
     }
 
     #[test]
+    fn what_comes_after_the_limit_is_counted_as_it_was_at_that_revision() {
+        let mut store = abcd();
+        let at = store.set("e", "1");
+        store.delete("c", "e");
+        store.set("c", "again");
+        let limited = |revision, limit| store.keys(pb::RangeRequest { revision, limit, ..range("a", "\0") });
+        assert_eq!(limited(0, 1), (vec!["a".into()], true, 4));
+        assert_eq!(limited(at, 1), (vec!["a".into()], true, 5));
+        assert_eq!(limited(at + 1, 1), (vec!["a".into()], true, 3));
+        assert!(limited(at, 4).1 && !limited(0, 4).1 && !limited(at + 1, 3).1);
+        let count = |revision| store.keys(pb::RangeRequest { revision, count_only: true, ..range("b", "\0") }).2;
+        assert_eq!([at, at + 1, 0].map(count), [4, 2, 3]);
+    }
+
+    #[test]
+    fn a_range_is_brief_if_it_reads_little_whatever_there_is() {
+        let mut store = Store::new();
+        for n in 0..300 {
+            store.set(&format!("small/{n:03}"), "value");
+        }
+        store.set("large/1", &"x".repeat(300 << 10));
+        let view = store.machine.view();
+        let all = range("small/", "small0");
+        let first = pb::RangeRequest { limit: 100, ..range("small/", "\0") };
+        assert!(view.is_brief(&first) && view.is_brief(&range("small/1", "small/2")));
+        assert!(view.is_brief(&pb::RangeRequest { count_only: true, ..all.clone() }));
+        assert!(!view.is_brief(&all) && !view.is_brief(&range("large/", "large0")));
+        // What must see all of it to answer reads all of it.
+        for sorted in [
+            pb::RangeRequest { sort_target: SortTarget::Mod as i32, ..first.clone() },
+            pb::RangeRequest { min_mod_revision: 9, ..first.clone() },
+            // Its values may have been larger then.
+            pb::RangeRequest { revision: 9, ..first },
+        ] {
+            assert!(!view.is_brief(&sorted), "{sorted:?}");
+        }
+    }
+
+    #[test]
     fn filters_come_before_the_limit_and_count_ignores_them() {
         let store = abcd();
         let request = pb::RangeRequest { min_mod_revision: 4, max_mod_revision: 5, ..range("a", "\0") };

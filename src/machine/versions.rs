@@ -69,8 +69,19 @@ pub enum History {
         value_len: u32,
     },
     /// Anything else.
-    More(Box<More>),
+    More {
+        /// Who reads at this revision or later sees the newest version; [`NEVER`] if that is a deletion.
+        live_from: i64,
+        /// The versions.
+        held: Box<More>,
+    },
 }
+
+/// No key's revision.
+const NEVER: i64 = i64::MAX;
+
+// There is one for every key.
+const _: () = assert!(size_of::<History>() == 24);
 
 /// What does not fit in place.
 #[derive(Clone, Debug)]
@@ -79,6 +90,19 @@ pub enum More {
     One(Version),
     /// Two or more.
     Many(Vec<Version>),
+}
+
+impl More {
+    fn versions(&self) -> &[Version] {
+        match self {
+            More::One(version) => std::slice::from_ref(version),
+            More::Many(versions) => versions,
+        }
+    }
+
+    fn newest(&self) -> Option<&Version> {
+        self.versions().last()
+    }
 }
 
 /// Versions of one key, oldest first: a slice, or the one that is told in fewer numbers.
@@ -109,8 +133,13 @@ impl History {
             Some(record) if (created, number, lease) == (modified, 1, 0) => {
                 History::First { modified, record, ordinal, value_len }
             }
-            _ => History::More(Box::new(More::One(version))),
+            _ => History::more(More::One(version)),
         }
+    }
+
+    fn more(held: More) -> History {
+        let live_from = held.newest().filter(|newest| newest.is_live()).map_or(NEVER, |newest| newest.modified);
+        History::More { live_from, held: Box::new(held) }
     }
 
     /// All of them.
@@ -125,10 +154,7 @@ impl History {
                 ordinal: *ordinal,
                 value_len: *value_len,
             }]),
-            History::More(more) => Versions::Held(match &**more {
-                More::One(version) => std::slice::from_ref(version),
-                More::Many(versions) => versions,
-            }),
+            History::More { held, .. } => Versions::Held(held.versions()),
         }
     }
 
@@ -139,6 +165,16 @@ impl History {
         let seen =
             newest.or_else(|| versions[..versions.partition_point(|version| version.modified <= revision)].last());
         seen.filter(|version| version.is_live()).copied()
+    }
+
+    /// Whether a reader at `revision` sees the key. For whoever reads what is there now it is told without a look at the
+    /// versions.
+    pub fn is_seen(&self, revision: i64) -> bool {
+        match self {
+            History::First { modified, .. } => *modified <= revision,
+            History::More { live_from, .. } if *live_from <= revision => true,
+            History::More { .. } => self.at(revision).is_some(),
+        }
     }
 
     /// How many of the oldest versions nobody may see who reads at `mark` or later, or follows the key from `mark` on. Those that
@@ -155,21 +191,24 @@ impl History {
     /// Appends a version.
     pub fn push(&mut self, version: Version) {
         match self {
-            History::More(more) => match &mut **more {
-                More::One(first) => **more = More::Many(vec![*first, version]),
-                More::Many(versions) => versions.push(version),
-            },
+            History::More { live_from, held } => {
+                match &mut **held {
+                    More::One(first) => **held = More::Many(vec![*first, version]),
+                    More::Many(versions) => versions.push(version),
+                }
+                *live_from = if version.is_live() { version.modified } else { NEVER };
+            }
             History::First { .. } => {
                 let versions = [&*self.versions(), &[version]].concat();
-                *self = History::More(Box::new(More::Many(versions)));
+                *self = History::more(More::Many(versions));
             }
         }
     }
 
     /// Takes out the `count` oldest versions; at least one stays.
     pub fn drop_oldest(&mut self, count: usize) {
-        let History::More(more) = self else { return };
-        let More::Many(versions) = &mut **more else { return };
+        let History::More { held, .. } = self else { return };
+        let More::Many(versions) = &mut **held else { return };
         versions.drain(..count);
         match versions[..] {
             [only] => *self = History::new(only),
@@ -204,6 +243,7 @@ mod tests {
             for revision in 0..12 {
                 let seen = versions[dropped..].iter().rev().find(|version| version.modified <= revision);
                 prop_assert_eq!(history.at(revision), seen.filter(|version| version.is_live()).copied());
+                prop_assert_eq!(history.is_seen(revision), history.at(revision).is_some());
             }
         }
     }

@@ -59,6 +59,11 @@ impl View {
         self.at_rest(share, |reader, share| reader.range(request, share))
     }
 
+    /// Whether [`View::range`] is sure to take no longer than a few reads of single keys do.
+    pub fn is_brief(&self, request: &pb::RangeRequest) -> bool {
+        self.reader().is_brief(request)
+    }
+
     /// A range read piece by piece: pieces of about `piece_bytes` at most.
     ///
     /// # Errors

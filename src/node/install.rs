@@ -109,6 +109,8 @@ struct Transfer {
     begins: bool,
     /// Everything is there.
     whole: bool,
+    /// All that the sender has ends here, before what former senders had applied.
+    short: Option<(RequestId, Index)>,
     since: Time,
     done_bytes: u64,
     total_bytes: u64,
@@ -128,6 +130,7 @@ impl Transfer {
             ops: Vec::new(),
             begins: true,
             whole: false,
+            short: None,
             since: now,
             done_bytes: 0,
             total_bytes: 0,
@@ -262,7 +265,8 @@ impl Node {
         }
         let hollow = self.raft.is_hollow() && self.raft.leader().is_some();
         match (&mut self.install.transfer, base) {
-            (Some(transfer), Some(base)) => transfer.wanted = transfer.wanted.max(base.index),
+            // What a former leader wanted counts no more: this one may be unable to commit so far without this member.
+            (Some(transfer), Some(base)) => transfer.wanted = base.index.max(self.quarantine.least()),
             (Some(_), None) => {}
             (None, Some(base)) => self.install.begin(base.index.max(self.quarantine.least()), now),
             (None, None) if hollow => {
@@ -376,6 +380,16 @@ impl Node {
         let reached = transfer.prefix.reached().index;
         let least = wanted.max(transfer.least).max(if hollow { base } else { self.machine.applied().index });
         transfer.whole = answer.end && transfer.parts.is_none() && reached >= least;
+        if answer.end && transfer.parts.is_none() && wanted.max(base) <= reached && reached < transfer.least {
+            // A leader that has applied nothing for an election timeout may wait for this member to commit anything, and what
+            // came from others can't be used before that: only what is all its own can.
+            let short = pin.map(|pin| (pin, reached));
+            if short.is_some() && std::mem::replace(&mut transfer.short, short) == short {
+                tracing::info!(?leader, %reached, "the leader does not reach what another one had; taking over begins anew");
+                install.begin(wanted, now);
+                return;
+            }
+        }
         if is_news || transfer.whole {
             // Else the leader has not written yet what is missing: it is asked again in time.
             transfer.asked = None;

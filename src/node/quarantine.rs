@@ -383,7 +383,7 @@ impl Node {
         }
     }
 
-    /// A leader whose state is wrong hands over to a voter whose state is right: the furthest one, then the next one.
+    /// A leader whose state is wrong hands over to a voter whose state is right: the furthest one, then the next one, then anyone.
     fn hand_over(&mut self, now: Time) {
         let Some(wrong) = self.quarantine.wrong.filter(|_| now >= self.quarantine.again_at) else { return };
         let told = self.quarantine.note_at(wrong.checkpoint).map(|note| note.told.clone()).unwrap_or_default();
@@ -391,8 +391,9 @@ impl Node {
         let mut right: Vec<_> = self.raft.flows().into_iter().filter(|(member, ..)| is_right(member)).collect();
         right.retain(|(member, ..)| self.raft.configuration().incoming().contains(member));
         right.sort_by_key(|(.., matched)| std::cmp::Reverse(*matched));
-        // If none of those is known, or will vote, whoever is furthest: it will hand over too, or is right.
-        let target = right.get(self.quarantine.tries % right.len().max(1)).map(|(member, ..)| *member);
+        // After all of those whoever is furthest: it will hand over too, or is right. Who is known to be right may be away, or
+        // need a state before it can lead, which nobody gives it while this member does.
+        let target = right.get(self.quarantine.tries % (right.len() + 1)).map(|(member, ..)| *member);
         self.quarantine.tries += 1;
         self.quarantine.again_at = now + self.config.election_timeout;
         if let Err(why) = self.raft.transfer(now, target) {

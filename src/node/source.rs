@@ -3,8 +3,11 @@
 //! A question is answered when the state's disk has read the records. Nothing is kept about a transfer: the question says
 //! what the asker has, and by which rests of which members ([`crate::machine::takeover`] tells what fits).
 //!
-//! While somebody asks, the machine's sweep rests, and for [`REST`] afterwards. A rest has a number of its own, so that whoever
-//! comes back after it has ended is known to come back. When the asker has everything, it is opened again, and goes on by the log:
+//! While somebody gets further, the machine's sweep rests, and for [`REST`] afterwards. Who asks for the same again, or for less, is
+//! answered, but waited for no longer: else a member that is never done, or a question that comes late, would keep for ever what
+//! was compacted. For the same reason the next rest begins when what the last one held up is done. A rest has a number of its
+//! own, so that whoever comes back after it has ended is known to come back. When the asker has everything, it is opened again,
+//! and goes on by the log:
 //! so for as long the log stays from there on ([`Source::needed`]).
 //!
 //! # Invariants
@@ -17,7 +20,7 @@
 
 use super::input::{Effect, RecordsRead};
 use super::node::Node;
-use crate::ids::{Index, MemberId, RequestId};
+use crate::ids::{Index, MemberId, RequestId, Revision};
 use crate::machine::takeover;
 use crate::proto::quorate as own;
 use crate::storage::{Engine, Fault};
@@ -26,7 +29,8 @@ use bytes::Bytes;
 use own::leader_answer::Answer;
 use std::collections::BTreeMap;
 
-/// How long the sweep rests after the last question: as long as an asker may be without a word, crash and come back.
+/// How long the sweep rests after the last question that went further: as long as an asker may be without a word, crash and
+/// come back.
 pub const REST: Duration = Duration::from_secs(30);
 /// An answer's records are at most so many bytes, whatever is asked for.
 const BYTES_MAX: usize = 1 << 20;
@@ -55,6 +59,10 @@ struct Reading {
 pub(super) struct Source {
     rests: u64,
     rest: Option<Rest>,
+    /// Where the sweep must have come before there is another rest.
+    owed: Option<Revision>,
+    /// How far each has asked in this rest: from which entry on, and from which byte of its record.
+    furthest: BTreeMap<MemberId, (u64, u64)>,
     /// The newest question of each.
     waiting: BTreeMap<MemberId, (u64, own::RecordsQuestion)>,
     reading: BTreeMap<MemberId, Reading>,
@@ -107,7 +115,8 @@ impl Node {
         if !self.raft.is_leader() {
             source.waiting.clear();
         }
-        if source.waiting.is_empty() {
+        source.owed.take_if(|owed| *owed <= self.machine.swept());
+        if source.waiting.is_empty() || source.owed.is_some() {
             return;
         }
         let rest = source.rest.get_or_insert_with(|| {
@@ -117,7 +126,13 @@ impl Node {
             let number = RequestId { origin, incarnation, sequence: source.rests };
             Rest { number, least: self.machine.applied().index, until: now }
         });
-        rest.until = now + REST;
+        for (peer, (_, question)) in &source.waiting {
+            let place = (question.from, question.offset);
+            if source.furthest.get(peer).is_none_or(|furthest| place > *furthest) {
+                source.furthest.insert(*peer, place);
+                rest.until = now + REST;
+            }
+        }
         let rest = *rest;
         if !self.machine.is_at_rest() {
             return;
@@ -209,11 +224,13 @@ impl Node {
         }
     }
 
-    /// The sweep goes on when nobody has asked for long.
+    /// The sweep goes on when nobody has got further for long.
     fn end_rest(&mut self, now: Time) {
         let source = &mut self.source;
         source.needs.retain(|_, (_, until)| now < *until);
         if source.rest.take_if(|rest| now >= rest.until).is_some() {
+            source.furthest.clear();
+            source.owed = Some(self.machine.view().compacted());
             self.machine.unpin();
         }
     }

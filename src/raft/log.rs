@@ -266,6 +266,7 @@ mod tests {
                 0 => Some(0),
                 _ => terms.get(i as usize - 1).copied(),
             };
+            prop_assert!(log.runs.is_sorted_by(|one, next| one.1 < next.1), "two runs of one term: {:?}", log.runs);
             prop_assert_eq!(log.base().index.0, base);
             prop_assert_eq!(log.last().index.0, terms.len() as u64);
             for i in 0..35 {
@@ -346,5 +347,29 @@ mod tests {
             let Slice::Entries(entries) = log.slice(Index(1), max) else { panic!() };
             assert_eq!(entries.len(), count, "at {max} bytes");
         }
+    }
+
+    #[test]
+    fn entries_in_memory_are_counted_and_go_by_the_budget() {
+        let size = entry(1, 1).size();
+        let counted = |log: &Log, count: usize| {
+            assert_eq!((log.memory.len(), log.memory_bytes()), (count, count * size));
+        };
+        let mut log = log_of(&[1, 1, 1, 2, 2, 2, 2]);
+        counted(&log, 7);
+        log.truncate_from(Index(7));
+        counted(&log, 6);
+        log.evict(Index(6), 6 * size);
+        counted(&log, 6);
+        log.evict(Index(6), 6 * size - 1);
+        counted(&log, 5);
+        log.evict(Index(2), 0);
+        counted(&log, 4);
+        assert!(log.holds_after(Index(2)) && !log.holds_after(Index(1)));
+        log.compact_to(Index(4));
+        counted(&log, 2);
+        log.evict(Index(6), 0);
+        counted(&log, 0);
+        assert!(log.holds_after(Index(6)) && !log.holds_after(Index(5)));
     }
 }

@@ -229,3 +229,40 @@ impl Progress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replicate(window: &[(u64, usize)]) -> Flow {
+        let bytes = window.iter().map(|(_, size)| size).sum();
+        Flow::Replicate { window: window.iter().map(|(last, size)| (Index(*last), *size)).collect(), bytes }
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_counted_until_it_is_acknowledged() {
+        let mut p = Progress::new(Index(1), Incarnation(1), Time(0));
+        p.sent(Index(2), 10);
+        p.acknowledged(Index(0));
+        assert_eq!((p.in_flight(), &p.flow), (1, &replicate(&[(2, 10)])), "the place is found, the rest is on its way");
+        p.sent(Index(4), 20);
+        p.sent(Index(5), 30);
+        assert_eq!((p.in_flight(), &p.flow), (3, &replicate(&[(2, 10), (4, 20), (5, 30)])));
+        assert!(p.has_room(4, 61) && !p.has_room(3, 61) && !p.has_room(4, 60));
+        p.acknowledged(Index(4));
+        assert_eq!(p.flow, replicate(&[(5, 30)]));
+        p.acknowledged(Index(5));
+        assert_eq!((p.in_flight(), &p.flow, p.next), (0, &replicate(&[]), Index(6)));
+    }
+
+    #[test]
+    fn an_acknowledged_probe_is_on_its_way_no_more() {
+        for (acknowledged, next) in [(7, 8), (3, 4)] {
+            let mut p = Progress::new(Index(6), Incarnation(1), Time(0));
+            p.sent(Index(7), 10);
+            assert_eq!((p.in_flight(), p.has_room(9, 99)), (1, false));
+            p.acknowledged(Index(acknowledged));
+            assert_eq!((&p.flow, p.next), (&replicate(&[]), Index(next)), "up to {acknowledged}");
+        }
+    }
+}

@@ -136,7 +136,8 @@ impl Raft {
             leading.transfer = None;
         }
         let heartbeat_due = now >= leading.next_heartbeat;
-        if heartbeat_due && !leading.leaving.is_empty() {
+        // Whatever is due now: rounds of reads are heartbeats, and put the next one off.
+        if !leading.leaving.is_empty() {
             leading.forget_the_deaf(now);
         }
         let handing_over = leading.transfer.is_some() || leading.progress.is_empty() || now < leading.next_stall_check;

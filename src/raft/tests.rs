@@ -100,3 +100,57 @@ fn who_knows_nobody_hears_what_its_leader_answers() {
     assert_eq!(hear(8, answer.clone()), []);
     assert_eq!(hear(9, answer), [(5, Bytes::from_static(b"a record"))]);
 }
+
+/// What a member whose log has three entries of term 2 tells member 2, which asks it in term 3 with `message`.
+fn told(floor: Option<Position>, message: Message) -> Vec<Message> {
+    let at = |index| Position { index: Index(index), term: Term(2) };
+    let mut config = Config::new(MemberId(1), Incarnation(1), Configuration::new((1..=3).map(MemberId)), Seed(1));
+    config.floor = floor;
+    let mut log = Log::empty();
+    (1..=3).for_each(|i| log.append(Entry::new(at(i), EntryKind::Command, RequestId::default(), Bytes::new())));
+    let mut raft = Raft::new(config, HardState { term: Term(3), vote: None }, log, Index(0), Time(0));
+    let (from, to, incarnation) = (MemberId(2), MemberId(1), Incarnation(1));
+    raft.step(Time(0), Envelope { from, to, term: Term(3), incarnation, message });
+    raft.flush(Time(0));
+    while let Some(ready) = raft.ready(Time(0)) {
+        raft.persisted(Time(0), Persisted { seq: ready.seq, last: raft.status().last });
+    }
+    raft.messages().map(|envelope| envelope.message).collect()
+}
+
+#[test]
+fn a_mark_that_a_log_has_passed_does_not_stand_for_it() {
+    let mark = Position { index: Index(1), term: Term(2) };
+    for (index, granted) in [(1, false), (2, false), (3, true)] {
+        let last = Position { index: Index(index), term: Term(2) };
+        let vote = Message::Vote { campaign: 7, last, transfer: true };
+        assert_eq!(told(Some(mark), vote), [Message::VoteReply { campaign: 7, granted }], "a log up to {index}");
+    }
+}
+
+#[test]
+fn a_pre_vote_is_granted_for_a_later_term_only() {
+    for (next_term, granted) in [(2, false), (3, false), (4, true)] {
+        let last = Position { index: Index(3), term: Term(2) };
+        let ask = Message::PreVote { campaign: 7, next_term: Term(next_term), last };
+        assert_eq!(told(None, ask), [Message::PreVoteReply { campaign: 7, granted }], "term {next_term}");
+    }
+}
+
+#[test]
+fn what_is_for_another_member_is_not_heard() {
+    let mut raft = newborn(Configuration::new((1..=3).map(MemberId)));
+    let message = Message::Heartbeat { session: 1, sequence: 0, commit: Index(0), round: 0 };
+    let (from, to, incarnation) = (MemberId(2), MemberId(3), Incarnation(1));
+    raft.step(Time(0), Envelope { from, to, term: Term(7), incarnation, message });
+    assert_eq!((raft.term(), raft.leader()), (Term(1), None));
+}
+
+#[test]
+fn who_does_not_lead_is_asked_in_vain() {
+    let mut raft = newborn(Configuration::new((1..=3).map(MemberId)));
+    let (from, to, incarnation) = (MemberId(2), MemberId(1), Incarnation(1));
+    let message = Message::Ask { context: 1, question: Bytes::new() };
+    raft.step(Time(0), Envelope { from, to, term: Term(1), incarnation, message });
+    assert_eq!(raft.take_asks(), []);
+}

@@ -11,8 +11,8 @@
 //!
 //! Absent: retries, and any order but the one in which the node asked.
 
-use super::driver::{Event, Mailbox};
 use super::exposition::{self, DISK_BOUNDS};
+use super::mailbox::{Event, Mailbox};
 use super::sync_probe::SyncProbe;
 use crate::clock::instant;
 use crate::machine::takeover::read_records;
@@ -325,7 +325,7 @@ mod tests {
     use super::*;
     use crate::ids::{ClusterId, DiskId, Incarnation, Index, MemberId, Position, RequestId, Term, WriteSeq};
     use crate::raft::{Entry, EntryKind, HardState};
-    use crate::server::driver::mailbox;
+    use crate::server::mailbox::{self, mailbox};
     use crate::storage::directory::{Directory, Expected, InitialMember};
     use crate::storage::key::{Family, Key, get_value, put_ops};
     use crate::storage::memory::MemoryEngine;
@@ -358,7 +358,7 @@ mod tests {
     struct Log {
         engine: MemoryEngine,
         worker: LogWorker,
-        events: Receiver<Event>,
+        events: mailbox::Receiver,
         _directory: tempfile::TempDir,
     }
 
@@ -385,7 +385,7 @@ mod tests {
 
     #[test]
     fn everything_queued_shares_one_sync_and_reads_see_it() {
-        let Log { engine, worker, events, _directory } = log();
+        let Log { engine, worker, mut events, _directory } = log();
         let (sender, queue) = channel();
         let read = LogRead { peer: crate::ids::MemberId(2), from: Index(2), max_bytes: 1024 };
         sender.send(LogWork::Load(read)).unwrap();
@@ -397,11 +397,13 @@ mod tests {
         let facts = Arc::clone(&worker.facts);
         worker.run(&queue);
         assert_eq!(engine.syncs(), before + 1);
-        let Ok(Event::Input(Input::Persisted(persisted))) = events.try_recv() else { panic!("nothing was persisted") };
+        let Some(Event::Input(Input::Persisted(persisted))) = events.try_next() else {
+            panic!("nothing was persisted")
+        };
         assert_eq!((persisted.seq, persisted.last.index), (WriteSeq(3), Index(3)));
-        let Ok(Event::Input(Input::Loaded { entries, .. })) = events.try_recv() else { panic!("nothing was loaded") };
+        let Some(Event::Input(Input::Loaded { entries, .. })) = events.try_next() else { panic!("nothing was loaded") };
         assert_eq!(entries.len(), 2);
-        assert!(events.try_recv().is_err());
+        assert!(events.try_next().is_none());
         assert_eq!((facts.syncs.lock().unwrap().len(), facts.log_syncs.count()), (1, 1));
         assert!(facts.free_bytes() > 0);
         assert!(facts.silence() >= LONG_AGO, "the other worker is silent");
@@ -420,7 +422,7 @@ mod tests {
     #[test]
     fn a_state_is_staged_and_adopted_between_the_writes() {
         let engine = MemoryEngine::new();
-        let (mailbox, events) = mailbox();
+        let (mailbox, mut events) = mailbox();
         let (sender, queue) = channel();
         let key = Key::AckedMark.encode();
         let stage = |id, begin, value: &'static [u8], adopt| {
@@ -435,7 +437,7 @@ mod tests {
         drop(sender);
         let path = tempfile::tempdir().unwrap();
         state_worker(&engine, path.path(), &Arc::new(silent()), mailbox).run(&queue).unwrap();
-        let told: Vec<String> = events.try_iter().map(|event| format!("{event:?}")).collect();
+        let told: Vec<String> = std::iter::from_fn(|| events.try_next()).map(|event| format!("{event:?}")).collect();
         assert_eq!(told, ["Input(Staged { id: 1 })", "Input(Staged { id: 2 })", "Input(StateWritten { id: 1 })"]);
         assert_eq!(engine.get(&key).unwrap().as_deref(), Some(&b"x"[..]));
         let options = Options::new(1 << 20);
@@ -450,7 +452,7 @@ mod tests {
     #[test]
     fn a_record_that_cannot_be_read_is_sent_to_nobody() {
         let engine = MemoryEngine::new();
-        let (mailbox, events) = mailbox();
+        let (mailbox, mut events) = mailbox();
         let (sender, queue) = channel();
         let mut ops = Vec::new();
         put_ops(|chunk| Family::Record.key(Index(1), chunk).encode(), b"no record", &mut ops);
@@ -460,21 +462,21 @@ mod tests {
         let path = tempfile::tempdir().unwrap();
         let fault = state_worker(&engine, path.path(), &Arc::new(silent()), mailbox).run(&queue).unwrap_err();
         assert!(fault.to_string().contains("record"), "{fault}");
-        assert!(events.try_recv().is_err());
+        assert!(events.try_next().is_none());
     }
 
     #[test]
     fn a_failed_sync_is_told_to_nobody() {
-        let Log { engine, mut worker, events, _directory } = log();
+        let Log { engine, mut worker, mut events, _directory } = log();
         engine.fail_syncs_after(0);
         assert!(worker.persist(&mut vec![ready(1)]).is_err());
-        assert!(events.try_recv().is_err(), "the node would take it for an acknowledgement");
+        assert!(events.try_next().is_none(), "the node would take it for an acknowledgement");
     }
 
     #[test]
     fn the_state_worker_keeps_the_order_and_speaks_once_for_all() {
         let engine = MemoryEngine::new();
-        let (mailbox, events) = mailbox();
+        let (mailbox, mut events) = mailbox();
         let (sender, queue) = channel();
         let put = |value: &'static str| Op::Put(Bytes::from_static(b"k"), Bytes::from_static(value.as_bytes()));
         let writes =
@@ -488,9 +490,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut worker = state_worker(&engine, directory.path(), &facts, mailbox);
         worker.run(&queue).unwrap();
-        assert!(matches!(events.try_recv(), Ok(Event::Input(Input::StateWritten { id: 3 }))));
-        assert!(matches!(events.try_recv(), Ok(Event::Input(Input::StateSynced { id: 3 }))));
-        assert!(events.try_recv().is_err());
+        assert!(matches!(events.try_next(), Some(Event::Input(Input::StateWritten { id: 3 }))));
+        assert!(matches!(events.try_next(), Some(Event::Input(Input::StateSynced { id: 3 }))));
+        assert!(events.try_next().is_none());
         assert_eq!(engine.get(b"k").unwrap().as_deref(), Some(&b"3"[..]));
         assert_eq!(engine.unsynced(), 0, "the last thing it does is a sync");
         assert_eq!(facts.state_syncs.count(), 1, "the last one answers to nobody");

@@ -1,4 +1,4 @@
-//! The node's thread: one mailbox in, effects out.
+//! The node's thread: one mailbox (`mailbox.rs`) in, effects out.
 //!
 //! A turn takes everything that is in the mailbox, feeds it to the node, closes with one [`Node::advance`] and starts the
 //! effects in their order. Hundreds of requests that arrive while a turn runs become one batch in the next one, so a
@@ -19,112 +19,24 @@
 //! Absent: any decision. What to do is the node's; this is how it gets done.
 
 use super::disk::{LogWork, StateWork};
+use super::mailbox::{Event, Receiver};
 use super::slow::Slow;
 use super::transport::{self, Link};
 use super::watching::Watching;
 use crate::clock::Clock;
 use crate::ids::{MemberId, Revision};
 use crate::machine::View;
-use crate::node::{Effect, Halt, Input, Node, Refused, Reply, Request, Slot, Status, Uncertain};
+use crate::node::{Effect, Halt, Input, Node, Reply, Slot, Status};
 use crate::raft::Message;
 use crate::time::{Duration, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// What can land in the mailbox.
-#[derive(Debug)]
-pub enum Event {
-    /// For the node.
-    Input(Input),
-    /// A caller's request, with where to answer.
-    Call(Slot, Request, oneshot::Sender<Reply>),
-    /// Tell the node's status as it is now.
-    Tell(oneshot::Sender<Status>),
-    /// A connection to a peer is ready for messages; the older one, if any, is not used any more.
-    Linked(MemberId, Link),
-    /// Finish with this turn.
-    Stop,
-}
-
-/// Requests of clients that may wait at once. Above it they are refused at the door, so that a flood costs no memory.
-const MAX_CALLS: usize = 16 * 1024;
-
-/// How old a published status may be while things change. Who needs it newer asks ([`Mailbox::status`]).
+/// How old a published status may be while things change. Who needs it newer asks ([`Mailbox::status`](super::mailbox::Mailbox::status)).
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(10);
-
-/// A hand that reaches the node's thread. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Mailbox {
-    sender: Sender<Event>,
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    next_slot: AtomicU64,
-    calls: AtomicUsize,
-}
-
-/// A mailbox and what comes out of it.
-pub fn mailbox() -> (Mailbox, Receiver<Event>) {
-    let (sender, receiver) = channel();
-    (Mailbox { sender, shared: Arc::default() }, receiver)
-}
-
-/// A request that waits. Dropped before the answer came, it cancels.
-struct Waiting<'a> {
-    mailbox: &'a Mailbox,
-    slot: Slot,
-    answered: bool,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.mailbox.shared.calls.fetch_sub(1, Ordering::Relaxed);
-        if !self.answered {
-            self.mailbox.post(Event::Input(Input::Cancel(self.slot)));
-        }
-    }
-}
-
-impl Mailbox {
-    /// Puts an event in. After the thread has ended it goes nowhere.
-    pub fn post(&self, event: Event) {
-        let _ = self.sender.send(event);
-    }
-
-    /// Asks the node and waits for its one answer, which comes within the node's request timeout.
-    pub async fn ask(&self, request: Request) -> Reply {
-        let proposes = matches!(request, Request::Propose { .. } | Request::Change(_));
-        let calls = self.shared.calls.fetch_add(1, Ordering::Relaxed);
-        let slot = Slot(self.shared.next_slot.fetch_add(1, Ordering::Relaxed));
-        let mut waiting = Waiting { mailbox: self, slot, answered: true };
-        if calls >= MAX_CALLS {
-            return Reply::Refused(Refused::Busy);
-        }
-        let (sender, answer) = oneshot::channel();
-        if self.sender.send(Event::Call(slot, request, sender)).is_err() {
-            return Reply::Refused(Refused::Stopping);
-        }
-        waiting.answered = false;
-        let reply = answer.await;
-        waiting.answered = true;
-        // The thread ended with the request in its hands: what it had proposed may yet be committed.
-        let gone = if proposes { Reply::Uncertain(Uncertain::LeaderLost) } else { Reply::Refused(Refused::Stopping) };
-        reply.unwrap_or(gone)
-    }
-
-    /// The node's status as it is now; `None` once the node has stopped.
-    pub async fn status(&self) -> Option<Status> {
-        let (sender, answer) = oneshot::channel();
-        self.post(Event::Tell(sender));
-        answer.await.ok()
-    }
-}
 
 /// What the thread needs.
 pub struct Driver {
@@ -133,7 +45,7 @@ pub struct Driver {
     /// Its clock: the one that its `now` at birth was read from.
     pub clock: Clock,
     /// Where things arrive.
-    pub events: Receiver<Event>,
+    pub events: Receiver,
     /// The log worker's queue.
     pub log: Sender<LogWork>,
     /// The state worker's queue.
@@ -243,16 +155,7 @@ impl Turns {
         if self.dirty {
             wake = wake.min(self.published + PUBLISH_INTERVAL);
         }
-        let first = match self.driver.events.try_recv() {
-            Ok(event) => Some(event),
-            Err(_) if wake <= now => None,
-            Err(_) => match self.driver.events.recv_timeout(wake.since(now)) {
-                Ok(event) => Some(event),
-                Err(RecvTimeoutError::Timeout) => None,
-                // Impossible while the transport holds a mailbox; if it happens, nobody is left to serve.
-                Err(RecvTimeoutError::Disconnected) => return Ok(Next::Stop),
-            },
-        };
+        let first = self.driver.events.next_within(wake.since(now));
         let now = self.driver.clock.now();
         for peer in std::mem::take(&mut self.unreachable) {
             self.driver.node.handle(now, Input::PeerUnreachable(peer))?;
@@ -265,7 +168,7 @@ impl Turns {
             if self.take(now, event)? == Next::Stop {
                 return Ok(Next::Stop);
             }
-            next = self.driver.events.try_recv().ok();
+            next = self.driver.events.try_next();
         }
         Ok(Next::Turn)
     }
@@ -335,77 +238,5 @@ impl Turns {
             }
             changed
         });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::node::Stages;
-
-    fn runtime() -> tokio::runtime::Runtime {
-        tokio::runtime::Builder::new_current_thread().build().unwrap()
-    }
-
-    #[test]
-    fn a_caller_that_leaves_cancels_its_request() {
-        let (mailbox, events) = mailbox();
-        runtime().block_on(async {
-            let ask = mailbox.ask(Request::Read);
-            tokio::select! {
-                biased;
-                reply = ask => panic!("nobody can have answered: {reply:?}"),
-                () = std::future::ready(()) => {}
-            }
-        });
-        let Ok(Event::Call(slot, Request::Read, _)) = events.try_recv() else { panic!("no call arrived") };
-        let Ok(Event::Input(Input::Cancel(cancelled))) = events.try_recv() else { panic!("no cancel arrived") };
-        assert_eq!(slot, cancelled);
-        assert_eq!(mailbox.shared.calls.load(Ordering::Relaxed), 0);
-    }
-
-    #[test]
-    fn an_answered_caller_cancels_nothing_and_slots_differ() {
-        let (mailbox, events) = mailbox();
-        let node = std::thread::spawn(move || {
-            let mut slots = Vec::new();
-            while let Ok(event) = events.recv() {
-                let Event::Call(slot, _, caller) = event else { panic!("{event:?}") };
-                slots.push(slot);
-                let readable = Reply::Readable { term: crate::ids::Term(3), stages: Stages::default() };
-                caller.send(readable).unwrap();
-            }
-            slots
-        });
-        runtime().block_on(async {
-            for _ in 0..3 {
-                assert!(matches!(mailbox.ask(Request::Read).await, Reply::Readable { .. }));
-            }
-        });
-        drop(mailbox);
-        let slots: BTreeSet<Slot> = node.join().unwrap().into_iter().collect();
-        assert_eq!(slots.len(), 3);
-    }
-
-    #[test]
-    fn once_the_node_is_gone_a_write_in_its_hands_is_uncertain_and_a_new_one_is_refused() {
-        let (mailbox, events) = mailbox();
-        let propose = || Request::Propose { command: bytes::Bytes::new(), grows: false };
-        runtime().block_on(async {
-            let reply = tokio::join!(mailbox.ask(propose()), async { drop(events) }).0;
-            assert!(matches!(reply, Reply::Uncertain(Uncertain::LeaderLost)), "{reply:?}");
-            let reply = mailbox.ask(propose()).await;
-            assert!(matches!(reply, Reply::Refused(Refused::Stopping)), "{reply:?}");
-            assert!(mailbox.status().await.is_none());
-        });
-    }
-
-    #[test]
-    fn a_flood_is_refused_at_the_door() {
-        let (mailbox, events) = mailbox();
-        mailbox.shared.calls.store(MAX_CALLS, Ordering::Relaxed);
-        let reply = runtime().block_on(mailbox.ask(Request::Read));
-        assert!(matches!(reply, Reply::Refused(Refused::Busy)), "{reply:?}");
-        assert!(events.try_recv().is_err(), "the node hears nothing of it");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It runs one node against the real world: threads, disks, sockets, signals. Who does what:
 //!
-//! - the **node's thread** (`driver.rs`) owns the node, and never waits for anything but its mailbox;
+//! - the **node's thread** (`driver.rs`) owns the node, and never waits for anything but its mailbox (`mailbox.rs`);
 //! - the **log worker** and the **state worker** (`disk.rs`) are the only ones that wait for the disk;
 //! - the **hub's thread** (`watching.rs`) fills the watchers' queues;
 //! - the **tokio runtime** carries the connections (`gather.rs`): clients (`api/`, `http.rs`, `gateway.rs`) and peers
@@ -40,8 +40,9 @@ use bytes::Bytes;
 use calls::{Metered, Traffic};
 use config::{Config, GRPC_OVERHEAD_BYTES, LogOutput, Url};
 use disk::DiskFacts;
-use driver::{Driver, Event};
+use driver::Driver;
 use gather::Gathered;
+use mailbox::Event;
 use metrics::Metrics;
 use notify::Notifier;
 use slow::Slow;
@@ -76,6 +77,7 @@ pub mod gather;
 pub mod http;
 pub mod join;
 pub mod logging;
+pub mod mailbox;
 pub mod metrics;
 pub mod notify;
 pub mod process;
@@ -504,7 +506,7 @@ fn start(
     probe: Option<SyncProbe>,
 ) -> std::io::Result<(Arc<Front>, Threads, Directory)> {
     let Member { opened, identity, members: _, state, guard, clock, directory } = member;
-    let (mailbox, events) = driver::mailbox();
+    let (mailbox, events) = mailbox::mailbox();
     let (view, hollow) = (opened.node.view(), opened.node.is_hollow());
     let staging = directory.staging(Options::new(STATE_CACHE_BYTES));
     let mut disk = DiskFacts::new(opened.log.size_on_disk());

@@ -25,9 +25,9 @@
 //!
 //! Absent: encryption, and any promise that a message arrives.
 
-use super::driver::{Event, Mailbox};
 use super::exposition::{Histogram, ROUND_TRIP_BOUNDS};
 use super::join;
+use super::mailbox::{Event, Mailbox};
 use crate::clock::instant;
 use crate::ids::{Incarnation, MemberId};
 use crate::machine::{Level, View};

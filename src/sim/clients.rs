@@ -72,7 +72,7 @@ impl Clients {
             rng: Rng::new(seed),
             load: plan.load.clone(),
             patience: plan.timers.election,
-            workload: Workload::new(plan.history),
+            workload: Workload::new(plan.history, plan.fierce),
             clients: (0..plan.load.clients).map(client).collect(),
             numbers: plan.load.clients as u64,
             slots: 0,

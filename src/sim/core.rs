@@ -384,6 +384,10 @@ impl Host for Core {
         false
     }
 
+    fn mark(&self) -> Option<Position> {
+        None
+    }
+
     fn is_gone(&self, _: MemberId) -> bool {
         false
     }

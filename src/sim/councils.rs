@@ -35,7 +35,7 @@ impl Council {
         Council { incoming: (1 << nodes) - 1, ..Council::default() }
     }
 
-    fn of(configuration: &Configuration) -> Council {
+    pub fn of(configuration: &Configuration) -> Council {
         let bits = |members: &mut dyn Iterator<Item = u64>| members.fold(0, |bits, id| bits | 1 << (id - 1));
         let learners = configuration.learners();
         let joining = learners.iter().filter(|(_, promotion)| **promotion == Promotion::WhenCaughtUp);

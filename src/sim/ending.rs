@@ -12,8 +12,8 @@
 //!
 //! Then, without one new request, all of the core must reach one state, but for those whose state is wrong; these must be found
 //! out while somebody writes, and agree (`bends.rs`); then each of its members must serve a write and a read; then the leader
-//! stays; then only heartbeats pass. Healing everything would hide what hangs: a livelock that needs one member to stay away is
-//! found only if it does.
+//! stays; then only heartbeats pass; then one of its voters does not hear the leader for a while, and no term moves. Healing
+//! everything would hide what hangs: a livelock that needs one member to stay away is found only if it does.
 
 use super::councils::Council;
 use super::host::Host;
@@ -36,6 +36,7 @@ impl<H: Host> World<H> {
         self.serve()?;
         self.end_leases()?;
         self.rest()?;
+        self.come_back()?;
         self.read_all()?;
         self.sweep()?;
         let nodes = self.core_nodes();
@@ -74,6 +75,15 @@ impl<H: Host> World<H> {
         self.operator.be_quiet();
         for place in self.places.iter_mut().filter(|place| self.frozen && place.paused_until > self.now) {
             place.paused_until = Time::NEVER;
+        }
+        // A leader whose disk is full refuses what grows, wherever it leads from, and that is lawful: so no disk stays full.
+        for node in (0..self.places.len()).filter(|node| core & (1 << node) == 0) {
+            if self.hears(node) {
+                self.input(node, Input::Space { low: false })?;
+            } else {
+                // Who is stopped finds it when it goes on.
+                self.schedule_here(self.now, node, Event::SpaceBack(node));
+            }
         }
         self.admit(core)?;
         Ok(true)
@@ -124,7 +134,8 @@ impl<H: Host> World<H> {
         Ok(true)
     }
 
-    /// Those of the core that are members, as far as that is committed.
+    /// Those of the core that are members, as far as that is committed. A removal that was asked for before may be committed
+    /// while something is waited for: who waits asks again.
     pub(super) fn core_nodes(&self) -> Vec<usize> {
         let members = self.laws.council().members() & self.core;
         (0..self.places.len()).filter(|node| members & (1 << node) != 0).collect()
@@ -175,7 +186,9 @@ impl<H: Host> World<H> {
                 && (place.bent || glance.digest == first.digest)
         };
         let council = self.laws.council();
-        let settled = !council.is_joint() && council.joining & self.core == 0;
+        // A leader that was removed hands over and goes.
+        let leads = first.leader.is_none_or(|leader| council.incoming & 1 << (leader.0 - 1) != 0);
+        let settled = leads && !council.is_joint() && council.joining & self.core == 0;
         settled && nodes.iter().all(agrees) && self.clients.owed(self.core) == 0
     }
 
@@ -252,10 +265,9 @@ impl<H: Host> World<H> {
     /// Nobody asks for anything, and what is there fits: no alarm stays.
     fn regain_space(&mut self) -> Result<(), Violation> {
         let patience = self.patience(100) + self.shortage();
-        let nodes = self.core_nodes();
         let short = |place: &Place<H>| place.host.view().is_none_or(|view| !view.may_grow());
         let quota = self.plan.history.quota;
-        let takes_puts = |world: &World<H>| !nodes.iter().any(|node| short(&world.places[*node]));
+        let takes_puts = |world: &World<H>| !world.core_nodes().iter().any(|node| short(&world.places[*node]));
         if !H::HAS_CONTENTS || quota == 0 || self.wait(patience, takes_puts)? {
             return Ok(());
         }
@@ -264,23 +276,24 @@ impl<H: Host> World<H> {
                 let view = self.places[*node].host.view();
                 view.map(|view| (node + 1, view.held_bytes(), view.compacted(), view.revision(), view.alarms()))
             };
-            let held: Vec<_> = nodes.iter().map(held).collect();
+            let held: Vec<_> = self.core_nodes().iter().map(held).collect();
             format!("{patience:?} after it was healed the core is short of space, of {quota}: {held:?}")
         })
     }
 
     /// Compactions come to their end, and then all hold the same.
     fn sweep(&mut self) -> Result<(), Violation> {
-        let nodes = self.core_nodes();
         if !H::HAS_CONTENTS {
             return Ok(());
         }
-        let swept = |world: &World<H>| !nodes.iter().any(|node| world.places[*node].host.is_sweeping());
+        let is_sweeping = |world: &World<H>, node: &usize| world.places[*node].host.is_sweeping();
+        let swept = |world: &World<H>| !world.core_nodes().iter().any(|node| is_sweeping(world, node));
         let done = |world: &World<H>| swept(world) && world.is_one();
         // A sweep rests while a state is taken over, and for a while after that.
         if !self.wait(self.patience(1000) + REST, done)? {
             return self.laws.broken(Law::SpaceReturns, || "a core at rest sweeps for ever".to_string());
         }
+        let nodes = self.core_nodes();
         nodes.iter().try_for_each(|node| self.compare(*node, true))?;
         let held = |node: &usize| self.places[*node].host.view().map(|view| view.held_bytes());
         let held: Vec<Option<u64>> = nodes.iter().map(held).collect();
@@ -293,12 +306,13 @@ impl<H: Host> World<H> {
     /// Nobody keeps a lease alive: all of them end, at once or when a new leader has given them all of their time again.
     fn end_leases(&mut self) -> Result<(), Violation> {
         let patience = self.patience(100) + self.owners.longest() * 3;
-        let nodes = self.core_nodes();
-        let none = |world: &World<H>| nodes.iter().all(|node| world.places[*node].host.leases() == (0, 0));
+        let has_none = |world: &World<H>, node: &usize| world.places[*node].host.leases() == (0, 0);
+        let none = |world: &World<H>| world.core_nodes().iter().all(|node| has_none(world, node));
         if self.wait(patience, none)? {
             return Ok(());
         }
-        let left: Vec<(usize, usize)> = nodes.iter().map(|node| self.places[*node].host.leases()).collect();
+        let leases = |node: &usize| self.places[*node].host.leases();
+        let left: Vec<(usize, usize)> = self.core_nodes().iter().map(leases).collect();
         self.laws.broken(Law::LeaseEnds, || {
             format!("{patience:?} after nobody keeps them alive, leases and keys of gone ones are there: {left:?}")
         })
@@ -328,6 +342,44 @@ impl<H: Host> World<H> {
         if sent > most && is_settled && self.laws.leader_changes() == changes + changed {
             self.laws.broken(Law::Quiet, || {
                 format!("a core at rest sent {sent} messages in {beats} heartbeats, more than {most}")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A voter of the core does not hear its leader for a while, asks to be elected, and hears it again: nobody's term moves.
+    /// Not where somebody is outside, who may campaign with better reason.
+    fn come_back(&mut self) -> Result<(), Violation> {
+        let council = *self.laws.council();
+        let Some(leader) = self.places[self.core_nodes()[0]].glance.leader else { return Ok(()) };
+        let may = |node: &usize| {
+            let is_other = *node as u64 + 1 != leader.0 && council.incoming & (1 << node) != 0;
+            is_other && council.is_quorum(self.core & !self.bent() & !(1 << node))
+        };
+        let voters: Vec<usize> = self.core_nodes().into_iter().filter(may).collect();
+        if self.core.count_ones() as usize != self.places.len() || voters.is_empty() {
+            return Ok(());
+        }
+        let deaf = voters[self.dice.below(voters.len() as u64) as usize];
+        let said = |world: &World<H>| -> Vec<_> {
+            let glance = |node: usize| world.places[node].glance;
+            world.core_nodes().into_iter().map(|node| (glance(node).term, glance(node).leader)).collect()
+        };
+        let (before, election) = (said(self), self.plan.timers.election);
+        self.tell(Some(deaf), || "-- does not hear its leader for a while".to_string());
+        self.network.deafen(Some((leader.0 as usize - 1, deaf)));
+        self.run(self.now + election * 4)?;
+        self.network.deafen(None);
+        if !self.wait(self.patience(100), |world| world.is_one())? {
+            return self.laws.broken(Law::Converges, || format!("n{} came back, and the core fell apart", deaf + 1));
+        }
+        let after = said(self);
+        if before.iter().zip(&after).any(|(before, after)| before.0 != after.0) {
+            self.laws.broken(Law::Stable, || {
+                format!(
+                    "n{} did not hear its leader for a while, and terms moved: {after:?} after {before:?}",
+                    deaf + 1
+                )
             })?;
         }
         Ok(())

@@ -73,6 +73,7 @@ impl<H: Host> World<H> {
                 }
             }
             Fault::Rot { node, place } => self.rot(node, place, span),
+            Fault::Tear { node, log, keep } => self.places[node].torn = Some((log, keep, span)),
             Fault::Wipe { node } => self.wipe(node, span),
             Fault::Lose { node } => self.lose(node, span),
             Fault::Bend { side } => self.bend(side),
@@ -81,6 +82,8 @@ impl<H: Host> World<H> {
                 let in_force = self.laws.in_force();
                 let sight = self.sight(&in_force);
                 if let Some(order) = self.operator.wants((wish, pick, pinned), until, &sight) {
+                    let (come, go) = self.operator.wished(order);
+                    self.laws.wished(come, go);
                     self.schedule(self.now, Event::Order(order));
                 }
             }
@@ -94,6 +97,14 @@ impl<H: Host> World<H> {
             Fault::Split { .. } | Fault::Cut { .. } | Fault::Clog { .. } | Fault::Mute { .. } => {}
         }
         Ok(())
+    }
+
+    /// Whether the process dies in the middle of a write of its log (or of its state), which has several steps or not.
+    pub(super) fn tears(&mut self, node: usize, log: bool, has_steps: bool) -> bool {
+        let torn = self.places[node].torn.take_if(|(of_log, ..)| *of_log == log && has_steps);
+        let Some((_, keep, span)) = torn.filter(|_| self.core & (1 << node) == 0) else { return false };
+        self.crash(node, keep, true, span);
+        true
     }
 
     fn rot(&mut self, node: usize, place: u64, span: Duration) {

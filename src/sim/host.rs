@@ -215,6 +215,9 @@ pub trait Host {
     /// Whether it knows that its state is wrong.
     fn is_wrong(&self) -> bool;
 
+    /// How far the log reached, as the state's disk says: of what is not synced there, anything may survive.
+    fn mark(&self) -> Option<Position>;
+
     /// Whether this member knows that `peer` was removed.
     fn is_gone(&self, peer: MemberId) -> bool;
 

@@ -6,17 +6,23 @@
 //! what has changed, never the length of the log; the exception is a new leader, whose log is compared with everything that
 //! is committed.
 //!
-//! The laws of what clients see are the judge's (`crate::check`), who knows nothing of this record.
+//! What members say to each other, and what a change of the membership promises, is looked at in files of their own. The laws of
+//! what clients see are the judge's (`crate::check`), who knows nothing of this record.
 
 use super::councils::{Changes, Council, Councils};
 use super::host::{Born, Stamp};
-use crate::ids::{Incarnation, Index, MemberId, Term, WriteSeq};
+use super::plan::{Plan, Timers};
+use crate::ids::{Incarnation, Index, MemberId, Position, Term, WriteSeq};
 use crate::node::RoleName;
 use crate::node::events::Glance;
 use crate::raft::{Entry, Envelope, HardState, Message, Ready};
 use crate::time::Time;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use words::{Ear, Said};
+
+mod membership;
+mod words;
 
 /// The laws, by name. The numbers in brackets are those of the literature's lists: Raft fig. 3 where it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,7 +59,8 @@ pub enum Law {
     Monotone,
     /// applied ≤ commit ≤ last, applied ≤ persisted ≤ last, and persisted is what the disk says.
     Order,
-    /// What a leader believes of a follower's log is durable there.
+    /// What a leader believes of a follower's log is durable there, was said by it in this life and term, and is never less than
+    /// before.
     Matched,
     /// No more appends are on their way to a follower than its window takes.
     Bounded,
@@ -95,11 +102,37 @@ pub enum Law {
     Assertion,
     /// The same plan twice is the same run.
     Deterministic,
+    /// A vote goes to who asks first, unless the voter's log is newer: then never (Raft §5.4.1).
+    FairVote,
+    /// Who has gone on to a later term says nothing more in a former one.
+    OneTerm,
+    /// No number that an answer echoes is used by two lives of a member.
+    OwnNumbers,
+    /// A forwarded command is appended once at most, in the term in which it was forwarded.
+    Forwarded,
+    /// A leader answers for a read when a quorum has answered a round that began after it.
+    Confirmed,
+    /// A follower commits no further than its leader's appends have reached in its log.
+    Verified,
+    /// Who leads has heard a quorum within an election timeout.
+    InTouch,
+    /// What the state's disk says of the log's disk is so.
+    Witness,
+    /// A member goes by the newest configuration in its log.
+    Configured,
+    /// Nobody comes or goes whom no operator asked to.
+    Asked,
+    /// Where a change begins, those who will vote can decide, and who comes to vote has caught up.
+    Able,
+    /// Who stands for election is a voter.
+    Standing,
+    /// Who was removed is left alone when it had the time to hear of it.
+    Farewell,
 }
 
 impl Law {
     /// All of them.
-    pub const ALL: [Law; 36] = [
+    pub const ALL: [Law; 49] = [
         Law::ElectionSafety,
         Law::LogMatching,
         Law::LeaderCompleteness,
@@ -136,6 +169,19 @@ impl Law {
         Law::Linearizable,
         Law::Assertion,
         Law::Deterministic,
+        Law::FairVote,
+        Law::OneTerm,
+        Law::OwnNumbers,
+        Law::Forwarded,
+        Law::Confirmed,
+        Law::Verified,
+        Law::InTouch,
+        Law::Witness,
+        Law::Configured,
+        Law::Asked,
+        Law::Able,
+        Law::Standing,
+        Law::Farewell,
     ];
 
     /// Its name, as printed and as told to the command line.
@@ -177,6 +223,19 @@ impl Law {
             Law::Linearizable => "linearizable",
             Law::Assertion => "assertion",
             Law::Deterministic => "deterministic",
+            Law::FairVote => "fair-vote",
+            Law::OneTerm => "one-term",
+            Law::OwnNumbers => "own-numbers",
+            Law::Forwarded => "forwarded",
+            Law::Confirmed => "confirmed",
+            Law::Verified => "verified",
+            Law::InTouch => "in-touch",
+            Law::Witness => "witness",
+            Law::Configured => "configured",
+            Law::Asked => "asked",
+            Law::Able => "able",
+            Law::Standing => "standing",
+            Law::Farewell => "farewell",
         }
     }
 }
@@ -208,6 +267,8 @@ struct Seen {
     /// Its log with everything that was handed to the disk.
     written: Vec<Stamp>,
     glance: Glance,
+    /// Term and vote, as they were last handed to the disk.
+    decided: HardState,
     /// Handed out and not durable: each write's number, and from where it cuts the log.
     handed: VecDeque<(WriteSeq, usize)>,
     /// Which life it is in.
@@ -244,9 +305,21 @@ pub struct Laws {
     /// The newest committed configuration, and its place; and the simple one before, if it is joint.
     council: (u64, Council),
     simple: Council,
+    /// The founders'.
+    first: Council,
     /// All that were committed.
     past: Vec<Council>,
     changes: Changes,
+    /// What each member has heard.
+    ears: Vec<Ear>,
+    said: Said,
+    timers: Timers,
+    /// What fits into one append.
+    append_max: u64,
+    /// By index: the size of the smallest entry that ever stood there.
+    sizes: Vec<u64>,
+    /// Who was ever asked to come, and who to go: a bit per member.
+    wished: (u64, u64),
 }
 
 fn slot_of(index: Index) -> usize {
@@ -254,9 +327,10 @@ fn slot_of(index: Index) -> usize {
 }
 
 impl Laws {
-    /// A blank record of so many founders, and so many members in all; the laws in `off` are not kept.
-    pub(super) fn new(founders: usize, nodes: usize, off: &[Law]) -> Laws {
-        let councils = Councils::new(founders);
+    /// A blank record; the laws in `off` are not kept.
+    pub(super) fn new(plan: &Plan, off: &[Law]) -> Laws {
+        let nodes = plan.places();
+        let councils = Councils::new(plan.nodes);
         let (_, first) = councils.newest(&[]);
         Laws {
             off: off.to_vec(),
@@ -272,8 +346,15 @@ impl Laws {
             councils,
             council: (0, first),
             simple: first,
+            first,
             past: vec![first],
             changes: Changes::default(),
+            ears: vec![Ear::new(nodes); nodes],
+            said: Said::default(),
+            timers: plan.timers.clone(),
+            append_max: plan.limits().max_append_bytes as u64,
+            sizes: Vec::new(),
+            wished: (0, 0),
         }
     }
 
@@ -381,12 +462,13 @@ impl Laws {
         })?;
         let seen = &mut self.members[node];
         seen.served = if born.hollow { served } else { Index(0) };
-        (seen.hard, seen.life) = (born.hard, born.life);
+        (seen.hard, seen.decided, seen.life) = (born.hard, born.hard, born.life);
         seen.handed.clear();
         seen.durable.clone_from(&log);
         seen.written = log;
         seen.glance = Glance { applied, commit: applied, term: born.hard.term, digest, ..Glance::default() };
         seen.compared = 0;
+        self.deaf(node, born.base.index);
         Ok(())
     }
 
@@ -428,6 +510,7 @@ impl Laws {
 
     /// A write was handed to the disk of the log, in the turn that is closed as `now` shows.
     pub fn handed(&mut self, node: usize, ready: &Ready, now: Glance) -> Result<(), Violation> {
+        self.votes(node, ready)?;
         let cut = ready.truncate_from.map_or(usize::MAX, slot_of);
         self.members[node].handed.push_back((ready.seq, cut));
         if let Some(from) = ready.truncate_from {
@@ -444,6 +527,12 @@ impl Laws {
                 format!("n{} writes entry {}, of which a bit has flipped", node + 1, entry.position)
             })?;
             self.configures(node, entry, now)?;
+            self.takes(node, entry, now)?;
+            let size = entry.size() as u64;
+            match self.sizes.get_mut(at) {
+                Some(smallest) => *smallest = size.min(*smallest),
+                None => self.sizes.resize(at + 1, size),
+            }
             let written = &mut self.members[node].written;
             let (ends, before) = (written.len(), written.last().map_or(0, |last| last.term));
             written.push(stamp);
@@ -480,6 +569,9 @@ impl Laws {
         })?;
         let (place, _) = self.councils.newest(log);
         let makes_it = now.role == RoleName::Leader && now.term == entry.position.term;
+        if makes_it && council.is_joint() {
+            self.begins(node, &council, now)?;
+        }
         self.demand(Law::OneChange, !makes_it || place <= now.commit.0, || {
             format!("n{} begins {council:?}, but has committed {}, not {place}", node + 1, now.commit)
         })
@@ -658,15 +750,8 @@ impl Laws {
     /// The configurations by which a member may have counted in the turn that has just been closed: the newest one at its
     /// beginning, and those that were appended in it. A follower was told, by a leader that it may have got them from.
     fn counted_by(&self, node: usize, old: Glance) -> Vec<Council> {
-        let log = &self.members[node].written;
-        let began = match old.role {
-            RoleName::Leader => log.len().min(old.last.index.0 as usize),
-            _ => log.len().min(old.commit.0 as usize),
-        };
-        let (place, council) = self.councils.newest(&log[..began]);
-        std::iter::once(council)
-            .chain(self.councils.after(log, place).into_iter().map(|(_, council)| council))
-            .collect()
+        let began = if old.role == RoleName::Leader { old.last.index } else { old.commit };
+        self.counted_since(node, began.0 as usize)
     }
 
     /// The entry at this place is committed: it may hold a configuration.
@@ -713,9 +798,18 @@ impl Laws {
         self.demand(Law::Sleeps, times < 8, || format!("n{} takes turn after turn and does nothing", node + 1))
     }
 
+    /// The state's disk says that the log's disk reached so far.
+    pub(super) fn witnessed(&self, node: usize, mark: Position) -> Result<(), Violation> {
+        let seen = &self.members[node];
+        let (index, term) = (seen.durable.len() as u64, seen.durable.last().map_or(0, |last| last.term));
+        self.demand(Law::Witness, index >= mark.index.0 && term >= mark.term.0, || {
+            format!("n{}'s state witnesses {mark}, and its log's disk ends at {index}@{term}", node + 1)
+        })
+    }
+
     /// What a leader believes of its followers, and how many appends are on their way to one of them.
     pub fn believes(
-        &self,
+        &mut self,
         node: usize,
         flows: &[(MemberId, &'static str, Index)],
         in_flight: usize,
@@ -724,6 +818,9 @@ impl Laws {
         self.demand(Law::Bounded, in_flight <= limit, || {
             format!("n{} has {in_flight} appends on their way to one follower, more than {limit}", node + 1)
         })?;
+        for (peer, _, index) in flows {
+            self.trusts(node, *peer, *index)?;
+        }
         // Who does not know yet that it was deposed may believe what was so.
         let term = self.members[node].glance.term;
         if self.leaders.last_key_value().is_some_and(|(newest, _)| *newest > term) {

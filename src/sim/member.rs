@@ -8,7 +8,7 @@ use super::host::{Born, Host, Shape, Stamp, Torn};
 use super::plan::MAX_NODES;
 use super::workload;
 use crate::check::history::{Call, Reply};
-use crate::ids::{ClusterId, DiskId, Index, MemberId};
+use crate::ids::{ClusterId, DiskId, Index, MemberId, Position, Term};
 use crate::machine::{self, Level};
 use crate::node::events::Glance;
 use crate::node::{
@@ -20,7 +20,7 @@ use crate::proto::mvccpb::KeyValue;
 use crate::raft::{Entry, LogRead, Persisted, Raft, Ready};
 use crate::rng::{Seed, mix};
 use crate::storage::directory::{InitialMember, Meta};
-use crate::storage::key::Key;
+use crate::storage::key::{Key, get_value};
 use crate::storage::log::LogStore;
 use crate::storage::memory::MemoryEngine;
 use crate::storage::{Engine, Op};
@@ -312,6 +312,12 @@ impl Host for Member {
 
     fn is_wrong(&self) -> bool {
         self.node().is_some_and(Node::is_wrong)
+    }
+
+    fn mark(&self) -> Option<Position> {
+        let value = get_value(&self.state, |_| Key::AckedMark.encode()).ok()??;
+        let word = |at: usize| value.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
+        Some(Position { index: Index(word(0)?), term: Term(word(8)?) })
     }
 
     fn is_gone(&self, peer: MemberId) -> bool {

@@ -32,6 +32,8 @@ pub struct Network {
     rounds: Vec<u64>,
     /// A bit per member of the healed core; 0 before.
     core: u64,
+    /// From whom to whom nothing is heard, although both are in the core.
+    deaf: Option<(usize, usize)>,
 }
 
 /// What becomes of a message that was sent.
@@ -79,6 +81,7 @@ impl Network {
             sent_inside: 0,
             rounds: vec![0; nodes * nodes],
             core: 0,
+            deaf: None,
         }
     }
 
@@ -139,9 +142,15 @@ impl Network {
         self.core = core;
     }
 
+    /// Nothing is heard from now on of what the first of these tells the second; or all is heard again.
+    pub fn deafen(&mut self, link: Option<(usize, usize)>) {
+        self.deaf = link;
+    }
+
     /// Whether what arrives now over this link is heard.
     pub fn passes(&self, now: Time, from: usize, to: usize) -> bool {
-        self.inside(from, to) || self.cut[self.link(from, to)] <= now
+        let is_open = self.inside(from, to) || self.cut[self.link(from, to)] <= now;
+        is_open && self.deaf != Some((from, to))
     }
 
     /// How many messages were sent inside of the healed core, but for those that began or answered a read round: a member

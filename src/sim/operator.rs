@@ -93,6 +93,12 @@ impl Operator {
         Some(self.orders.len() - 1)
     }
 
+    /// Whom this order asks to come, and whom to go.
+    pub(super) fn wished(&self, order: usize) -> (u64, u64) {
+        let Order { come, learn, go, .. } = self.orders[order];
+        (come | learn, go)
+    }
+
     fn order(&self, wish: Wish, dice: &mut Rng, sight: &Sight<'_>) -> Option<Order> {
         let (members, learners) = (sight.newest.members(), sight.newest.learners & !sight.newest.joining);
         let mut order = Order {

@@ -62,6 +62,8 @@ pub(super) struct Place<H> {
     pub wiped: bool,
     /// A write was asked to fail: the process may halt.
     pub failing: bool,
+    /// Of a write that it dies in the middle of: the log's or the state's, how much survives, and how long it stays down.
+    pub torn: Option<(bool, u64, Duration)>,
     pub rotten: bool,
     /// Its state is not what was written, or hollow: the others must do without it until it has taken over another one.
     pub lost: bool,
@@ -130,6 +132,7 @@ impl<H: Host> Place<H> {
             disks: 1,
             wiped: false,
             failing: false,
+            torn: None,
             rotten: false,
             lost: false,
             bent: false,

@@ -19,6 +19,7 @@ use crate::raft::Limits;
 use crate::rng::{Rng, Seed, mix};
 use crate::time::{Duration, Time};
 
+mod fierce;
 mod text;
 
 /// How much of a member is simulated.
@@ -229,6 +230,16 @@ pub enum Fault {
         node: usize,
         /// Which one of its values, and which bit: taken modulo what there is.
         place: u64,
+    },
+    /// The process dies in the middle of its next write that is more than one step: one of a log that has
+    /// entries with a new term, or in the place of others; one of the state that has several parts. Of it `keep` thousandths survive. It is back after `span`.
+    Tear {
+        /// Whose.
+        node: usize,
+        /// The log's, or the state's.
+        log: bool,
+        /// How much of the write survives, in thousandths.
+        keep: u64,
     },
     /// The process dies and comes back on an empty disk.
     Wipe {
@@ -488,6 +499,8 @@ pub struct Plan {
     pub log: Logs,
     /// States are compared each so many entries.
     pub checkpoints: u64,
+    /// What is rare in a usual plan is common: values that take more than one slot, and transactions that fail.
+    pub fierce: bool,
     /// What happens when, in order.
     pub faults: Vec<Planned>,
 }
@@ -503,6 +516,8 @@ pub struct Wishes {
     pub without: Vec<Kind>,
     /// So long.
     pub length: Option<Duration>,
+    /// Not a day of a cluster's life but its worst hour: see `fierce.rs`.
+    pub fierce: bool,
 }
 
 impl Wishes {
@@ -567,6 +582,9 @@ impl Drawing<'_> {
 impl Plan {
     /// The plan of a seed.
     pub fn draw(profile: Profile, seed: u64, wishes: &Wishes) -> Plan {
+        if wishes.fierce {
+            return fierce::draw(profile, seed, wishes);
+        }
         // Neighbouring seeds must have nothing in common.
         let mut rng = Rng::new(Seed(mix(seed ^ 0x706c_616e)));
         let usual = [1, 2, 3, 3, 3, 4, 5, 5, 5, 7][rng.below(10) as usize];
@@ -596,12 +614,7 @@ impl Plan {
             Profile::Core => 0,
             Profile::Full => Drawing::churn(seed, wishes, length, (nodes, timeout), &mut faults),
         };
-        // As text has it, so that a plan that is printed is the plan that ran.
-        for planned in &mut faults {
-            (planned.at, planned.span) = (Time(planned.at.0 / 1000 * 1000), micros(planned.span));
-        }
         let load = Load { rest: micros(load.rest), ..load };
-        faults.sort_by_key(|planned| planned.at);
         let log = Logs::draw(seed);
         let checkpoints = [1, 8, 32, 128][mix(seed ^ 0x6368_6563) as usize % 4];
         Plan {
@@ -618,7 +631,8 @@ impl Plan {
             history,
             log,
             checkpoints,
-            faults,
+            fierce: false,
+            faults: in_order(faults),
         }
     }
 
@@ -646,6 +660,15 @@ impl History {
         let quota = (self.quota > 0).then_some(self.quota);
         SpaceConfig { auto_compaction: self.auto, quota, ..SpaceConfig::default() }
     }
+}
+
+/// By their moments, and as text has them, so that a plan that is printed is the plan that ran.
+fn in_order(mut faults: Vec<Planned>) -> Vec<Planned> {
+    for planned in &mut faults {
+        (planned.at, planned.span) = (Time(planned.at.0 / 1000 * 1000), micros(planned.span));
+    }
+    faults.sort_by_key(|planned| planned.at);
+    faults
 }
 
 /// Cut to microseconds.
@@ -835,6 +858,7 @@ impl Planned {
             | Fault::Error { node, .. }
             | Fault::Space { node }
             | Fault::Rot { node, .. }
+            | Fault::Tear { node, .. }
             | Fault::Wipe { node }
             | Fault::Lose { node }
             | Fault::Up { node } => (Some(node), None),
@@ -862,6 +886,7 @@ impl Fault {
             | Fault::Error { node, .. }
             | Fault::Space { node }
             | Fault::Rot { node, .. }
+            | Fault::Tear { node, .. }
             | Fault::Wipe { node }
             | Fault::Lose { node }
             | Fault::Transfer { node, .. }

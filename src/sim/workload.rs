@@ -28,12 +28,14 @@ pub struct Workload {
     revision: i64,
     /// The highest revision that a compaction was asked for at.
     mark: i64,
+    /// What is rare is common.
+    fierce: bool,
 }
 
 impl Workload {
     /// Nothing was asked yet.
-    pub fn new(history: History) -> Workload {
-        Workload { written: 0, history, revision: 1, mark: 1 }
+    pub fn new(history: History, fierce: bool) -> Workload {
+        Workload { written: 0, history, revision: 1, mark: 1, fierce }
     }
 
     /// An answer has shown this revision.
@@ -80,7 +82,8 @@ impl Workload {
     fn put(&mut self, rng: &mut Rng) -> Call {
         self.written += 1;
         // Now and then a value that takes more than one slot of a record.
-        let padding = if rng.below(400) == 0 { 100_000 } else { 0 };
+        let few = if self.fierce { 40 } else { 400 };
+        let padding = if rng.below(few) == 0 { 100_000 } else { 0 };
         Call::Put { key: Workload::key(rng), value: format!("{}{}", self.written, ".".repeat(padding)) }
     }
 

@@ -31,8 +31,9 @@ use super::plan::Plan;
 use super::trace::Trace;
 use super::watchers::Watchers;
 use crate::ids::{Incarnation, Index, MemberId};
+use crate::node::events::Glance;
 use crate::node::{AutoCompaction, Effect, Halt, Input, Refused, Reply, Request, RoleName, Slot, StateWrite};
-use crate::raft::{Envelope, Message};
+use crate::raft::{Envelope, Message, Ready};
 use crate::rng::{Rng, Seed, mix};
 use crate::time::{Duration, Time};
 use std::cmp::Reverse;
@@ -207,7 +208,7 @@ impl<H: Host> World<H> {
             operator: Operator::new(plan.nodes, plan.places(), plan.timers.election, stream(7)),
             watchers: Watchers::new(&plan, H::HAS_CONTENTS, stream(6)),
             contents: Contents::new(plan.places()),
-            laws: Laws::new(plan.nodes, plan.places(), off),
+            laws: Laws::new(&plan, off),
             trace: Trace::new(lines),
             installs: Installs::default(),
             disk_dice: Rng::new(stream(4)),
@@ -491,6 +492,7 @@ impl<H: Host> World<H> {
         }
         let (before, now) = (place.glance, place.host.glance());
         place.glance = now;
+        self.laws.turn_of(node, local);
         if before != now {
             let numbers = [now.term.0, now.role as u64, now.last.index.0, now.commit.0, now.applied.0, now.digest];
             self.trace.mark(self.now, &numbers);
@@ -505,6 +507,7 @@ impl<H: Host> World<H> {
                 self.laws.handed(node, ready, now)?;
             }
         }
+        self.conclusions(node, before, now)?;
         self.laws.turned(node, now)?;
         if now.role != RoleName::Follower && self.places[node].host.is_hollow() {
             self.laws.broken(Law::Hollow, || format!("n{} has no state, and is a {}", node + 1, now.role.name()))?;
@@ -530,7 +533,7 @@ impl<H: Host> World<H> {
         }
         self.effects = effects;
         self.turns += 1;
-        if self.turns.is_multiple_of(64) && !self.places[node].wiped {
+        if now.role == RoleName::Leader && !self.places[node].wiped {
             let limit = self.plan.limits().max_inflight_messages;
             let raft = self.places[node].host.raft().filter(|raft| raft.is_leader());
             raft.map_or(Ok(()), |raft| self.laws.believes(node, &raft.flows(), raft.max_in_flight(), limit))?;
@@ -547,6 +550,18 @@ impl<H: Host> World<H> {
             self.schedule_here(wake, node, Event::Wake(node));
         }
         Ok(())
+    }
+
+    /// What a turn shows of what a member has concluded from what it has heard and from its log.
+    fn conclusions(&mut self, node: usize, before: Glance, now: Glance) -> Result<(), Violation> {
+        self.laws.follows(node, now)?;
+        self.laws.in_touch(node, now)?;
+        self.laws.stands(node, now)?;
+        let (moved, host) = (before.last != now.last || before.role != now.role, &self.places[node].host);
+        match host.raft().filter(|_| moved && H::HAS_CONTENTS && !host.is_hollow()) {
+            Some(raft) => self.laws.goes_by(node, raft.configuration(), now),
+            None => Ok(()),
+        }
     }
 
     fn effect(&mut self, node: usize, effect: Effect, before: Index) -> Result<(), Violation> {
@@ -610,6 +625,15 @@ impl<H: Host> World<H> {
         if !std::mem::take(&mut place.log.busy) {
             return Ok(());
         }
+        let has_steps = |ready: &Ready| {
+            let (state, cuts) = (ready.hard_state.is_some(), ready.truncate_from.is_some());
+            (state && cuts) || ((state || cuts) && !ready.entries.is_empty())
+        };
+        let has_steps = place.log.running.iter().any(has_steps);
+        if self.tears(node, true, has_steps) {
+            return Ok(());
+        }
+        let place = &mut self.places[node];
         let batch = std::mem::take(&mut place.log.running);
         let loads = std::mem::take(&mut place.log.loads);
         let mut outcome = match batch.is_empty() {
@@ -636,6 +660,7 @@ impl<H: Host> World<H> {
                 self.trace.mark(self.now, &[3, node as u64, done.seq.0, done.last.index.0]);
                 if !self.places[node].wiped {
                     self.laws.durable(node, &batch)?;
+                    self.witness(node)?;
                 }
                 self.input(node, Input::Persisted(done))?;
             }
@@ -645,6 +670,13 @@ impl<H: Host> World<H> {
         }
         self.log_work(node);
         Ok(())
+    }
+
+    /// What the state's disk says of the log's, either of which has just been written.
+    fn witness(&self, node: usize) -> Result<(), Violation> {
+        let place = &self.places[node];
+        let mark = place.host.mark().filter(|_| !place.wiped && !place.host.is_hollow());
+        mark.map_or(Ok(()), |mark| self.laws.witnessed(node, mark))
     }
 
     /// A disk fails: only one that was told to.
@@ -669,6 +701,11 @@ impl<H: Host> World<H> {
 
     fn state_done(&mut self, node: usize) -> Result<(), Violation> {
         let place = &mut self.places[node];
+        let has_steps = matches!(place.state.front(), Some(StateWork::Write(write)) if write.ops.len() > 1);
+        if self.tears(node, false, has_steps) {
+            return Ok(());
+        }
+        let place = &mut self.places[node];
         place.state_busy = false;
         let Some(work) = place.state.pop_front() else { return Ok(()) };
         let (outcome, id) = match &work {
@@ -683,6 +720,9 @@ impl<H: Host> World<H> {
         };
         let down = place.down;
         self.trace.mark(self.now, &[4, node as u64, id]);
+        if outcome.is_ok() && matches!(work, StateWork::Write(_)) {
+            self.witness(node)?;
+        }
         match outcome {
             Ok(input) => self.input(node, input)?,
             Err(fault) => {
@@ -717,6 +757,7 @@ impl<H: Host> World<H> {
     // ---- messages
 
     fn send(&mut self, node: usize, envelope: Envelope) -> Result<(), Violation> {
+        self.laws.said(node, &envelope)?;
         self.laws.sent(node, &envelope)?;
         let to = envelope.to.0 as usize - 1;
         let disks = self.places[node].disks;
@@ -774,6 +815,8 @@ impl<H: Host> World<H> {
         }
         self.trace.mark(self.now, &[6, from as u64, to as u64, envelope.term.0]);
         self.tell(Some(to), || format!("hears n{} {}", from + 1, said(&envelope)));
+        let local = self.places[to].local(self.now);
+        self.laws.heard(to, &envelope, local);
         self.input(to, Input::Peer(envelope))
     }
 
@@ -874,6 +917,9 @@ impl<H: Host> World<H> {
             return Ok(());
         };
         self.tell(Some(node), || format!("is asked {} {request:.60?}", slot.0));
+        if let Request::Read = request {
+            self.laws.asks(node, slot.0);
+        }
         self.clients.delivered(node, slot);
         self.input(node, Input::Request(slot, request))
     }
@@ -881,6 +927,9 @@ impl<H: Host> World<H> {
     fn reply(&mut self, node: usize, slot: Slot, reply: Reply) -> Result<(), Violation> {
         self.trace.mark(self.now, &[8, node as u64, slot.0]);
         self.tell(Some(node), || format!("answers {} {reply:.60?}", slot.0));
+        if let Reply::Readable { .. } = reply {
+            self.laws.serves(node, slot.0)?;
+        }
         if let Some((owner, at)) = self.owners.answered(slot, &reply, self.now, &mut self.clients, &self.laws)? {
             self.schedule(at, Event::Owner(owner));
         }

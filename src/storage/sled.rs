@@ -1,4 +1,4 @@
-//! sled, held to the durability law. The only file that names it, and the only one with `unsafe`.
+//! sled, held to the durability law. The only file that names it (with `pool.rs` below), and the only one with `unsafe`.
 //!
 //! sled 0.34.7 recovers a prefix of its writes after a crash, and that is the law's shape. Three things keep it from the
 //! law, and this file closes them.
@@ -34,6 +34,10 @@
 //!
 //! See [`ACCESSES`].
 //!
+//! # Its pool wakes all for one, and its leaves are written again and again
+//!
+//! See `pool.rs` and `leaves.rs`.
+//!
 //! # Its open can refuse, panic or hang, and so can a read
 //!
 //! So it opens on a thread of its own: a panic becomes a [`Fault`], and so does a deadline passed. A half-written snapshot
@@ -53,6 +57,7 @@
 use super::key::{Key, MAX_VALUE, SLOT_HEADER};
 use super::{Engine, Fault};
 use bytes::Bytes;
+use leaves::Leaves;
 use std::cell::Cell;
 use std::fmt;
 use std::fs::{self, File};
@@ -61,9 +66,13 @@ use std::ops::ControlFlow;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc};
 use std::thread;
 use std::time::Duration;
+
+mod leaves;
+#[cfg(target_os = "linux")]
+mod pool;
 
 /// A flush that takes longer never returns: a hung disk, or sled's own deadlock. In seconds, counted while this process
 /// runs (a process that is paused doesn't age).
@@ -117,6 +126,7 @@ const _: () = assert!(MAX_VALUE + SLOT_HEADER <= Options::new(0).max_value());
 /// A sled database as an engine. See the module's essay.
 pub struct SledEngine {
     db: sled::Db,
+    leaves: Mutex<Leaves>,
     max_value: usize,
     flushes: Arc<Flushes>,
 }
@@ -164,8 +174,11 @@ impl SledEngine {
         let db = open_on_own_thread(dir, options).map_err(|failed| failed.of(&what()))?;
         sync_what_sled_does_not(dir).map_err(|why| fault(what(), why))?;
 
-        let engine = SledEngine { db, max_value: options.max_value(), flushes: Flushes::watched(dir)? };
+        let (leaves, flushes) = (Mutex::default(), Flushes::watched(dir)?);
+        let engine = SledEngine { db, leaves, max_value: options.max_value(), flushes };
         engine.check_that_syncs_reach_the_disk()?;
+        #[cfg(target_os = "linux")]
+        pool::rest(dir);
         Ok(engine)
     }
 
@@ -185,6 +198,12 @@ impl SledEngine {
             return Err(fault(WHAT, why).into());
         }
         Ok(())
+    }
+}
+
+impl SledEngine {
+    fn leaves(&self) -> MutexGuard<'_, Leaves> {
+        self.leaves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -216,7 +235,7 @@ impl Engine for SledEngine {
             })
         };
         while let Some((key, value)) = next().map_err(|why| fault(format!("scanning from {low:02x?}"), why))? {
-            if visit(&key, Bytes::from_owner(value)).is_break() {
+            if !leaves::is_divider(&key) && visit(&key, Bytes::from_owner(value)).is_break() {
                 break;
             }
         }
@@ -225,11 +244,29 @@ impl Engine for SledEngine {
 
     fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Fault> {
         assert!(value.len() <= self.max_value, "a value of {} bytes, above {}", value.len(), self.max_value);
-        self.db.insert(key, value).map(|_| ()).map_err(|why| fault(format!("writing {key:02x?}"), why))
+        let dividers = self.leaves().ahead(key, value.len());
+        let write = || {
+            dividers.into_iter().try_for_each(|divider| self.db.insert(divider.encode(), &[]).map(drop))?;
+            self.db.insert(key, value)
+        };
+        write().map(drop).map_err(|why| fault(format!("writing {key:02x?}"), why))
     }
 
     fn delete(&self, key: &[u8]) -> Result<(), Fault> {
-        self.db.remove(key).map(|_| ()).map_err(|why| fault(format!("deleting {key:02x?}"), why))
+        let behind = self.leaves().behind(key);
+        let remove = || {
+            self.db.remove(key)?;
+            let Some(behind) = behind else { return Ok(()) };
+            for pair in self.db.range(behind.encode()..) {
+                let (divider, _) = pair?;
+                if !leaves::is_divider(&divider) {
+                    break;
+                }
+                self.db.remove(divider)?;
+            }
+            Ok(())
+        };
+        guarded(remove).map_err(|why| fault(format!("deleting {key:02x?}"), why))
     }
 
     fn sync(&self) -> Result<(), Fault> {
@@ -541,6 +578,7 @@ pub unsafe extern "C" fn sync_file_range(
     _: libc::off64_t,
     _: libc::c_uint,
 ) -> libc::c_int {
+    pool::rest_if_asked(fd);
     let mut sync = || {
         // SAFETY: no memory is passed; any integer is a lawful argument.
         unsafe { libc::fdatasync(fd) }
@@ -561,242 +599,4 @@ pub unsafe extern "C" fn sync_file_range(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const CACHE: u64 = 8 << 20;
-
-    fn open(dir: &Path) -> Result<SledEngine, Unopenable> {
-        SledEngine::open(dir, Options::new(CACHE))
-    }
-
-    fn log_key(first: u64) -> Bytes {
-        Key::Log { first: crate::ids::Index(first), chunk: 0 }.encode()
-    }
-
-    #[test]
-    fn it_keeps_the_engines_contract() {
-        let dir = tempfile::tempdir().unwrap();
-        let engine = open(&dir.path().join("db")).unwrap();
-        for first in [3, 1, 2] {
-            engine.put(&log_key(first), &first.to_le_bytes()).unwrap();
-        }
-        engine.delete(&log_key(2)).unwrap();
-        engine.delete(&log_key(9)).unwrap();
-        engine.sync().unwrap();
-        assert_eq!(engine.get(&log_key(3)).unwrap().as_deref(), Some(&3u64.to_le_bytes()[..]));
-        assert_eq!(engine.get(&log_key(2)).unwrap(), None);
-        let mut seen = Vec::new();
-        engine
-            .scan(&log_key(0), &log_key(u64::MAX), &mut |key, _| {
-                seen.push(Bytes::copy_from_slice(key));
-                ControlFlow::Continue(())
-            })
-            .unwrap();
-        assert_eq!(seen, [log_key(1), log_key(3)]);
-        assert!(engine.size_on_disk() > 0);
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn a_sync_after_a_write_is_a_barrier() {
-        let dir = tempfile::tempdir().unwrap();
-        let engine = open(dir.path()).unwrap();
-        let before = barriers();
-        for first in 1..=10 {
-            engine.put(&log_key(first), b"x").unwrap();
-            engine.sync().unwrap();
-        }
-        assert!(barriers() >= before + 10, "{} barriers for 10 syncs", barriers() - before);
-    }
-
-    #[test]
-    fn the_largest_values_make_no_blobs() {
-        let dir = tempfile::tempdir().unwrap();
-        let engine = open(dir.path()).unwrap();
-        let value = vec![7; MAX_VALUE + SLOT_HEADER];
-        for first in 1..=100 {
-            engine.put(&log_key(first), &value).unwrap();
-        }
-        engine.sync().unwrap();
-        assert_eq!(fs::read_dir(dir.path().join("blobs")).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn a_half_written_snapshot_is_no_obstacle() {
-        let dir = tempfile::tempdir().unwrap();
-        let engine = open(dir.path()).unwrap();
-        engine.put(&log_key(1), b"x").unwrap();
-        engine.sync().unwrap();
-        drop(engine);
-        let left = dir.path().join("snap.00000000000000FF.generating");
-        fs::write(&left, b"half").unwrap();
-        assert_eq!(open(dir.path()).unwrap().get(&log_key(1)).unwrap().as_deref(), Some(&b"x"[..]));
-        assert!(!left.exists());
-    }
-
-    #[test]
-    fn a_rotten_snapshot_is_moved_aside() {
-        let dir = tempfile::tempdir().unwrap();
-        for life in 1..=3 {
-            open(dir.path()).unwrap().put(&log_key(life), b"x").unwrap();
-        }
-        let found = snapshots(dir.path()).unwrap();
-        assert!(!found.is_empty());
-        for path in &found {
-            let mut bytes = fs::read(path).unwrap();
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 0x40;
-            fs::write(path, bytes).unwrap();
-        }
-        let engine = open(dir.path()).unwrap();
-        for life in 1..=3 {
-            assert_eq!(engine.get(&log_key(life)).unwrap().as_deref(), Some(&b"x"[..]), "{life}");
-        }
-        let aside = fs::read_dir(dir.path()).unwrap();
-        assert!(aside.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("rotten-snap.")));
-    }
-
-    #[test]
-    fn an_open_that_panics_or_hangs_is_a_fault() {
-        let panicked = on_own_thread(OPEN_DEADLINE, || -> sled::Result<()> { panic!("page {}", 7) });
-        assert!(matches!(panicked, Err(Failed::Panicked(why)) if why == "page 7"));
-        assert!(matches!(guarded::<()>(|| panic!("page 8")), Err(Failed::Panicked(why)) if why == "page 8"));
-        assert!(!is_guarded());
-        let (never, wait) = mpsc::channel::<()>();
-        let late = on_own_thread(Duration::from_millis(1), move || {
-            let _ = wait.recv();
-            Ok(())
-        });
-        assert!(matches!(late, Err(Failed::Late)));
-        drop(never);
-        // What may be sound is not rot: nobody sets it aside.
-        let rotten = [Failed::Panicked(String::new()), Failed::Corrupt(String::new())];
-        assert!(rotten.into_iter().all(|failed| matches!(failed.of("it"), Unopenable::Rotten(_))));
-        let unknown = [Failed::Late, Failed::Other("no permission".into())];
-        assert!(unknown.into_iter().all(|failed| matches!(failed.of("it"), Unopenable::Fault(_))));
-    }
-
-    fn copy(from: &Path, to: &Path) {
-        fs::create_dir_all(to).unwrap();
-        for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-            match entry.file_type().unwrap().is_dir() {
-                true => copy(&entry.path(), &to.join(entry.file_name())),
-                false => drop(fs::copy(entry.path(), to.join(entry.file_name())).unwrap()),
-            }
-        }
-    }
-
-    /// A database of three lives that wrote 1,000 values each, and a fourth one that only looked: sled's snapshot speaks of all
-    /// pages, and none is read before it is asked for.
-    fn lived_in(dir: &Path) {
-        for life in 1..=3 {
-            let engine = SledEngine::open(dir, SMALL).unwrap();
-            (1..=1000).for_each(|first| engine.put(&log_key(first), &value(first, life)).unwrap());
-        }
-        drop(SledEngine::open(dir, SMALL).unwrap());
-    }
-
-    const SMALL: Options = Options { segment_size: 512 << 10, cache_bytes: CACHE };
-
-    fn value(first: u64, life: u8) -> Vec<u8> {
-        [&first.to_le_bytes()[..], &vec![life; first as usize % 900]].concat()
-    }
-
-    /// Reads all there is.
-    fn read(dir: &Path) -> Result<u64, Unopenable> {
-        let engine = SledEngine::open(dir, SMALL)?;
-        let mut found = 0;
-        engine.scan(&log_key(0), &log_key(u64::MAX), &mut |_, read| {
-            found += 1;
-            assert!(read[..] == value(found, 3), "{found}");
-            ControlFlow::Continue(())
-        })?;
-        Ok(found)
-    }
-
-    /// Wherever a bit flips, a reader of all of it gets what was written, or a fault.
-    #[test]
-    fn rot_that_sled_finds_or_panics_of_is_a_fault() {
-        const FLIPS: usize = 60;
-        let dir = tempfile::tempdir().unwrap();
-        let whole = dir.path().join("whole");
-        lived_in(&whole);
-        let sound = fs::read(whole.join("db")).unwrap();
-        let written: Vec<usize> = (0..sound.len()).filter(|at| sound[*at] != 0).collect();
-        let (mut unopenable, mut unreadable) = (0, 0);
-        for flip in 0..FLIPS {
-            let rotten = dir.path().join(flip.to_string());
-            copy(&whole, &rotten);
-            let mut bytes = sound.clone();
-            bytes[written[written.len() * flip / FLIPS]] ^= 1 << (flip % 8);
-            fs::write(rotten.join("db"), bytes).unwrap();
-            match read(&rotten) {
-                Ok(found) => assert_eq!(found, 1000),
-                Err(Unopenable::Rotten(_)) => unopenable += 1,
-                Err(Unopenable::Fault(fault)) => unreadable += u32::from(fault.why.contains("its files are damaged")),
-            }
-            fs::remove_dir_all(rotten).unwrap();
-        }
-        assert!(unopenable > 0 && unreadable > 0, "{unopenable} and {unreadable} of {FLIPS}");
-    }
-
-    #[test]
-    fn a_log_that_ends_before_its_snapshot_is_rotten() {
-        let dir = tempfile::tempdir().unwrap();
-        lived_in(dir.path());
-        assert_eq!(read(dir.path()), Ok(1000));
-        let db = dir.path().join("db");
-        let mut bytes = fs::read(&db).unwrap();
-        bytes[SMALL.segment_size..].fill(0);
-        fs::write(&db, bytes).unwrap();
-        for start in 1..=2 {
-            let outcome = read(dir.path());
-            assert!(matches!(outcome, Err(Unopenable::Rotten(_))), "at start {start}: {outcome:?}");
-        }
-    }
-
-    #[test]
-    fn rotten_settings_are_written_anew() {
-        let dir = tempfile::tempdir().unwrap();
-        open(dir.path()).unwrap().put(&log_key(1), b"x").unwrap();
-        let conf = dir.path().join("conf");
-        let sound = fs::read(&conf).unwrap();
-        for byte in 0..sound.len() {
-            let mut rotten = sound.clone();
-            rotten[byte] ^= 4;
-            fs::write(&conf, rotten).unwrap();
-            assert_eq!(open(dir.path()).unwrap().get(&log_key(1)).unwrap().as_deref(), Some(&b"x"[..]), "{byte}");
-            assert!(fs::read(&conf).unwrap() == sound);
-        }
-        assert!(snapshots(dir.path()).unwrap().len() == 1, "it is the settings alone");
-    }
-
-    #[test]
-    fn another_segment_size_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        drop(open(dir.path()).unwrap());
-        let refused = SledEngine::open(dir.path(), Options { segment_size: 1 << 20, cache_bytes: CACHE }).unwrap_err();
-        assert!(matches!(&refused, Unopenable::Fault(fault) if fault.why.contains("8388608")), "{refused}");
-    }
-
-    #[test]
-    fn space_is_reclaimed_without_sleds_flusher() {
-        let dir = tempfile::tempdir().unwrap();
-        let engine = SledEngine::open(dir.path(), Options { segment_size: 512 << 10, cache_bytes: CACHE }).unwrap();
-        let (live, total, value) = (500_u64, 40_000_u64, [5; 4096]);
-        for first in 0..total {
-            engine.put(&log_key(first), &value).unwrap();
-            if first >= live {
-                engine.delete(&log_key(first - live)).unwrap();
-            }
-            if first % 64 == 0 {
-                engine.sync().unwrap();
-            }
-        }
-        // 2 MB live. The file is about 10 MB, and jumps when a starved thread holds freed segments back; never reclaiming
-        // would take several times of all that was put, since sled rewrites leaves.
-        let size = engine.size_on_disk();
-        assert!(size < total * value.len() as u64, "{size} bytes on disk");
-    }
-}
+mod tests;

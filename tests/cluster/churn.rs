@@ -103,9 +103,11 @@ impl Troupe {
     async fn remove_the_leader(&mut self) {
         let (place, before) = self.leader().await;
         self.remove(place, "leader").await;
+        assert!(self.cluster.log(place).contains("is committed: handing over heir=Ok"), "it goes without handing over");
         let after = self.leader().await.1;
         let handed = after.elections.iter().find(|election| election.term > before.term).expect("somebody was elected");
-        assert_eq!(handed.cause, "transfer", "{handed:?}");
+        // Its heir, or who was quicker when its process went.
+        assert!(["transfer", "connection lost"].contains(&&*handed.cause), "{handed:?}");
     }
 
     async fn remove_a_follower(&mut self) {

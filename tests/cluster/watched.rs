@@ -25,6 +25,14 @@ async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_takes_small_pages() {
+    let cluster = Cluster::quorate(1).await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", cluster.pid(0).unwrap())).unwrap();
+    assert!(status.contains("\nTHP_enabled:\t0\n"), "{status}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scrape_counts_what_happens() {
     let mut cluster = Cluster::quorate(3).await;

@@ -237,7 +237,7 @@ fn granted(stdout: &str) -> Option<String> {
     }
     let (_, rest) = stdout.split_once("\"ID\"")?;
     let number: String = rest.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
-    number.parse().ok().map(|number: i64| format!("{number:x}"))
+    number.parse().ok().map(|number: i64| format!("{number:016x}"))
 }
 
 /// A line of JSON; what a command prints in words in every format stays.

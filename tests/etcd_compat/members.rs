@@ -14,6 +14,11 @@ use tonic::{Code, Response, Status};
 /// A header, the member that was added, and the members afterwards.
 type Said = (Option<pb::ResponseHeader>, Option<pb::Member>, Vec<pb::Member>);
 
+type Answer<T> = Result<Response<T>, Status>;
+
+/// Longer than any member lets a request wait on purpose.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// A conversation with one cluster; ids and ports are replaced by names.
 struct Talk {
     cluster: Cluster,
@@ -31,6 +36,17 @@ impl Talk {
         let node = &nodes[self.said.len() % nodes.len()];
         let endpoint = Endpoint::from_shared(format!("http://{}", node.client)).unwrap();
         ClusterClient::new(endpoint.connect().await.unwrap())
+    }
+
+    /// The answer. etcd forgets a change that comes before the last one is applied, and lets its caller wait for ever: it is
+    /// asked again.
+    async fn answer<T>(&self, ask: impl AsyncFn(ClusterClient<Channel>) -> Answer<T>) -> Answer<T> {
+        for _ in 0..5 {
+            if let Ok(answer) = tokio::time::timeout(PATIENCE, ask(self.service().await)).await {
+                return answer;
+            }
+        }
+        panic!("no answer to what comes after {:?}", self.said.last());
     }
 
     fn note(&mut self, what: &str, answer: Result<Response<Said>, Status>) {
@@ -65,25 +81,28 @@ impl Talk {
     }
 
     async fn add(&mut self, what: &str, request: pb::MemberAddRequest) -> u64 {
-        let answer = self.service().await.member_add(request).await;
+        let answer = self.answer(async |mut service| service.member_add(request.clone()).await).await;
         let id = answer.as_ref().map_or(0, |answer| answer.get_ref().member.as_ref().map_or(0, |member| member.id));
         self.note(what, answer.map(|answer| answer.map(|r| (r.header, r.member, r.members))));
         id
     }
 
     async fn remove(&mut self, what: &str, id: u64) {
-        let answer = self.service().await.member_remove(pb::MemberRemoveRequest { id }).await;
+        let request = pb::MemberRemoveRequest { id };
+        let answer = self.answer(async |mut service| service.member_remove(request).await).await;
         self.note(what, answer.map(|answer| answer.map(|r| (r.header, None, r.members))));
     }
 
     async fn update(&mut self, what: &str, id: u64, urls: &[&str]) {
         let peer_ur_ls = urls.iter().map(|url| (*url).to_owned()).collect();
-        let answer = self.service().await.member_update(pb::MemberUpdateRequest { id, peer_ur_ls }).await;
+        let request = pb::MemberUpdateRequest { id, peer_ur_ls };
+        let answer = self.answer(async |mut service| service.member_update(request.clone()).await).await;
         self.note(what, answer.map(|answer| answer.map(|r| (r.header, None, r.members))));
     }
 
     async fn promote(&mut self, what: &str, id: u64) {
-        let answer = self.service().await.member_promote(pb::MemberPromoteRequest { id }).await;
+        let request = pb::MemberPromoteRequest { id };
+        let answer = self.answer(async |mut service| service.member_promote(request).await).await;
         self.note(what, answer.map(|answer| answer.map(|r| (r.header, None, r.members))));
     }
 }

@@ -240,6 +240,32 @@ fn the_sweep_rests_while_a_state_is_given_and_goes_on_afterwards() {
 }
 
 #[test]
+fn who_asks_again_and_gets_no_further_does_not_keep_the_sweep() {
+    let mut world = world(3);
+    let (late, leader) = (world.followers()[0], world.leader().unwrap());
+    world.put(leader, 60, 100);
+    world.until("the puts", |world| world.puts.is_empty());
+    let again = |world: &mut Lab| {
+        let (now, question) = (world.now, own::RecordsQuestion { from: 1, ..Default::default() });
+        let node = &mut world.hosts.get_mut(&leader).unwrap().alive.as_mut().unwrap().node;
+        node.records_question(now, late, 7, question);
+        now
+    };
+    let mut asked = again(&mut world);
+    let now = world.node(leader).machine.view().revision().0;
+    world.propose(leader, own::command::Op::Compact(own::Compact { revision: now }), String::new());
+    world.until("the compaction", |world| world.node(leader).machine.is_sweeping());
+    let begun = world.now;
+    world.until("the sweep", |world| {
+        if world.now > asked + Duration::from_secs(5) {
+            asked = again(world);
+        }
+        !world.node(leader).machine.is_sweeping()
+    });
+    assert!(world.now - Duration::from_secs(20) > begun, "it was waited for at all");
+}
+
+#[test]
 fn two_take_over_at_once() {
     let mut world = world(5);
     let late: Vec<MemberId> = world.followers()[..2].to_vec();

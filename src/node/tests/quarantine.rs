@@ -108,6 +108,22 @@ fn a_leader_that_differs_hands_over_first() {
 }
 
 #[test]
+fn a_wrong_leader_hands_over_to_who_is_there_if_the_one_that_is_right_is_not() {
+    let mut world = world(3);
+    let (wrong, away) = (world.leader().unwrap(), world.followers()[0]);
+    world.fill(wrong, 20);
+    world.until("a checkpoint", |world| world.node(wrong).applied().index > Index(8));
+    world.crash(away);
+    let now = world.now;
+    let node = &mut world.hosts.get_mut(&wrong).unwrap().alive.as_mut().unwrap().node;
+    let told = own::CheckpointQuestion { noted: vec![own::Checkpoint { index: 8, digest: 2 }] };
+    node.checkpoint_question(now, away, 0, &told);
+    let (applied, checkpoint) = (node.applied().index, Index(8));
+    node.quarantine.sentence(Quarantined { applied, checkpoint, found: 1, truth: 2 });
+    world.until("another leader", |world| world.leader().is_some_and(|leader| leader != wrong));
+}
+
+#[test]
 fn what_a_wrong_state_makes_of_a_command_is_no_answer() {
     let mut world = world(3);
     let wrong = world.leader().unwrap();

@@ -26,7 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 /// Runs a read that may take long off the threads that carry everybody's connections: a scan must not hold up a
-/// heartbeat.
+/// heartbeat. To hand a thread's connections to another one takes longer than a read of a few keys does.
 fn scan<T>(read: impl FnOnce() -> T) -> T {
     tokio::task::block_in_place(read)
 }
@@ -79,7 +79,8 @@ impl pb::kv_server::Kv for Kv {
         let (term, timed) = if range.serializable { (front.term(), None) } else { front.vouched().await? };
         let mut share = Share::of(&front.ranges);
         let mut read = || front.view.range_within(&range, &mut share);
-        let response = if range.range_end.is_empty() { read() } else { scan(read) };
+        let brief = range.range_end.is_empty() || front.view.is_brief(&range);
+        let response = if brief { read() } else { scan(read) };
         let mut response = response.map_err(|error| front.fail(&error))?;
         response.header = front.complete(response.header, term);
         timed.iter().for_each(|timed| front.ended(timed, || Some(What::range(&range, &response))));
@@ -130,7 +131,9 @@ impl pb::kv_server::Kv for Kv {
         let (mut response, term) = if check::is_read_only(&txn) {
             let (term, timed) =
                 if check::is_serializable(&txn) { (front.term(), None) } else { front.vouched().await? };
-            let response = scan(|| front.view.txn_within(&txn, &mut share)).map_err(|error| front.fail(&error))?;
+            let mut read = || front.view.txn_within(&txn, &mut share);
+            let response = if scans(&txn) { scan(read) } else { read() };
+            let response = response.map_err(|error| front.fail(&error))?;
             timed.iter().for_each(|timed| front.ended(timed, || Some(What::reading_txn(&txn, &response))));
             (response, term)
         } else {

@@ -8,7 +8,7 @@
 //! whether a second write would be welcome.
 
 use super::disk::DiskFacts;
-use super::driver::Mailbox;
+use super::mailbox::Mailbox;
 use super::metrics::{Attempt, Metrics};
 use super::slow::{self, End, Slow, Timed, What};
 use super::transport;
@@ -358,13 +358,13 @@ async fn alive(node: &Mailbox, disk_silence: Duration) -> Result<(), &'static st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::driver::{Event, mailbox};
+    use crate::server::mailbox::{Event, mailbox};
 
     #[tokio::test]
     async fn a_member_is_alive_if_its_threads_move() {
-        let (mailbox, events) = mailbox();
+        let (mailbox, mut events) = mailbox();
         let node = std::thread::spawn(move || {
-            let Ok(Event::Tell(caller)) = events.recv() else { panic!("nobody asked") };
+            let Some(Event::Tell(caller)) = events.next_within(Duration::MAX) else { panic!("nobody asked") };
             caller.send(NodeStatus::default()).unwrap();
         });
         assert_eq!(alive(&mailbox, DISK_SILENCE_MAX + Duration::from_millis(1)).await, Err("a disk worker hangs"));

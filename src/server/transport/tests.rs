@@ -3,10 +3,9 @@
 use super::*;
 use crate::ids::{ClusterId, DiskId, Index, Position, Term};
 use crate::machine::{Content, Machine, Member, Membership, Standing};
-use crate::server::driver::mailbox;
+use crate::server::mailbox::{Receiver, mailbox};
 use crate::storage::memory::MemoryEngine;
 use std::net::SocketAddr;
-use std::sync::mpsc::Receiver;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tonic::transport::Server;
@@ -17,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 struct End {
     shared: Arc<Shared>,
-    events: Receiver<Event>,
+    events: Receiver,
     fatal: mpsc::UnboundedReceiver<String>,
     removals: mpsc::UnboundedReceiver<String>,
 }
@@ -85,16 +84,16 @@ fn dial(from: &Arc<Shared>, to: u64, address: SocketAddr) -> tokio::task::JoinHa
 }
 
 /// The next event that matters to the test.
-async fn next<T>(events: &Receiver<Event>, wanted: impl Fn(Event) -> Option<T>) -> T {
+async fn next<T>(events: &mut Receiver, wanted: impl Fn(Event) -> Option<T>) -> T {
     timeout(PATIENCE, async {
         loop {
-            match events.try_recv() {
-                Ok(event) => {
+            match events.try_next() {
+                Some(event) => {
                     if let Some(found) = wanted(event) {
                         return found;
                     }
                 }
-                Err(_) => tokio::task::yield_now().await,
+                None => tokio::task::yield_now().await,
             }
         }
     })
@@ -126,20 +125,20 @@ fn context(input: &Input) -> Option<u64> {
 
 #[tokio::test]
 async fn messages_arrive_in_order_and_the_loss_comes_last() {
-    let (one, two) = (end(identity(1, 5)), end(identity(2, 1)));
+    let (mut one, mut two) = (end(identity(1, 5)), end(identity(2, 1)));
     let address = listen(&two.shared).await;
     let dialer = dial(&one.shared, 2, address);
-    let link = next(&one.events, linked).await;
+    let link = next(&mut one.events, linked).await;
     for n in 0..1000 {
         assert!(link.send(message(n)));
     }
     for n in 0..1000 {
-        assert_eq!(context(&next(&two.events, arrived).await), Some(n));
+        assert_eq!(context(&next(&mut two.events, arrived).await), Some(n));
     }
     assert!(one.shared.peers.get(MemberId(2)).unwrap().connected.load(Ordering::Relaxed));
     assert_eq!(link.bytes.load(Ordering::Relaxed), 0, "what was sent waits no more");
     dialer.abort();
-    assert_eq!(context(&next(&two.events, arrived).await), None);
+    assert_eq!(context(&next(&mut two.events, arrived).await), None);
     let sent = one.shared.peers.get(MemberId(2)).unwrap().sent_bytes.load(Ordering::Relaxed);
     assert_eq!(sent, two.shared.peers.get(MemberId(1)).unwrap().received_bytes.load(Ordering::Relaxed));
     assert!(sent > 1000, "{sent} bytes for 1000 messages");
@@ -157,19 +156,19 @@ async fn stream(from: &End, address: SocketAddr) -> (Link, Hold, Streaming<pb::W
 
 #[tokio::test]
 async fn a_newer_stream_of_the_same_life_ends_the_older_one_in_silence() {
-    let (one, two) = (end(identity(1, 5)), end(identity(2, 1)));
+    let (one, mut two) = (end(identity(1, 5)), end(identity(2, 1)));
     let address = listen(&two.shared).await;
     let (_older_link, _older_hold, mut older) = stream(&one, address).await;
     let (link, newer_hold, _newer) = stream(&one, address).await;
     assert!(older.message().await.unwrap().is_none(), "the older stream was closed");
     assert!(link.send(message(1)));
-    assert_eq!(context(&next(&two.events, arrived).await), Some(1), "no loss before the message");
+    assert_eq!(context(&next(&mut two.events, arrived).await), Some(1), "no loss before the message");
     drop(newer_hold);
-    assert_eq!(context(&next(&two.events, arrived).await), None, "one loss, of the newer stream");
+    assert_eq!(context(&next(&mut two.events, arrived).await), None, "one loss, of the newer stream");
     // A third one, to see that no second loss was on its way.
     let (link, _hold, _answers) = stream(&one, address).await;
     assert!(link.send(message(2)));
-    assert_eq!(context(&next(&two.events, arrived).await), Some(2));
+    assert_eq!(context(&next(&mut two.events, arrived).await), Some(2));
 }
 
 #[tokio::test]
@@ -200,12 +199,12 @@ async fn strangers_are_refused_before_any_message() {
 #[tokio::test]
 async fn a_member_on_a_disk_that_the_cluster_does_not_know_stops() {
     let emptied = Identity { disk: DiskId(77), ..identity(1, 5) };
-    let (mut one, two) = (end(emptied), end(identity(2, 1)));
+    let (mut one, mut two) = (end(emptied), end(identity(2, 1)));
     let address = listen(&two.shared).await;
     dial(&one.shared, 2, address);
     let sentence = timeout(PATIENCE, one.fatal.recv()).await.unwrap().unwrap();
     assert!(sentence.contains("disk 4d") && sentence.contains("/data"), "{sentence}");
-    assert!(two.events.try_recv().is_err(), "the node heard nothing of it");
+    assert!(two.events.try_next().is_none(), "the node heard nothing of it");
 }
 
 #[tokio::test]
@@ -220,17 +219,17 @@ async fn no_messages_go_to_a_member_on_an_unknown_disk() {
 
 #[tokio::test]
 async fn a_message_under_a_false_name_closes_the_stream() {
-    let (one, two) = (end(identity(1, 5)), end(identity(2, 1)));
+    let (mut one, mut two) = (end(identity(1, 5)), end(identity(2, 1)));
     let address = listen(&two.shared).await;
     dial(&one.shared, 2, address);
-    let link = next(&one.events, linked).await;
+    let link = next(&mut one.events, linked).await;
     assert!(link.send(Envelope { from: MemberId(3), ..message(1) }));
-    assert_eq!(context(&next(&two.events, arrived).await), None);
+    assert_eq!(context(&next(&mut two.events, arrived).await), None);
 }
 
 #[tokio::test]
 async fn garbage_on_the_port_disturbs_nobody() {
-    let (one, two) = (end(identity(1, 5)), end(identity(2, 1)));
+    let (mut one, mut two) = (end(identity(1, 5)), end(identity(2, 1)));
     let address = listen(&two.shared).await;
     for garbage in
         [&b"GET /nothing HTTP/1.1\r\n\r\n"[..], b"\x00\xff\x00\xffgarbage", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\njunk"]
@@ -239,9 +238,9 @@ async fn garbage_on_the_port_disturbs_nobody() {
         stream.write_all(garbage).await.unwrap();
     }
     dial(&one.shared, 2, address);
-    let link = next(&one.events, linked).await;
+    let link = next(&mut one.events, linked).await;
     assert!(link.send(message(1)));
-    assert_eq!(context(&next(&two.events, arrived).await), Some(1));
+    assert_eq!(context(&next(&mut two.events, arrived).await), Some(1));
 }
 
 #[tokio::test]
@@ -322,7 +321,7 @@ fn following(
 
 #[tokio::test]
 async fn who_is_not_known_yet_is_dialled_back_where_it_says_that_it_lives() {
-    let (leader, joiner) = (end(identity(4, 5)), end(identity(2, 1)));
+    let (leader, mut joiner) = (end(identity(4, 5)), end(identity(2, 1)));
     let (_acceptor, _status, _follow) = following(&joiner);
     let (home, door) = (listen(&leader.shared).await, listen(&joiner.shared).await);
     let channel = Endpoint::from_shared(format!("http://{door}")).unwrap().connect().await.unwrap();
@@ -332,6 +331,6 @@ async fn who_is_not_known_yet_is_dialled_back_where_it_says_that_it_lives() {
     let mut answers = pb::peer_client::PeerClient::new(channel).connect(frames).await.unwrap().into_inner();
     assert_eq!(answers.message().await.unwrap().unwrap().refusal(), Refusal::Accepted);
     assert!(link.send(Envelope { from: MemberId(4), ..message(1) }));
-    let to = next(&joiner.events, |event| if let Event::Linked(to, _) = event { Some(to) } else { None }).await;
+    let to = next(&mut joiner.events, |event| if let Event::Linked(to, _) = event { Some(to) } else { None }).await;
     assert_eq!(to, MemberId(4));
 }

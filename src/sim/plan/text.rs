@@ -45,6 +45,9 @@ impl fmt::Display for Plan {
         writeln!(f, "history compact={compact} old={old} auto={auto} quota={quota}")?;
         let Logs { every, keep, bytes, piece } = self.log;
         writeln!(f, "log every={every} keep={keep} bytes={bytes} piece={piece}\ncheckpoints {}", self.checkpoints)?;
+        if self.fierce {
+            writeln!(f, "fierce true")?;
+        }
         self.faults.iter().try_for_each(|planned| writeln!(f, "{planned}"))
     }
 }
@@ -67,6 +70,7 @@ impl fmt::Display for Planned {
             Fault::Error { node, log } => write!(f, "error n{} log={log}", node + 1),
             Fault::Space { node } => write!(f, "space n{}", node + 1),
             Fault::Rot { node, place } => write!(f, "rot n{} place={place}", node + 1),
+            Fault::Tear { node, log, keep } => write!(f, "tear n{} log={log} keep={keep}", node + 1),
             Fault::Wipe { node } => write!(f, "wipe n{}", node + 1),
             Fault::Lose { node } => write!(f, "lose n{}", node + 1),
             Fault::Bend { side } => write!(f, "bend side={side}"),
@@ -143,6 +147,7 @@ impl Words<'_> {
             "error" => Fault::Error { node: self.node()?, log: self.named("log")? },
             "space" => Fault::Space { node: self.node()? },
             "rot" => Fault::Rot { node: self.node()?, place: self.named("place")? },
+            "tear" => Fault::Tear { node: self.node()?, log: self.named("log")?, keep: self.named("keep")? },
             "wipe" => Fault::Wipe { node: self.node()? },
             "lose" => Fault::Lose { node: self.node()? },
             "bend" => Fault::Bend { side: self.named("side")? },
@@ -229,6 +234,7 @@ impl Plan {
             "heartbeat" => self.timers.heartbeat = words.span()?,
             "election" => self.timers.election = words.span()?,
             "tiny" => self.tiny = words.value()?,
+            "fierce" => self.fierce = words.value()?,
             "owners" => self.owners = words.value()?,
             "checkpoints" => self.checkpoints = words.value()?,
             "noise" => {
@@ -277,7 +283,8 @@ mod tests {
     fn a_plan_is_read_as_it_was_written() {
         for seed in 0..300 {
             let profile = if seed % 2 == 0 { Profile::Core } else { Profile::Full };
-            let plan = Plan::draw(profile, seed, &Wishes::default());
+            let wishes = Wishes { fierce: seed % 3 == 0, ..Wishes::default() };
+            let plan = Plan::draw(profile, seed, &wishes);
             assert_eq!(plan.to_string().parse::<Plan>().unwrap(), plan);
         }
     }
