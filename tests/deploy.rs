@@ -64,7 +64,7 @@ fn metrics(expression: &str) -> BTreeSet<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn alerts_and_dashboard_ask_for_what_members_tell() {
-    let cluster = Cluster::quorate(3).await;
+    let cluster = Cluster::steady(3).await;
     let mut told = BTreeSet::new();
     for (place, endpoint) in cluster.endpoints().iter().enumerate() {
         let put = pb::PutRequest { key: "k".into(), value: "v".into(), ..Default::default() };

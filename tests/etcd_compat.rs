@@ -247,13 +247,13 @@ fn part(about_cluster: bool) -> Vec<Step> {
 #[tokio::test(flavor = "multi_thread")]
 async fn quorate_answers_as_etcd_does() {
     let Some(etcd) = etcd_bin_dir("quorate_answers_as_etcd_does") else { return };
-    compare(Cluster::etcd(&etcd, 1).await, Cluster::quorate(3).await, &part(false)).await;
+    compare(Cluster::etcd(&etcd, 1).await, Cluster::steady(3).await, &part(false)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn quorate_describes_its_cluster_as_etcd_does() {
     let Some(etcd) = etcd_bin_dir("quorate_describes_its_cluster_as_etcd_does") else { return };
-    compare(Cluster::etcd(&etcd, 3).await, Cluster::quorate(3).await, &part(true)).await;
+    compare(Cluster::etcd(&etcd, 3).await, Cluster::steady(3).await, &part(true)).await;
 }
 
 /// Two etcds must agree, or a line of the script compares what nobody promises.
@@ -270,7 +270,7 @@ async fn the_etcd_client_crate_works_against_quorate() {
     if Command::new("protoc").arg("--version").output().is_err() {
         return skip(TEST, "protoc is not installed");
     }
-    let cluster = Cluster::quorate(3).await;
+    let cluster = Cluster::steady(3).await;
     // Its own directory inside ours: the outer cargo holds the lock of its own.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("etcd-client");
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/etcd-client/Cargo.toml");

@@ -257,8 +257,7 @@ impl Sandbox {
         path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
         let etcdctl = path.iter().any(|dir| dir.join("etcdctl").is_file());
         let path = std::env::join_paths(path).unwrap().into_string().unwrap();
-        let ports = support::Cluster::unstarted(support::Server::Quorate, 1, &[]);
-        let first_port = ports.nodes()[0].client.rsplit(':').next().unwrap().parse().unwrap();
+        let first_port = support::lab_port();
         std::os::unix::fs::symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy"), home.path().join("deploy"))
             .unwrap();
         let (running, exports) = (Vec::new(), Vec::new());

@@ -20,15 +20,12 @@ mod support;
 use ended::{ended, without_settings};
 use load::{Load, eventually};
 use quorate::machine::Level;
-use quorate::proto::etcdserverpb as pb;
-use quorate::proto::etcdserverpb::cluster_client::ClusterClient;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use support::{Cluster, Server};
-use tonic::transport::Endpoint;
 
 /// The older of the two releases.
 #[derive(Clone, Debug)]
@@ -172,10 +169,14 @@ fn joining(cluster: &Cluster, place: usize, asks: usize) -> Command {
 
 /// As etcd's users join: added first, by name and URL, then started with the list of all.
 async fn joining_as_etcds_do(cluster: &Cluster, place: usize, asks: usize, members: &[usize]) -> Command {
-    let endpoint = Endpoint::from_shared(format!("http://{}", cluster.nodes()[asks].client)).unwrap();
-    let mut service = ClusterClient::new(endpoint.connect().await.unwrap());
-    let peer_ur_ls = vec![format!("http://{}", cluster.nodes()[place].peer)];
-    service.member_add(pb::MemberAddRequest { peer_ur_ls, is_learner: false }).await.unwrap();
+    let client = cluster.client_of(asks);
+    let url = vec![format!("http://{}", cluster.nodes()[place].peer)];
+    eventually("it is added", async || {
+        // It may be refused in passing; who asks twice hears that there is such a member.
+        let _ = client.member_add(url.clone(), false).await;
+        client.member_list(true).await.is_ok_and(|list| list.members.iter().any(|member| member.peer_ur_ls == url))
+    })
+    .await;
     let listed = members.iter().chain([&place]).map(|place| &cluster.nodes()[*place]);
     let listed: Vec<String> = listed.map(|node| format!("{}=http://{}", node.name, node.peer)).collect();
     let mut command = cluster.command_without_cluster(place);

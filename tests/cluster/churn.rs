@@ -3,8 +3,8 @@
 use crate::ended::{ended, quorate};
 use crate::kills::assert_quiet_logs;
 use crate::load::{Load, eventually};
-use crate::members::{id_of, join, joining, members, votes};
-use crate::support::{Cluster, Server};
+use crate::members::{id_of, join, joining, members, remove, votes};
+use crate::support::{Cluster, PATIENT, Server};
 use quorate::proto::quorate::InspectResponse;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -23,7 +23,7 @@ struct Troupe {
 
 impl Troupe {
     async fn new(size: usize) -> Troupe {
-        let cluster = Cluster::new(Server::Quorate, size, &["--snapshot-count", "300"]).await;
+        let cluster = Cluster::new(Server::Quorate, size, &["--snapshot-count", "300", PATIENT]).await;
         let load = Load::start(&cluster, 6);
         load.acknowledged(50).await;
         let mut troupe = Troupe { cluster, load, there: (0..size).collect(), term: 0 };
@@ -88,13 +88,7 @@ impl Troupe {
         let asked = *self.there.iter().find(|other| **other != place).unwrap();
         let name = self.cluster.nodes()[place].name.clone();
         let id = id_of(&self.cluster, asked, &name).await;
-        let client = self.cluster.client_of(asked);
-        eventually(&format!("{name} is removed"), async || {
-            // Who asks twice hears that there is no such member.
-            let _ = client.member_remove(id).await;
-            client.member_list(true).await.is_ok_and(|list| list.members.iter().all(|member| member.id != id))
-        })
-        .await;
+        remove(&self.cluster, asked, id).await;
         self.leave(place).await;
         self.explain(&format!("{what} {name} removed, {} left", self.there.len())).await;
     }

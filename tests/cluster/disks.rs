@@ -2,10 +2,10 @@
 
 use crate::ended::wait;
 use crate::kills::assert_quiet_logs;
-use crate::load::{Load, NO_SPACE, eventually};
+use crate::load::{Load, NO_SPACE, PATIENCE, eventually};
 use crate::strangers::spawn;
 use crate::support::{Cluster, Server, skip};
-use quorate::client::Error;
+use quorate::client::{self, Client, Error};
 use quorate::ids::Index;
 use quorate::proto::etcdserverpb as pb;
 use quorate::storage::Engine;
@@ -42,7 +42,9 @@ async fn a_failed_write_ends_the_process_and_a_restart_recovers() {
     limited.args(["-c", "trap '' XFSZ; ulimit -f 40000; exec \"$0\" \"$@\""]).arg(command.get_program());
     limited.args(command.get_args());
     let process = spawn(&mut limited, &cluster.nodes()[0].log_path);
-    let client = cluster.client();
+    // A slow disk is no failed one: who asks waits.
+    let options = client::Options { command_timeout: PATIENCE, try_timeout: PATIENCE, ..client::Options::default() };
+    let client = Client::new(&cluster.endpoints(), options).unwrap();
     eventually("the member is ready", async || client.put(put("ready", 1)).await.is_ok()).await;
     let mut acknowledged = 0;
     loop {

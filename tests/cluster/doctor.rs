@@ -4,7 +4,7 @@ use crate::ended::{Ended, ended, quorate};
 use crate::load::eventually;
 use crate::support::Cluster;
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 
 /// Runs a client command at `endpoints`; it must not find a lab of this machine.
 fn run(line: &str, endpoints: &[String]) -> Ended {
@@ -21,13 +21,14 @@ fn listener(words: Option<&'static [u8]>) -> String {
     std::thread::spawn(move || {
         let mut open = Vec::new();
         for mut stream in listener.incoming().map(Result::unwrap) {
-            let Some(words) = words else {
-                open.push(stream);
-                continue;
-            };
-            // Whoever hangs up meanwhile has heard enough.
-            _ = stream.read(&mut [0; 512]);
-            _ = stream.write_all(words);
+            if let Some(words) = words {
+                // Whoever hangs up meanwhile has heard enough.
+                _ = stream.read(&mut [0; 512]);
+                _ = stream.write_all(words);
+                _ = stream.shutdown(Shutdown::Write);
+            }
+            // Closed with something unread in it, it would be reset, and the words might be lost.
+            open.push(stream);
         }
     });
     address

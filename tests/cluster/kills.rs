@@ -52,7 +52,12 @@ async fn what_was_acknowledged_survives() {
         println!("{victims:?}: at most {:?} between two acknowledgements", load.take_gap());
     }
     freeze_the_leader(&mut cluster, &load).await;
-    stop_the_leader(&mut cluster, &load).await;
+    // On a busy machine an heir may not be there in time, and who was told to stop goes all the same.
+    let mut stops = 1;
+    while !stop_the_leader(&mut cluster, &load).await {
+        stops += 1;
+        assert!(stops < 5, "no leader hands over");
+    }
     load.verify(&cluster).await;
     println!("{} pairs of digests at equal indexes", digests.end());
     assert_quiet_logs(&cluster);
@@ -104,17 +109,18 @@ async fn freeze_the_leader(cluster: &mut Cluster, load: &Load) {
     cluster.resume(frozen);
     let client = cluster.client();
     let endpoint = cluster.nodes()[frozen].client.clone();
-    let successor = client.inspect(&cluster.nodes()[successor].client).await.expect("it leads").member_id;
-    eventually("the leader of before follows", async || {
-        client.inspect(&endpoint).await.is_ok_and(|i| i.role == "follower" && i.leader != 0 && i.member_id != successor)
+    let term = client.inspect(&cluster.nodes()[successor].client).await.expect("it led").term;
+    eventually("the leader of before has heard of another term", async || {
+        client.inspect(&endpoint).await.is_ok_and(|i| i.term >= term && i.leader != 0)
     })
     .await;
     cluster.ready().await;
 }
 
-/// SIGTERM: it hands over, answers what it has, and ends in order.
-async fn stop_the_leader(cluster: &mut Cluster, load: &Load) {
+/// SIGTERM: it hands over, answers what it has, and ends in order. False if it could not hand over.
+async fn stop_the_leader(cluster: &mut Cluster, load: &Load) -> bool {
     let stopped = cluster.leader().await;
+    let before = cluster.log(stopped).len();
     load.take_gap();
     let status = tokio::task::block_in_place(|| cluster.stop(stopped));
     assert_eq!(status.code(), Some(0), "a member that is told to stop ends in order");
@@ -123,11 +129,15 @@ async fn stop_the_leader(cluster: &mut Cluster, load: &Load) {
     let endpoint = cluster.nodes()[successor].client.clone();
     let inspected = cluster.client().inspect(&endpoint).await.expect("it leads");
     let newest = inspected.elections.last().expect("it was elected");
-    assert_eq!((newest.cause.as_str(), newest.winner), ("transfer", inspected.member_id), "{newest:?}");
+    let handed_over = cluster.log(stopped)[before..].contains("leadership was handed over");
+    if handed_over {
+        assert_eq!((newest.cause.as_str(), newest.winner), ("transfer", inspected.member_id), "{newest:?}");
+    }
     load.acknowledged(100).await;
     println!("stopped leader: at most {:?} between two acknowledgements", load.take_gap());
     cluster.start(stopped);
     cluster.ready().await;
+    handed_over
 }
 
 /// The one of `places` that leads, waiting for one.

@@ -3,11 +3,11 @@
 use crate::ended::{Ended, ended, quorate, wait};
 use crate::load::eventually;
 use crate::strangers::spawn;
+use crate::support::lab_port;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 
 struct Terminal<'a> {
     state_home: &'a Path,
@@ -40,19 +40,6 @@ impl Terminal<'_> {
     }
 }
 
-/// The first port of a lab of three on which nobody listens, different at each call. All six ports stay below the range
-/// from which the system takes ports for outgoing connections: one of those could be taken between the look and the start.
-fn port() -> String {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let somewhere = u16::try_from(std::process::id() % 60).unwrap() * 20;
-    let is_free = |base: u16| {
-        let ports = [0, 1, 20_000, 20_001, 30_000, 30_001].map(|offset| base + offset);
-        ports.iter().all(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
-    };
-    let mut bases = std::iter::from_fn(|| Some(1100 + (somewhere + 20 * NEXT.fetch_add(1, Ordering::Relaxed)) % 1200));
-    bases.by_ref().take(60).find(|base| is_free(*base)).expect("no ports for a lab").to_string()
-}
-
 /// Runs a command whose output nobody reads: it ends as one whose reader has seen enough, without a word.
 #[track_caller]
 fn unread(command: &mut Command) {
@@ -69,7 +56,7 @@ async fn a_lab_is_started_used_broken_and_ended() {
     terminal.run("dev ps").assert(1, &["no lab is running", "quorate dev"]);
 
     let log = home.path().join("dev.log");
-    let lab = spawn(&mut terminal.command(&format!("dev --port {}", port())), &log);
+    let lab = spawn(&mut terminal.command(&format!("dev --port {}", lab_port())), &log);
     eventually("the lab is ready", async || fs::read_to_string(&log).is_ok_and(|said| said.contains("ready in"))).await;
     let banner = fs::read_to_string(&log).unwrap();
     assert!(banner.contains("● leader") && banner.contains("quorate put hello world"), "{banner}");
@@ -95,7 +82,18 @@ async fn a_lab_is_started_used_broken_and_ended() {
         terminal.ok("dev pause follower", &["paused (SIGSTOP, it was a follower)", "0 acknowledged writes lost"]);
     let name = paused.split_whitespace().next().unwrap();
     terminal.ok(&format!("dev resume {name}"), &[name, "resumed"]);
-    terminal.ok("dev stop leader", &["stopped (SIGTERM", "handed leadership over", "0 acknowledged writes lost"]);
+    // On a busy machine its heir may not be there in time, and it goes all the same: then another one is told to stop.
+    let goes = || terminal.ok("dev stop leader", &["stopped (SIGTERM", "0 acknowledged writes lost"]);
+    let handed_over = (0..5).any(|_| {
+        let said = goes();
+        let handed_over = said.contains("handed leadership over");
+        if !handed_over {
+            let name = said.split_whitespace().next().unwrap();
+            terminal.ok(&format!("dev start {name}"), &[name, "started"]);
+        }
+        handed_over
+    });
+    assert!(handed_over, "no leader hands over");
     terminal.ok("dev ps", &["stopped", "leader"]);
 
     let pids = terminal.pids();
@@ -115,7 +113,7 @@ async fn a_lab_whose_terminal_is_killed_leaves_no_process() {
     let terminal = Terminal { state_home: home.path() };
     for signal in [Signal::KILL, Signal::INT] {
         let log = home.path().join(format!("{signal:?}.log"));
-        let lab = spawn(&mut terminal.command(&format!("dev --port {}", port())), &log);
+        let lab = spawn(&mut terminal.command(&format!("dev --port {}", lab_port())), &log);
         eventually("the lab is ready", async || fs::read_to_string(&log).is_ok_and(|said| said.contains("ready in")))
             .await;
         let pids = terminal.pids();

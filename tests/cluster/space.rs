@@ -1,7 +1,7 @@
 //! What the store holds: compactions on real disks, and a quota that heals itself.
 
 use crate::support::scrape::Scrape;
-use crate::support::{Cluster, Server};
+use crate::support::{Cluster, PATIENT, Server};
 use pb::kv_client::KvClient;
 use pb::maintenance_client::MaintenanceClient;
 use quorate::clock;
@@ -47,7 +47,7 @@ async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn members_with_different_pasts_are_compacted_alike() {
-    let mut cluster = Cluster::quorate(3).await;
+    let mut cluster = Cluster::steady(3).await;
     let leader = cluster.leader().await;
     let (late, steady) = ((leader + 1) % 3, (leader + 2) % 3);
     let value = "x".repeat(2000);
@@ -115,7 +115,7 @@ async fn errors(cluster: &Cluster, place: usize) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_store_heals_itself_and_loses_no_value() {
-    let cluster = Cluster::new(Server::Quorate, 3, &["--quota-backend-bytes", "300000"]).await;
+    let cluster = Cluster::new(Server::Quorate, 3, &["--quota-backend-bytes", "300000", PATIENT]).await;
     let asked = (cluster.leader().await + 1) % 3;
     let last = fill(&cluster, asked).await;
     until("the alarm is up", async || !errors(&cluster, asked).await.is_empty()).await;

@@ -94,8 +94,15 @@ async fn a_lost_identity(cluster: &mut Cluster, load: &Load) {
     copy(&aside, data_dir);
     fs::remove_dir_all(data_dir.join("raft")).unwrap();
     refused(cluster, load).await.assert(1, &["raft is gone or was emptied", "Put back the raft directory"]);
-    // Another member's log in its place.
-    copy(&cluster.nodes()[0].data_dir.join("raft"), &data_dir.join("raft"));
+    // Another member's log in its place. That member is at work: a file may be gone before it is copied.
+    let copied = || {
+        let (from, to) = (cluster.nodes()[0].data_dir.join("raft"), data_dir.join("raft"));
+        if to.exists() {
+            fs::remove_dir_all(&to).unwrap();
+        }
+        Command::new("cp").arg("-a").args([&from, &to]).stderr(Stdio::null()).status().unwrap().success()
+    };
+    eventually("another log is copied", async || copied()).await;
     refused(cluster, load)
         .await
         .assert(1, &["raft was made in another data directory", "Put back the one that belongs"]);
@@ -170,7 +177,9 @@ async fn rot_in_the_state(cluster: &mut Cluster, load: &Load) {
 async fn rot(cluster: &mut Cluster, load: &Load, database: &str) -> PathBuf {
     let marker = format!("a value that is easily found in {database}");
     let put = pb::PutRequest { key: database.to_owned().into(), value: marker.clone().into(), ..Default::default() };
-    cluster.client_of(N3).put(put).await.unwrap();
+    let client = cluster.client_of(N3);
+    // Whatever became of a put, the next one makes no difference.
+    eventually("the marker is written", async || client.put(put.clone()).await.is_ok()).await;
     load.acknowledged(300).await;
     tokio::task::block_in_place(|| cluster.stop(N3));
     let data_dir = cluster.nodes()[N3].data_dir.clone();

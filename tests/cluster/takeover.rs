@@ -11,6 +11,7 @@ use quorate::clock;
 use quorate::proto::etcdserverpb as pb;
 use quorate::proto::quorate as own;
 use std::collections::BTreeSet;
+use std::fs;
 
 /// Little is kept, and nobody is waited for long: ten election timeouts.
 pub const FLAGS: [&str; 10] = [
@@ -54,8 +55,14 @@ async fn who_was_away_for_too_long_takes_over_the_state() {
     load.acknowledged(100).await;
     cluster.ready().await;
     assert_eq!(cluster.pid(away), pid, "in the same process");
-    assert!(cluster.nodes()[away].data_dir.join("state-1").is_dir());
-    assert!(!cluster.nodes()[away].data_dir.join("state").exists(), "the former one is gone");
+    // On a busy machine it may be away for too long once more.
+    eventually("the former ones are gone", async || {
+        let entries = fs::read_dir(&cluster.nodes()[away].data_dir).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+        let states: Vec<String> = names.filter(|name| name.starts_with("state")).collect();
+        matches!(&states[..], [only] if only.starts_with("state-"))
+    })
+    .await;
     load.verify(&cluster).await;
     cluster.restart(away);
     cluster.ready().await;
@@ -109,7 +116,7 @@ pub fn count_large() -> pb::RangeRequest {
 }
 
 /// What a member says of the state that it takes over; `None` before and after.
-async fn install(cluster: &Cluster, place: usize) -> Option<own::InstallStatus> {
+pub async fn install(cluster: &Cluster, place: usize) -> Option<own::InstallStatus> {
     let inspected = cluster.client_of(place).inspect(&cluster.nodes()[place].client).await;
     inspected.ok().and_then(|inspected| inspected.install)
 }
@@ -131,7 +138,7 @@ async fn serves(cluster: &Cluster, place: usize) {
 }
 
 /// Waits until a member takes over a state, and has some of it: `is_enough`.
-pub async fn taken_over(
+async fn taken_over(
     cluster: &Cluster,
     place: usize,
     what: &str,
@@ -155,17 +162,20 @@ async fn a_large_state_is_taken_over_though_its_sender_dies_on_the_way() {
     println!("{keys} keys of {VALUE_BYTES} bytes after {:?}", begun.elapsed());
     let load = Load::start(&cluster, 4);
     load.acknowledged(100).await;
-    let sender = cluster.leader().await;
-    let name = cluster.nodes()[sender].name.clone();
-    let id = id_of(&cluster, sender, &name).await;
-    let others: Vec<usize> = (0..3).filter(|place| *place != sender).collect();
+    let mut ids = Vec::new();
+    for node in cluster.nodes() {
+        ids.push(id_of(&cluster, 0, &node.name).await);
+    }
     let joiner = cluster.add();
     let begun = clock::instant();
-    join(&mut cluster, joiner, &others);
-    let is_half = |told: &own::InstallStatus| told.from == id && told.done_bytes * 2 > told.total_bytes;
+    join(&mut cluster, joiner, &[0, 1, 2]);
+    let is_half = |told: &own::InstallStatus| told.done_bytes * 2 > told.total_bytes;
     let half = taken_over(&cluster, joiner, "half of the state is taken over", is_half).await;
     // It stands still while its sender dies, so that it is in the middle of it whatever the machine is busy with.
     cluster.pause(joiner);
+    let sender = ids.iter().position(|id| *id == half.from).unwrap();
+    let others: Vec<usize> = (0..3).filter(|place| *place != sender).collect();
+    let name = cluster.nodes()[sender].name.clone();
     cluster.kill(sender);
     println!("{half:?} after {:?}: {name} is killed", begun.elapsed());
     load.acknowledged(50).await;
@@ -173,7 +183,7 @@ async fn a_large_state_is_taken_over_though_its_sender_dies_on_the_way() {
     let is_resumed = |told: &own::InstallStatus| told.resumed > 0;
     let resumed = taken_over(&cluster, joiner, "another one goes on where the sender was gone", is_resumed).await;
     println!("{resumed:?} after {:?}", begun.elapsed());
-    assert!(resumed.from != id && resumed.begun == half.begun && resumed.done_bytes >= half.done_bytes);
+    assert!(resumed.from != half.from && resumed.begun == half.begun && resumed.done_bytes >= half.done_bytes);
     serves(&cluster, joiner).await;
     println!("it serves after {:?}", begun.elapsed());
     assert!(!cluster.log(joiner).contains("taking over begins anew"), "what was there was of use");

@@ -1,10 +1,11 @@
 //! What a member tells of itself to those that watch it: a scrape, a probe, systemd.
 
 use crate::support::scrape::{Scrape, page};
-use crate::support::{Cluster, Server};
+use crate::support::{Cluster, PATIENT, Server};
 use quorate::clock;
 use quorate::proto::etcdserverpb as pb;
 use std::os::unix::net::UnixDatagram;
+use std::sync::mpsc;
 use std::time::Duration;
 
 /// Longer than anything here takes: reached only by a test that fails.
@@ -35,7 +36,7 @@ async fn a_member_takes_small_pages() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scrape_counts_what_happens() {
-    let mut cluster = Cluster::quorate(3).await;
+    let mut cluster = Cluster::steady(3).await;
     let leader = cluster.leader().await;
     let follower = (leader + 1) % 3;
     let before = Scrape::of(&cluster.nodes()[follower].client).await;
@@ -85,7 +86,7 @@ async fn a_scrape_counts_what_happens() {
         let counted = |phase| now.sum("quorate_failover_gap_seconds_count", &[("phase", phase)]);
         let active = now.sum("etcd_network_active_peers", &[]);
         let lost = now.sum("etcd_network_disconnected_peers_total", &[]) >= 1.0;
-        counted("elect") == 1.0 && counted("recover") == 1.0 && changes(&now) > changes(&after) && active == 1.0 && lost
+        counted("elect") >= 1.0 && counted("recover") >= 1.0 && changes(&now) > changes(&after) && active == 1.0 && lost
     })
     .await;
     until("somebody could not send to the dead one", async || {
@@ -101,7 +102,7 @@ async fn a_scrape_counts_what_happens() {
 /// With a threshold of nothing, everything is slow.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_request_is_logged_with_its_stages_and_a_cause() {
-    let cluster = Cluster::new(Server::Quorate, 3, &["--warning-unary-request-duration=0"]).await;
+    let cluster = Cluster::new(Server::Quorate, 3, &["--warning-unary-request-duration=0", PATIENT]).await;
     let leader = cluster.leader().await;
     let follower = (leader + 1) % 3;
     // One line a second is written: asked until it is this one's turn.
@@ -155,7 +156,7 @@ async fn a_member_knows_at_its_start_how_fast_its_disk_is() {
 async fn without_a_quorum_a_member_is_alive_and_not_ready() {
     let mut cluster = Cluster::quorate(3).await;
     let last = cluster.nodes()[0].client.clone();
-    assert_eq!(page(&last, "/readyz").await.unwrap(), (200, "ok\n".into()));
+    until("it is ready", async || page(&last, "/readyz").await.unwrap() == (200, "ok\n".into())).await;
     cluster.kill(1);
     cluster.kill(2);
     let (status, body) = page(&last, "/readyz").await.unwrap();
@@ -202,21 +203,27 @@ async fn systemd_hears_of_a_members_life() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let hear = || {
+    let (heard, hear) = mpsc::channel();
+    // Somebody listens all the time, as systemd does: the queue is short, and what finds it full is lost.
+    std::thread::spawn(move || {
         let mut buffer = [0; 512];
-        let length = tokio::task::block_in_place(|| socket.recv(&mut buffer)).expect("it goes on saying things");
-        String::from_utf8(buffer[..length].to_vec()).unwrap()
-    };
-    // Said until it is heard; what else was said on the way.
+        while let Ok(length) = socket.recv(&mut buffer) {
+            if heard.send(String::from_utf8_lossy(&buffer[..length]).into_owned()).is_err() {
+                return;
+            }
+        }
+    });
+    // What begins so; and what else was said on the way.
     let until_heard = |wanted: &str| {
+        let deadline = clock::instant() + PATIENCE;
         let mut before = Vec::new();
         loop {
-            let said = hear();
-            if said == wanted {
-                return before;
+            let left = deadline.saturating_duration_since(clock::instant());
+            match tokio::task::block_in_place(|| hear.recv_timeout(left)) {
+                Ok(said) if said.starts_with(wanted) => return before,
+                Ok(said) => before.push(said),
+                Err(e) => panic!("it never said {wanted:?}, but {before:?}: {e}"),
             }
-            before.push(said);
         }
     };
     let mut cluster = Cluster::unstarted(Server::Quorate, 1, &[]);
@@ -225,7 +232,7 @@ async fn systemd_hears_of_a_members_life() {
     cluster.start_with(0, command);
     let opening = format!("STATUS=opening {}", cluster.nodes()[0].data_dir.display());
     assert_eq!(until_heard("READY=1"), [opening]);
-    until_heard("STATUS=leader of term 1");
+    until_heard("STATUS=leader of term ");
     until_heard("WATCHDOG=1");
     assert_eq!(cluster.stop(0).code(), Some(0));
     until_heard("STOPPING=1");

@@ -211,7 +211,7 @@ async fn every_watcher_hears_every_event_once_in_order_whatever_befalls_the_memb
     for writer in writers {
         writer.await.expect("a writer panicked");
     }
-    let last = cluster.client().put(put(END)).await.expect("a ready cluster writes").header.unwrap().revision;
+    let last = end(&cluster).await;
     book.lock().unwrap().acknowledged.insert(END.to_owned(), last);
     let mut all = Vec::new();
     for watcher in watchers {
@@ -220,6 +220,32 @@ async fn every_watcher_hears_every_event_once_in_order_whatever_befalls_the_memb
     }
     compare(&book.lock().unwrap(), &all, last);
     assert_quiet_logs(&cluster);
+}
+
+/// Writes the last key, once, and returns its revision.
+async fn end(cluster: &Cluster) -> i64 {
+    let client = cluster.client();
+    let absent = pb::Compare {
+        key: END.into(),
+        target: pb::compare::CompareTarget::Version.into(),
+        target_union: Some(pb::compare::TargetUnion::Version(0)),
+        ..Default::default()
+    };
+    let success = vec![pb::RequestOp { request: Some(pb::request_op::Request::RequestPut(put(END))) }];
+    let txn = pb::TxnRequest { compare: vec![absent], success, ..Default::default() };
+    // Perhaps done, perhaps not: the next one finds it, or does it.
+    eventually("the last key is written", async || client.txn(txn.clone()).await.is_ok()).await;
+    let get = pb::RangeRequest { key: END.into(), ..Default::default() };
+    let mut revision = 0;
+    eventually("the last key is read", async || match client.range(get.clone()).await {
+        Ok(found) => {
+            revision = found.kvs[0].mod_revision;
+            true
+        }
+        Err(_) => false,
+    })
+    .await;
+    revision
 }
 
 /// Waits for so many more acknowledged keys.
@@ -232,8 +258,14 @@ async fn acknowledged(book: &Mutex<Book>, more: usize) {
 /// To a revision that those who keep up have left behind, and slow ones perhaps not.
 async fn compact(cluster: &Cluster, rng: &mut Rng) {
     let client = cluster.client();
-    let now = client.range(pb::RangeRequest { key: "x".into(), ..Default::default() }).await.unwrap();
-    let revision = now.header.unwrap().revision - rng.below(60) as i64;
+    let mut now = 0;
+    eventually("the revision is known", async || {
+        let read = client.range(pb::RangeRequest { key: "x".into(), ..Default::default() }).await;
+        now = read.map_or(0, |read| read.header.unwrap().revision);
+        now > 0
+    })
+    .await;
+    let revision = now - rng.below(60) as i64;
     let member = cluster.nodes()[0].client.clone();
     let channel = Endpoint::from_shared(format!("http://{member}")).unwrap().connect().await.unwrap();
     let mut kv = pb::kv_client::KvClient::new(channel);

@@ -365,7 +365,7 @@ fn etcdctl<'a>(dir: &Path, cluster: &'a Cluster) -> Side<'a> {
 #[tokio::test(flavor = "multi_thread")]
 async fn etcdctl_prints_of_quorate_what_it_prints_of_etcd() {
     let Some(dir) = etcd_bin_dir("etcdctl_prints_of_quorate_what_it_prints_of_etcd") else { return };
-    let (etcd, quorate) = (Cluster::etcd(&dir, 3).await, Cluster::quorate(3).await);
+    let (etcd, quorate) = (Cluster::etcd(&dir, 3).await, Cluster::steady(3).await);
     compare(&etcdctl(&dir, &etcd), &etcdctl(&dir, &quorate), COMMANDS, |_, _| true, |a, b| a == b);
 }
 
@@ -446,7 +446,7 @@ const LEASE_COMMANDS: &[&str] = &[
 #[tokio::test(flavor = "multi_thread")]
 async fn etcdctl_does_with_leases_of_quorate_what_it_does_with_etcds() {
     let Some(dir) = etcd_bin_dir("etcdctl_does_with_leases_of_quorate_what_it_does_with_etcds") else { return };
-    let (etcd, quorate) = (Cluster::etcd(&dir, 1).await, Cluster::quorate(3).await);
+    let (etcd, quorate) = (Cluster::etcd(&dir, 1).await, Cluster::steady(3).await);
     let (theirs, ours) = (etcdctl(&dir, &etcd), etcdctl(&dir, &quorate));
     compare(&theirs, &ours, LEASE_COMMANDS, |_, format| format == "simple", |a, b| a == b);
 }

@@ -164,7 +164,7 @@ async fn changes_of_the_membership_are_answered_as_etcd_does() {
     let Some(etcd) = etcd_bin_dir("changes_of_the_membership_are_answered_as_etcd_does") else { return };
     for size in [1, 3] {
         let theirs = Cluster::etcd(&etcd, size).await;
-        let ours = Cluster::quorate(size).await;
+        let ours = Cluster::steady(size).await;
         let (theirs, ours) = (talk(theirs).await, talk(ours).await);
         let mut different = Vec::new();
         for ((what, theirs), (_, ours)) in theirs.iter().zip(&ours) {

@@ -1,7 +1,7 @@
 //! Dashboards and alerts made for etcd must find the names, types and labels that they ask for.
 
 use crate::support::scrape::Scrape;
-use crate::support::{Cluster, Server, etcd_bin_dir};
+use crate::support::{Cluster, PATIENT, Server, etcd_bin_dir};
 use quorate::proto::etcdserverpb as pb;
 
 /// etcd creates these only after a failure that this test does not make: their types are known from its source.
@@ -80,9 +80,9 @@ async fn scrape(cluster: &Cluster) -> Scrape {
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_have_etcds_names_types_and_labels() {
     let Some(etcd) = etcd_bin_dir("metrics_have_etcds_names_types_and_labels") else { return };
-    let mut etcds = scrape(&Cluster::new(Server::Etcd(etcd), 3, &["--metrics", "extensive"]).await).await;
+    let mut etcds = scrape(&Cluster::new(Server::Etcd(etcd), 3, &["--metrics", "extensive", PATIENT]).await).await;
     etcds.types.extend(UNSEEN.map(|(name, kind)| (name.to_owned(), kind.to_owned())));
-    let ours = scrape(&Cluster::quorate(3).await).await;
+    let ours = scrape(&Cluster::steady(3).await).await;
 
     for name in ASKED_FOR {
         assert!(ours.types.contains_key(name), "{name} is missing");

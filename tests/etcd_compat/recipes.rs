@@ -238,7 +238,7 @@ async fn observers(told: &mut Told) {
 async fn locks_and_elections_go_as_etcds() {
     let Some(etcd) = etcd_bin_dir("locks_and_elections_go_as_etcds") else { return };
     let mut theirs = Told::new(Cluster::etcd(&etcd, 1).await).await;
-    let mut ours = Told::new(Cluster::quorate(3).await).await;
+    let mut ours = Told::new(Cluster::steady(3).await).await;
     for told in [&mut theirs, &mut ours] {
         locks(told).await;
         elections(told).await;

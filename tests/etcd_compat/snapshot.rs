@@ -57,7 +57,7 @@ async fn keep_writing(channel: Channel, stop: Arc<AtomicBool>) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn etcdctl_saves_a_snapshot_while_writes_go_on() {
     let Some(dir) = etcd_bin_dir("etcdctl_saves_a_snapshot_while_writes_go_on") else { return };
-    let cluster = Cluster::quorate(3).await;
+    let cluster = Cluster::steady(3).await;
     let endpoints = cluster.endpoints();
     let channel = connect(&endpoints[0]).await;
     let mut kv = KvClient::new(channel.clone());

@@ -173,8 +173,8 @@ struct Side {
     cluster: Cluster,
 }
 
-/// Longer than any answer takes: a line that is answered too rarely must fail.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Longer than any answer takes, on a machine that has other things to do: a line that is answered too rarely must fail.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Side {
     /// All is said to one member, which need not be the leader.
@@ -267,7 +267,7 @@ macro_rules! conversations {
         #[tokio::test(flavor = "multi_thread")]
         async fn $test() {
             let Some(etcd) = etcd_bin_dir(stringify!($test)) else { return };
-            compare(Cluster::etcd(&etcd, 1).await, Cluster::quorate(3).await, $conversation()).await;
+            compare(Cluster::etcd(&etcd, 1).await, Cluster::steady(3).await, $conversation()).await;
         }
     )*};
 }

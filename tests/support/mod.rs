@@ -23,6 +23,10 @@ use tempfile::TempDir;
 /// How long a cluster may take to become ready, on a machine that has other things to do.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
+/// Nobody is elected because a busy machine kept a leader silent for a second, which is no fault. Who finds its leader's
+/// connections gone does not wait for it.
+pub const PATIENT: &str = "--election-timeout=5000";
+
 /// How much of a log is shown when a test fails.
 const LOG_TAIL_LINES: usize = 60;
 
@@ -74,9 +78,15 @@ impl Cluster {
         Cluster::new(Server::Quorate, size, &[]).await
     }
 
-    /// A ready cluster of `size` etcd members.
+    /// A ready cluster of `size` etcd members, as patient as [`Cluster::steady`].
     pub async fn etcd(bin_dir: &Path, size: usize) -> Cluster {
-        Cluster::new(Server::Etcd(bin_dir.to_owned()), size, &[]).await
+        Cluster::new(Server::Etcd(bin_dir.to_owned()), size, &[PATIENT]).await
+    }
+
+    /// A ready cluster of `size` Quorate members whose leader stays, also where a process waits for the processor or the
+    /// disk for longer than it may with the default timers: for tests that ask without trying again, or remember who leads.
+    pub async fn steady(size: usize) -> Cluster {
+        Cluster::new(Server::Quorate, size, &[PATIENT]).await
     }
 
     /// A ready cluster whose members get `extra` on their command line.
@@ -327,10 +337,11 @@ fn spawn(mut command: Command, log_path: &Path) -> Child {
     command.spawn().unwrap_or_else(|e| panic!("{}: {e}", program.display()))
 }
 
-/// A port that nobody listens on, below those that the kernel hands out to outgoing connections.
+/// A port that nobody listens on, below those of labs (see [`lab_port`]) and those that the kernel hands out to outgoing
+/// connections.
 pub fn free_port() -> u16 {
     const FIRST: u16 = 11_000;
-    const COUNT: u16 = 20_000;
+    const COUNT: u16 = 10_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // Test binaries run side by side: each starts somewhere else.
     let offset = (std::process::id().wrapping_mul(7919) % u32::from(COUNT)) as u16;
@@ -342,6 +353,19 @@ pub fn free_port() -> u16 {
         }
     }
     panic!("no free port between {FIRST} and {}", FIRST + COUNT);
+}
+
+/// The first port of a lab of three on which nobody listens, different at each call. All six ports stay below the range
+/// from which the system takes ports for outgoing connections: one of those could be taken between the look and the start.
+pub fn lab_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let somewhere = (std::process::id() % 60) as u16 * 20;
+    let is_free = |base: u16| {
+        let ports = [0, 1, 20_000, 20_001, 30_000, 30_001].map(|offset| base + offset);
+        ports.iter().all(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+    };
+    let mut bases = std::iter::from_fn(|| Some(1100 + (somewhere + 20 * NEXT.fetch_add(1, Ordering::Relaxed)) % 1200));
+    bases.by_ref().take(60).find(|base| is_free(*base)).expect("no ports for a lab")
 }
 
 /// The real etcd's directory, from `ETCD_BIN_DIR`. Without it a test that compares with etcd is skipped, and says so; on
