@@ -33,7 +33,7 @@ use serde_json::json;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use tonic::body::Body as CallBody;
 use tonic::{Code, Status};
 use tower::Service;
@@ -229,15 +229,28 @@ async fn until_sent(request: Request, next: Next) -> Response {
 /// Keeps what an answer took of the budget for ranges as long as the answer is on its way.
 fn kept_until_sent<B>(mut response: http::Response<B>, body_of: impl FnOnce(Paid<B>) -> B) -> http::Response<B> {
     match response.extensions_mut().remove::<Arc<Share>>() {
-        Some(share) => response.map(|body| body_of(Paid { body, _share: share })),
+        Some(share) => response.map(|body| body_of(Paid { body, share })),
         None => response,
     }
 }
 
-/// A body that holds on to a share.
+/// A body that holds on to a share, with each piece of it. HTTP/2 takes an answer as soon as the first byte of it may leave,
+/// and is done with the body; then it is the bytes that take the room.
 struct Paid<B> {
     body: B,
+    share: Arc<Share>,
+}
+
+/// A piece of such a body.
+struct PaidBytes {
+    bytes: Bytes,
     _share: Arc<Share>,
+}
+
+impl AsRef<[u8]> for PaidBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Paid<B> {
@@ -245,7 +258,9 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Paid<B> {
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let paid = |bytes| Bytes::from_owner(PaidBytes { bytes, _share: Arc::clone(&self.share) });
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(paid))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -321,9 +336,28 @@ fn reword(status: &Status, path: &str) -> Option<Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::budget::Budget;
 
     fn reworded(status: Status, path: &str) -> Option<(Code, String)> {
         reword(&status, path).map(|status| (status.code(), status.message().to_string()))
+    }
+
+    /// HTTP/2 lets go of the body as soon as it has all of it, and sends it when the other side takes it.
+    #[tokio::test]
+    async fn an_answer_takes_its_room_until_the_last_byte_of_it_is_gone() {
+        let budget = Arc::new(Budget::new(0, 100));
+        let mut share = Share::of(&budget);
+        share.take(80).unwrap();
+        let mut response = http::Response::new(CallBody::new(Body::from("an answer")));
+        response.extensions_mut().insert(Arc::new(share));
+        let mut body = kept_until_sent(response, CallBody::new).into_body();
+        let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.unwrap().unwrap();
+        let bytes = frame.into_data().unwrap();
+        drop(body);
+        assert!(Share::of(&budget).take(80).is_err(), "the bytes are there still");
+        assert_eq!(bytes, "an answer");
+        drop(bytes);
+        assert_eq!(Share::of(&budget).take(80), Ok(()));
     }
 
     #[test]

@@ -86,16 +86,14 @@ async fn answers_share_the_room_as_long_as_they_are_on_their_way() {
     let narrow = narrow.initial_stream_window_size(1024).initial_connection_window_size(1024);
     let stuck = tokio::spawn(Stuck::ask(narrow.connect().await.unwrap()));
     let stuck = stuck.await.unwrap();
-    let deadline = clock::instant() + PATIENCE;
-    let refusal = loop {
-        match kv.range(all()).await {
-            Err(status) => break status,
-            Ok(_) => assert!(clock::instant() < deadline, "the first answer takes no room"),
-        }
-    };
-    assert_eq!(refusal.code(), Code::ResourceExhausted);
-    assert!(refusal.message().contains("--max-ranges-bytes"), "{refusal}");
+    // Not one of them: an answer that was taken may itself be what the next one finds in its way.
+    for _ in 0..5 {
+        let refusal = kv.range(all()).await.expect_err("the first answer takes no room");
+        assert_eq!(refusal.code(), Code::ResourceExhausted);
+        assert!(refusal.message().contains("--max-ranges-bytes"), "{refusal}");
+    }
     drop(stuck);
+    let deadline = clock::instant() + PATIENCE;
     while let Err(status) = kv.range(all()).await {
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert!(clock::instant() < deadline, "the room is not given back");
