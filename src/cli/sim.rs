@@ -49,6 +49,7 @@ const EXAMPLES: &str = "Examples:
   quorate sim --seed 17 --print-plan > plan; quorate sim --plan plan
   quorate sim --faults crash,loss,slow --nodes 5
   quorate sim --fierce --seeds 2000
+  quorate sim --fierce --profile full --more members,leader
   quorate sim --exhaustive elections=2,writes=1
 
 A law is what must hold whatever goes wrong: one leader a term, nothing that was
@@ -96,6 +97,9 @@ pub struct Args {
     /// No trouble of these kinds.
     #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = kinds(), hide_possible_values = true)]
     without: Vec<Kind>,
+    /// Much trouble of these kinds, whatever the seed says.
+    #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = kinds(), hide_possible_values = true)]
+    more: Vec<Kind>,
     /// How long trouble lasts, in simulated time, as 500ms, 30s, 5m [default: 15s to 45s, by the seed; a few if --fierce].
     #[arg(long, value_name = "TIME", value_parser = super::go_duration::parse)]
     length: Option<Duration>,
@@ -106,7 +110,7 @@ pub struct Args {
     #[arg(long, requires = "one")]
     shrink: bool,
     /// Run a plan that was written down by --print-plan or --shrink.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["profile", "seeds", "from", "minutes", "until_failure", "jobs", "fierce", "nodes", "faults", "without", "length"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["profile", "seeds", "from", "minutes", "until_failure", "jobs", "fierce", "nodes", "faults", "without", "more", "length"])]
     plan: Option<PathBuf>,
     /// Print the plan of the seed instead of running it.
     #[arg(long, requires = "seed", conflicts_with_all = ["trace", "shrink"])]
@@ -114,7 +118,7 @@ pub struct Args {
     /// Instead of seeds by chance: all orders of events in a world of three members and so many events of each sort
     /// [default: elections=2,writes=1]. Sorts: elections, writes, changes, crashes, duplicates, reorders, heartbeats, lapses,
     /// breaks, and wipes, which must break a law. Each one more is many times the work: --minutes ends it.
-    #[arg(long, value_name = "SCOPE", num_args = 0..=1, default_missing_value = "elections=2,writes=1", conflicts_with_all = ["one", "profile", "seeds", "from", "until_failure", "jobs", "fierce", "nodes", "faults", "without", "length", "law_off"])]
+    #[arg(long, value_name = "SCOPE", num_args = 0..=1, default_missing_value = "elections=2,writes=1", conflicts_with_all = ["one", "profile", "seeds", "from", "until_failure", "jobs", "fierce", "nodes", "faults", "without", "more", "length", "law_off"])]
     exhaustive: Option<Scope>,
     /// Don't look at these laws: shows which others notice a fault that was made on purpose.
     #[arg(long, value_name = "LAWS", value_delimiter = ',', value_parser = laws())]
@@ -143,6 +147,7 @@ impl Args {
             nodes: self.nodes.map(usize::from),
             only: self.faults.clone(),
             without: self.without.clone(),
+            more: self.more.clone(),
             length: self.length,
             fierce: self.fierce,
         }
@@ -180,6 +185,9 @@ impl Args {
         }
         if !self.without.is_empty() {
             _ = write!(text, " --without {}", list(self.without.iter().map(|kind| kind.name()).collect()));
+        }
+        if !self.more.is_empty() {
+            _ = write!(text, " --more {}", list(self.more.iter().map(|kind| kind.name()).collect()));
         }
         if let Some(length) = self.length {
             _ = write!(text, " --length {}ms", length.as_millis());

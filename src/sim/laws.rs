@@ -44,7 +44,7 @@ pub enum Law {
     OneChange,
     /// Who has no state of its own does not campaign, does not lead, and serves nobody.
     Hollow,
-    /// A change that was answered with yes was made.
+    /// A change that was answered with yes was made, and of the configuration that it was asked for.
     Changed,
     /// Who is right keeps its state. Who is wrong and knows it serves and gives nothing, and then has no state until it has
     /// taken one over that is no older; a healed core finds out who is wrong.
@@ -66,7 +66,7 @@ pub enum Law {
     Bounded,
     /// Nothing is written that is not what its maker made.
     Sound,
-    /// A linearizable read sees everything that was committed when it was asked.
+    /// A linearizable read, or a word on a lease, knows everything that was committed when it was asked for.
     FreshRead,
     /// Each request is answered once, and never after that.
     AnsweredOnce,
@@ -106,11 +106,14 @@ pub enum Law {
     FairVote,
     /// Who has gone on to a later term says nothing more in a former one.
     OneTerm,
+    /// Who hears of a later term goes on to it (Raft fig. 2).
+    LaterTerm,
     /// No number that an answer echoes is used by two lives of a member.
     OwnNumbers,
     /// A forwarded command is appended once at most, in the term in which it was forwarded.
     Forwarded,
-    /// A leader answers for a read when a quorum has answered a round that began after it.
+    /// A leader answers for a read, and for how long a lease lasts, when a quorum has answered a round that began after it was
+    /// asked.
     Confirmed,
     /// A follower commits no further than its leader's appends have reached in its log.
     Verified,
@@ -124,7 +127,7 @@ pub enum Law {
     Asked,
     /// Where a change begins, those who will vote can decide, and who comes to vote has caught up.
     Able,
-    /// Who stands for election is a voter.
+    /// Who stands for election is a voter; a leader that is one no more hands over, or goes.
     Standing,
     /// Who was removed is left alone when it had the time to hear of it.
     Farewell,
@@ -132,7 +135,7 @@ pub enum Law {
 
 impl Law {
     /// All of them.
-    pub const ALL: [Law; 49] = [
+    pub const ALL: [Law; 50] = [
         Law::ElectionSafety,
         Law::LogMatching,
         Law::LeaderCompleteness,
@@ -171,6 +174,7 @@ impl Law {
         Law::Deterministic,
         Law::FairVote,
         Law::OneTerm,
+        Law::LaterTerm,
         Law::OwnNumbers,
         Law::Forwarded,
         Law::Confirmed,
@@ -225,6 +229,7 @@ impl Law {
             Law::Deterministic => "deterministic",
             Law::FairVote => "fair-vote",
             Law::OneTerm => "one-term",
+            Law::LaterTerm => "later-term",
             Law::OwnNumbers => "own-numbers",
             Law::Forwarded => "forwarded",
             Law::Confirmed => "confirmed",
@@ -383,10 +388,14 @@ impl Laws {
     }
 
     /// Whether some committed configuration is such as a change asked for.
-    pub(super) fn was_made(&self, (come, go, vote): (u64, u64, u64)) -> bool {
+    /// `version` is the one that it had to be made of, if it was said.
+    pub(super) fn was_made(&self, (come, go, vote): (u64, u64, u64), version: Option<u64>) -> bool {
         let is_so = |council: &&Council| {
             let members = council.members();
-            !council.is_joint() && members & come == come && members & go == 0 && council.incoming & vote == vote
+            // The joint configuration is between the two.
+            let follows = version.is_none_or(|version| council.version == version + 2);
+            let is_wish = members & come == come && members & go == 0 && council.incoming & vote == vote;
+            !council.is_joint() && follows && is_wish
         };
         self.past.iter().any(|council| is_so(&council))
     }

@@ -176,7 +176,7 @@ impl Operator {
             Reply::Changed { .. } => {
                 order.over = true;
                 order.uncertain = false;
-                let made = laws.was_made((order.come | order.learn, order.go, order.vote));
+                let made = laws.was_made((order.come | order.learn, order.go, order.vote), order.version);
                 if !made {
                     laws.broken(Law::Changed, || {
                         format!("{} is answered with yes, and was not made: {order:?}", slot.0)

@@ -514,6 +514,8 @@ pub struct Wishes {
     pub only: Option<Vec<Kind>>,
     /// No trouble of these kinds.
     pub without: Vec<Kind>,
+    /// Much trouble of these kinds, whatever the seed says. To lose states also means short logs, so that they are taken over.
+    pub more: Vec<Kind>,
     /// So long.
     pub length: Option<Duration>,
     /// Not a day of a cluster's life but its worst hour: see `fierce.rs`.
@@ -523,6 +525,10 @@ pub struct Wishes {
 impl Wishes {
     fn allow(&self, kind: Kind) -> bool {
         self.only.as_ref().is_none_or(|only| only.contains(&kind)) && !self.without.contains(&kind)
+    }
+
+    fn demand(&self, kind: Kind) -> bool {
+        self.more.contains(&kind) && self.allow(kind)
     }
 }
 
@@ -539,7 +545,7 @@ struct Drawing<'a> {
 impl Drawing<'_> {
     /// Whether the seed has trouble of this kind. Always draws, so that a wish changes nothing else.
     fn has(&mut self, kind: Kind) -> bool {
-        self.rng.below(2) == 0 && self.wishes.allow(kind)
+        (self.rng.below(2) == 0 || self.wishes.demand(kind)) && self.wishes.allow(kind)
     }
 
     /// Something up to `max`, more often small than large.
@@ -596,7 +602,7 @@ impl Plan {
         let timeout = timers.election;
         let mut d = Drawing { rng, wishes, length, nodes: nodes as u64, timeout, faults: Vec::new() };
         let noise = d.noise();
-        let tiny = d.has(Kind::Limits) & (d.rng.below(2) == 0);
+        let tiny = (d.has(Kind::Limits) & (d.rng.below(2) == 0)) || wishes.demand(Kind::Limits);
         d.processes();
         d.links();
         d.disks(profile);

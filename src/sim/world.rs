@@ -557,6 +557,8 @@ impl<H: Host> World<H> {
         self.laws.follows(node, now)?;
         self.laws.in_touch(node, now)?;
         self.laws.stands(node, now)?;
+        self.laws.retires(node, now)?;
+        self.laws.goes_on(node, now)?;
         let (moved, host) = (before.last != now.last || before.role != now.role, &self.places[node].host);
         match host.raft().filter(|_| moved && H::HAS_CONTENTS && !host.is_hollow()) {
             Some(raft) => self.laws.goes_by(node, raft.configuration(), now),
@@ -917,7 +919,7 @@ impl<H: Host> World<H> {
             return Ok(());
         };
         self.tell(Some(node), || format!("is asked {} {request:.60?}", slot.0));
-        if let Request::Read = request {
+        if let Request::Read | Request::KeepAlive { .. } | Request::TimeToLive { .. } = request {
             self.laws.asks(node, slot.0);
         }
         self.clients.delivered(node, slot);
@@ -927,7 +929,7 @@ impl<H: Host> World<H> {
     fn reply(&mut self, node: usize, slot: Slot, reply: Reply) -> Result<(), Violation> {
         self.trace.mark(self.now, &[8, node as u64, slot.0]);
         self.tell(Some(node), || format!("answers {} {reply:.60?}", slot.0));
-        if let Reply::Readable { .. } = reply {
+        if let Reply::Readable { .. } | Reply::Lease(_) = reply {
             self.laws.serves(node, slot.0)?;
         }
         if let Some((owner, at)) = self.owners.answered(slot, &reply, self.now, &mut self.clients, &self.laws)? {

@@ -7,6 +7,10 @@ use crate::node::RoleName;
 use crate::node::events::Glance;
 use crate::raft::quorum::Configuration;
 use crate::sim::councils::Council;
+use crate::time::Duration;
+
+/// Election timeouts that a leader which votes no more may take to hand over, also if it is asked for that again meanwhile.
+const RETIREMENT: u32 = 10;
 
 impl Laws {
     /// An operator wants these to come, and those to go.
@@ -72,6 +76,26 @@ impl Laws {
         let votes = |council: &Council| (council.incoming | council.outgoing) & 1 << node != 0;
         self.demand(Law::Standing, councils.iter().any(votes), || {
             format!("n{} stands for election, and is a voter of none of {councils:?}", node + 1)
+        })
+    }
+
+    /// A leader has closed its turn: it may be no voter any more, and then has some election timeouts to hand over.
+    pub(in crate::sim) fn retires(&mut self, node: usize, now: Glance) -> Result<(), Violation> {
+        let seen = &self.members[node];
+        let (place, council) = self.councils.newest(&seen.written);
+        let counted = now.commit.0.checked_sub(1).and_then(|at| seen.written.get(at as usize));
+        let is_over = now.role == RoleName::Leader
+            && !seen.wiped
+            && place <= now.commit.0
+            && counted.is_some_and(|stamp| stamp.term == now.term.0)
+            && (council.incoming | council.outgoing) & 1 << node == 0;
+        let (timers, ear) = (&self.timers, &mut self.ears[node]);
+        // Only as far as it had turns in that time: it may have stood still, or its clock may have jumped.
+        let passed = ear.clock.since(ear.retiring.1).min(timers.heartbeat);
+        let since = if is_over { ear.retiring.0 + passed } else { Duration::ZERO };
+        ear.retiring = (since, ear.clock);
+        self.demand(Law::Standing, since <= timers.election * RETIREMENT, || {
+            format!("n{} leads on for {since:?}, and is a voter no more by {council:?} of entry {place}", node + 1)
         })
     }
 

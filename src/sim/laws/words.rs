@@ -10,7 +10,7 @@ use crate::ids::{Incarnation, Index, MemberId, Position, RequestId, Term};
 use crate::node::RoleName;
 use crate::node::events::Glance;
 use crate::raft::{Entry, EntryKind, Envelope, HardState, Message, Ready};
-use crate::time::Time;
+use crate::time::{Duration, Time};
 use std::collections::BTreeMap;
 
 /// What a member has heard of another one in its own life.
@@ -40,7 +40,7 @@ pub(super) struct Ear {
     /// Where its log began with its life: it is verified that far.
     base: Index,
     /// What its clock shows.
-    clock: Time,
+    pub(super) clock: Time,
     /// Of a leader: its term, the place of its newest configuration, and since when both are so.
     leads: (Term, u64, Time),
     /// The same, since that configuration is committed.
@@ -53,6 +53,12 @@ pub(super) struct Ear {
     pub(super) began: usize,
     /// Its term then.
     term: Term,
+    /// The newest term that it has heard of since then and must go on to, from whom, and whether that was a candidate.
+    later: Option<(Term, MemberId, bool)>,
+    /// It has heard a leader or an answer to its own campaign since then: it may refuse to hear a candidate.
+    may_stick: bool,
+    /// How long it has led without a vote, and when that was counted.
+    pub(super) retiring: (Duration, Time),
 }
 
 impl Heard {
@@ -82,8 +88,8 @@ pub(super) struct Said {
     forwards: BTreeMap<RequestId, Term>,
     /// By member and kind: in which life numbers were used last, the highest one, and the highest of lives before.
     numbers: BTreeMap<(usize, u8), (Incarnation, u64, u64)>,
-    /// Reads that leaders were asked for by clients: who leads which term, and the first round that counts.
-    reads: BTreeMap<u64, (usize, Term, u64)>,
+    /// What leaders were asked for by clients: who leads which term, the first round that counts, and what was committed.
+    reads: BTreeMap<u64, (usize, Term, u64, Index)>,
 }
 
 /// A number that its answer echoes, and of which kind.
@@ -115,12 +121,18 @@ impl Laws {
 
     /// A message is delivered, when its listener's clock shows this.
     pub(in crate::sim) fn heard(&mut self, node: usize, envelope: &Envelope, clock: Time) {
+        let must_follow = self.must_follow(node, envelope);
         let (leads, ear) = (self.members[node].glance, &mut self.ears[node]);
         let Envelope { from, term, incarnation, message, .. } = envelope;
         let of = &mut ear.of[node_of(*from)];
         if *incarnation < of.life {
             return;
         }
+        let is_candidate = matches!(message, Message::Vote { .. });
+        if must_follow && ear.later.is_none_or(|(later, ..)| *term > later) {
+            ear.later = Some((*term, *from, is_candidate));
+        }
+        ear.may_stick |= !is_candidate && !matches!(message, Message::PreVote { .. });
         if *incarnation > of.life {
             (of.life, of.matched) = (*incarnation, Index(0));
         }
@@ -138,6 +150,43 @@ impl Laws {
             }
             _ => {}
         }
+    }
+
+    /// Whether who hears this must go on to its term, if that is a later one: it is of a kind that moves terms, and from somebody
+    /// whom the listener surely hears.
+    fn must_follow(&self, node: usize, envelope: &Envelope) -> bool {
+        let (seen, from) = (&self.members[node], node_of(envelope.from));
+        let (place, council) = self.councils.newest(&seen.written);
+        let is_told = place > 0 || self.first.members() & 1 << node != 0;
+        let knows = is_told && self.written_to(node, seen.glance) && council.members() & 1 << from != 0;
+        match envelope.message {
+            // A live leader is a reason not to hear who would unseat it; a stranger is none.
+            Message::Vote { transfer, .. } => {
+                let may_stick = seen.glance.leader.is_some() || self.ears[node].may_stick;
+                transfer || !may_stick
+            }
+            Message::Install { .. } | Message::Heartbeat { .. } => true,
+            Message::PreVoteReply { granted, .. } => !granted && knows,
+            Message::VoteReply { .. }
+            | Message::Appended { .. }
+            | Message::Conflict { .. }
+            | Message::HeartbeatReply { .. } => knows,
+            // What an append carries may not be what its maker made.
+            _ => false,
+        }
+    }
+
+    /// A member has closed its turn, and goes by what it has heard.
+    pub(in crate::sim) fn goes_on(&mut self, node: usize, now: Glance) -> Result<(), Violation> {
+        let ear = &mut self.ears[node];
+        ear.may_stick = false;
+        let Some((later, from, is_candidate)) = ear.later.take() else { return Ok(()) };
+        // What was written may have let it begin to lead before it was asked.
+        let may_stay =
+            self.members[node].wiped || !self.written_to(node, now) || is_candidate && now.role == RoleName::Leader;
+        self.demand(Law::LaterTerm, may_stay || now.term >= later, || {
+            format!("n{} has heard of term {later} from n{from}, and is still in {}", node + 1, now.term)
+        })
     }
 
     /// A message leaves.
@@ -239,22 +288,29 @@ impl Laws {
         })
     }
 
-    /// A client asks a leader to read.
+    /// A client asks a leader to read, or of a lease.
     pub(in crate::sim) fn asks(&mut self, node: usize, slot: u64) {
         let Glance { role, term, .. } = self.members[node].glance;
         if role == RoleName::Leader {
             let first = first_round(&self.ears[node], term);
-            self.said.reads.insert(slot, (node, term, first));
+            let committed = Index(self.committed.len() as u64);
+            self.said.reads.insert(slot, (node, term, first, committed));
         }
     }
 
-    /// The read is served.
+    /// It is answered.
     pub(in crate::sim) fn serves(&mut self, node: usize, slot: u64) -> Result<(), Violation> {
-        let Some((asked, term, first)) = self.said.reads.remove(&slot) else { return Ok(()) };
-        let Glance { role, term: own, .. } = self.members[node].glance;
+        let Some((asked, term, first, committed)) = self.said.reads.remove(&slot) else { return Ok(()) };
+        let Glance { role, term: own, applied, .. } = self.members[node].glance;
         if asked != node || role != RoleName::Leader || own != term {
             return Ok(()); // another leader may have confirmed it
         }
+        self.demand(Law::FreshRead, self.members[node].wiped || applied >= committed, || {
+            format!(
+                "n{} answers {slot} and has applied {applied}; {committed} was committed when it was asked",
+                node + 1
+            )
+        })?;
         self.confirms(node, term, first)
     }
 

@@ -5,7 +5,8 @@
 //! that is asked to hand over to somebody who has just come back. So the timers are short here, messages and disks take about
 //! as long as they do, and trouble comes in *scenes*: some faults within a timeout or two, about the same two members.
 //!
-//! A fierce plan is short, too: what it is for happens often, or not at all. It is drawn from dice of its own.
+//! A fierce plan is short, too: what it is for happens often, or not at all. It is drawn from dice of its own. Kinds of trouble
+//! that are wished for in particular ([`Wishes::more`]) are in most of its scenes.
 
 use super::{Drawing, Fault, Group, History, Kind, Load, Logs, MAX_NODES, Noise, Plan, Planned, Profile, Timers};
 use super::{Way, Wish, Wishes, in_order};
@@ -25,7 +26,7 @@ pub(super) fn draw(profile: Profile, seed: u64, wishes: &Wishes) -> Plan {
     let length = wishes.length.unwrap_or(length);
     let mut d = Drawing { rng, wishes, length, nodes: nodes as u64, timeout, faults: Vec::new() };
     let noise = d.rough();
-    let tiny = d.often(Kind::Limits) & (d.rng.below(2) == 0);
+    let tiny = (d.often(Kind::Limits) & (d.rng.below(2) == 0)) || wishes.demand(Kind::Limits);
     let is_full = profile == Profile::Full;
     let spares = if is_full { d.joiners(nodes) } else { 0 };
     d.scenes(is_full);
@@ -59,7 +60,7 @@ pub(super) fn draw(profile: Profile, seed: u64, wishes: &Wishes) -> Plan {
 impl Drawing<'_> {
     /// Whether the seed has trouble of this kind: two of three have.
     fn often(&mut self, kind: Kind) -> bool {
-        self.rng.below(3) != 0 && self.wishes.allow(kind)
+        (self.rng.below(3) != 0 || self.wishes.demand(kind)) && self.wishes.allow(kind)
     }
 
     fn pick<T: Copy>(&mut self, of: &[T]) -> T {
@@ -127,6 +128,10 @@ impl Drawing<'_> {
         }
         if self.nodes > 1 && is_full && self.often(Kind::Members) {
             kinds.extend([Kind::Members; 3]);
+        }
+        let few = kinds.len();
+        for kind in self.wishes.more.iter().filter(|kind| kinds[..few].contains(kind)).copied().collect::<Vec<_>>() {
+            kinds.extend(std::iter::repeat_n(kind, few / 2));
         }
         let timeouts = (self.length.as_micros() / self.timeout.as_micros()) as u64;
         let scenes = 2 + self.rng.below(timeouts / 2 + 1);
@@ -237,11 +242,13 @@ impl Drawing<'_> {
     }
 
     fn short_logs(&mut self) -> Logs {
-        Logs {
+        let drawn = Logs {
             every: self.pick(&[0, 1, 1, 1, 10]),
             keep: self.pick(&[0, 0, 2, 20]),
             bytes: self.pick(&[1, 1, 4_000]),
             piece: self.pick(&[1 << 12, 1 << 14, 1 << 16]),
-        }
+        };
+        let shortest = Logs { every: 1, keep: 0, bytes: 1, ..drawn };
+        if self.wishes.demand(Kind::Lose) { shortest } else { drawn }
     }
 }
