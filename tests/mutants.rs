@@ -17,7 +17,8 @@
 //! # A patch
 //!
 //! Lines of `name: value`, an empty line, a unified diff. `trap` is its number in the literature's list, `law` the sentence
-//! that it breaks, `breaks` the invariants. `unseen` says why no simulator can see it, and then none is asked. A hunk
+//! that it breaks, `breaks` the invariants. `unseen` says why no simulator can see it, and then none is asked; `worlds` says in
+//! which worlds it is looked for (`mutants/driver.rs`), where chance would seldom make those that can show it. A hunk
 //! applies where its lines stand, wherever that is, so that patches survive edits elsewhere; they must stand there once.
 //! Every change is in a function's body.
 //!

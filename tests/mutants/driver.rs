@@ -1,8 +1,12 @@
-//! Stands in for the binary in a copy of the tree (see `tests/mutants.rs`): `mutant <base> <most>` simulates from seed
-//! `base` on, up to the first that breaks a law: of ten worlds, seven are the bare core and three whole members, and most are fierce. Says
-//! how many it took, which law, and which one is broken in the same world when that law is off, `-` if none is; or `none`.
+//! Stands in for the binary in a copy of the tree (see `tests/mutants.rs`): `mutant <base> <most> [worlds]` simulates from seed
+//! `base` on, up to the first that breaks a law. Says how many it took, which law, and which one is broken in the same world when
+//! that law is off, `-` if none is; or `none`.
+//!
+//! Of ten worlds, seven are the bare core and three whole members, and most are fierce. `worlds` says otherwise: `core` or `full`,
+//! then how many members if that matters, then kinds of trouble of which there is much, as in `full 2 members crash`; one world
+//! of ten is a usual one.
 
-use quorate::sim::plan::{Plan, Profile, Wishes};
+use quorate::sim::plan::{Kind, Plan, Profile, Wishes};
 use quorate::sim::{Options, verify};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,8 +15,10 @@ use std::time::Duration;
 const ENDLESS: Duration = Duration::from_secs(90);
 
 fn main() {
-    let numbers: Vec<u64> = std::env::args().skip(1).map(|number| number.parse().expect("a number")).collect();
-    let [base, most] = numbers[..] else { panic!("mutant <base> <most>") };
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [base, most, worlds @ ..] = &words[..] else { panic!("mutant <base> <most> [worlds]") };
+    let number = |word: &String| word.parse::<u64>().expect("a number");
+    let (base, most, wished) = (number(base), number(most), worlds.split_first().map(wished));
     static TAKEN: AtomicU64 = AtomicU64::new(1);
     std::thread::spawn(move || {
         let mut seen = 0;
@@ -33,7 +39,11 @@ fn main() {
             0 | 6 => (Profile::Core, false),
             _ => (Profile::Core, true),
         };
-        let plan = Plan::draw(profile, base + taken, &Wishes { fierce, ..Wishes::default() });
+        let (profile, wishes) = match &wished {
+            Some((profile, wishes)) => (*profile, Wishes { fierce: taken % 10 != 0, ..wishes.clone() }),
+            None => (profile, Wishes { fierce, ..Wishes::default() }),
+        };
+        let plan = Plan::draw(profile, base + taken, &wishes);
         let broken = |off| verify(&plan, &Options { off, ..Options::default() }).violation.map(|found| found.law);
         if let Some(law) = broken(Vec::new()) {
             println!("{taken} {law} endless");
@@ -44,4 +54,21 @@ fn main() {
         }
     }
     println!("none");
+}
+
+/// Which worlds are meant.
+fn wished((profile, words): (&String, &[String])) -> (Profile, Wishes) {
+    let profile = match profile.as_str() {
+        "core" => Profile::Core,
+        "full" => Profile::Full,
+        other => panic!("{other} is no profile"),
+    };
+    let mut wishes = Wishes::default();
+    for word in words {
+        match Kind::ALL.into_iter().find(|kind| kind.name() == word) {
+            Some(kind) => wishes.more.push(kind),
+            None => wishes.nodes = Some(word.parse().expect("a kind of trouble, or how many members")),
+        }
+    }
+    (profile, wishes)
 }

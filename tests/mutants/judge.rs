@@ -84,9 +84,10 @@ fn without_chance<'a>() -> impl Iterator<Item = &'a str> {
 }
 
 /// What the driver says last, from one base.
-pub fn simulated(copy: &Copy, mutant: u32, base: u64, most: u64) -> String {
-    let args = [(base * 1_000_000).to_string(), most.to_string()];
-    let (words, _) = copy.run(mutant, &copy.driver, &args.each_ref().map(String::as_str), 7200);
+pub fn simulated(copy: &Copy, mutant: &Mutant, base: u64, most: u64) -> String {
+    let numbers = [(base * 1_000_000).to_string(), most.to_string()];
+    let args: Vec<&str> = numbers.iter().chain(&mutant.worlds).map(String::as_str).collect();
+    let (words, _) = copy.run(mutant.number, &copy.driver, &args, 7200);
     words.lines().next_back().unwrap_or("it ends the process").to_string()
 }
 
@@ -107,7 +108,7 @@ impl Outcome {
             return Outcome { killers, found: Vec::new() };
         }
         let found = kept(&found_at).filter(|text| is_enough(text, most)).unwrap_or_else(|| {
-            let each = (1..=BASES).map(|base| simulated(copy, mutant.number, base, most) + "\n");
+            let each = (1..=BASES).map(|base| simulated(copy, mutant, base, most) + "\n");
             let found = format!("{most}\n{}", each.collect::<String>());
             fs::write(found_at, &found).unwrap();
             found

@@ -78,7 +78,7 @@ pub fn seen_by(mutant: &Mutant, slim: &BTreeMap<String, String>, copy: &Copy, mo
     if let Ok(seen) = fs::read_to_string(&kept) {
         return (!seen.is_empty()).then_some(seen);
     }
-    let simulated = |most| match simulated(copy, mutant.number, 1, most).as_str() {
+    let simulated = |most| match simulated(copy, mutant, 1, most).as_str() {
         "none" => None,
         said => Some(format!("the simulator: {said}")),
     };

@@ -14,6 +14,8 @@ pub struct Mutant {
     pub trap: String,
     pub law: String,
     pub unseen: Option<String>,
+    /// In which worlds it is looked for, in the driver's words; empty: in all sorts.
+    pub worlds: Vec<String>,
     pub changes: Vec<Change>,
     /// Everything that was said of it: another text is another mutant.
     pub text: String,
@@ -53,14 +55,16 @@ fn read(path: &Path) -> Mutant {
     let (head, diff) = text.split_once("\n\n").unwrap_or_else(|| panic!("{name} has no header"));
     let head: BTreeMap<&str, &str> = head.lines().map(|line| line.split_once(": ").unwrap()).collect();
     let field = |key: &str| head.get(key).unwrap_or_else(|| panic!("{name} does not say its {key}")).to_string();
-    assert!(head.keys().all(|key| ["trap", "law", "breaks", "unseen"].contains(key)), "{name}: {head:?}");
+    assert!(head.keys().all(|key| ["trap", "law", "breaks", "unseen", "worlds"].contains(key)), "{name}: {head:?}");
     assert!(field("law").ends_with('.') && !field("breaks").is_empty(), "{name}: the law is a sentence");
     assert!(field("trap").strip_prefix('T').is_some_and(|n| n.parse::<u32>().is_ok()), "{name}: a trap is like T20");
     let unseen = head.get("unseen").map(ToString::to_string);
+    let worlds: Vec<String> = head.get("worlds").iter().flat_map(|words| words.split(' ')).map(Into::into).collect();
+    assert!(worlds.is_empty() || unseen.is_none(), "{name}: nobody looks for it in {worlds:?}");
     let (trap, law) = (field("trap"), field("law"));
     let changes: Vec<Change> = hunks(&name, diff).iter().flat_map(|hunk| hunk.changes(&name)).collect();
     assert!(!changes.is_empty(), "{name} changes nothing");
-    Mutant { number, name, trap, law, unseen, changes, text: text.clone() }
+    Mutant { number, name, trap, law, unseen, worlds, changes, text: text.clone() }
 }
 
 fn hunks<'a>(name: &str, diff: &'a str) -> Vec<Hunk<'a>> {
