@@ -11,8 +11,10 @@
 //! arrives at a follower in a turn goes to the leader in one Ask, and comes back in one Answer or a few.
 //!
 //! A round says two things when it has come back and its index is applied: this member led after the callers had asked, so no
-//! later leader has begun to measure before that; and it knows every lease that was granted before they asked. What that
-//! means for a renewal is told in `lessor.rs`.
+//! later leader has begun to measure before that; and it knows every lease that was granted before they asked. What it says
+//! of a lease that it has stays good for a little while: as long as the newest round began lately, such a lease is renewed without
+//! one, and what that means is told in `lessor.rs`. That there is no such lease, and what is left of one, is never said
+//! without a round.
 //!
 //! # What is lost
 //!
@@ -30,7 +32,7 @@
 //! 3. Commands of the lessor are appended here and now, in the term that they name, or not at all.
 
 use super::input::{Refused, Reply, Slot, TimeLeft, Uncertain};
-use super::lessor::{Lessor, Renewal};
+use super::lessor::{LATELY, Lessor, Renewal};
 use super::node::Node;
 use crate::ids::{Incarnation, Index, MemberId, RequestId, Term};
 use crate::machine::{LeaseChange, LeaseTime};
@@ -320,7 +322,7 @@ impl Node {
         self.leases.answered(context, answer, &mut self.replies);
     }
 
-    /// Leader: a round for everything that has come since the last one.
+    /// Leader: renews what it may renew at once, and begins a round for everything else that has come since the last one.
     fn begin_lease_round(&mut self, now: Time) {
         let grace = self.config.election_timeout;
         let leases = &mut self.leases;
@@ -329,7 +331,21 @@ impl Node {
         if leases.gathered.is_empty() {
             return;
         }
-        let wishes = std::mem::take(&mut leases.gathered);
+        let led_lately = self.raft.led_at().is_some_and(|at| now.since(at) <= LATELY);
+        let may_renew = |leases: &Leases, wish: &Wish| match (wish, &leases.lessor) {
+            (Wish::KeepAlive(id), Some(lessor)) => led_lately && lessor.has(*id),
+            (Wish::KeepAlive(_) | Wish::TimeToLive(_), _) => false,
+        };
+        let mut wishes = Vec::new();
+        for (wish, asker) in std::mem::take(&mut leases.gathered) {
+            match may_renew(leases, &wish) {
+                true => leases.decide(now, wish, asker, &mut self.replies),
+                false => wishes.push((wish, asker)),
+            }
+        }
+        if wishes.is_empty() {
+            return;
+        }
         for (wish, _) in &wishes {
             if let (Wish::KeepAlive(id), Some(lessor)) = (wish, &mut leases.lessor) {
                 lessor.hear(now, *id, grace);

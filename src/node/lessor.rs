@@ -8,14 +8,16 @@
 //!
 //! What a caller was promised is the whole time to live, counted from when it asked. The lessor keeps more than that:
 //!
-//! - *Under one leader.* A keepalive is answered after a round of heartbeats that began after it arrived (`leases.rs`), and
-//!   the deadline is then a whole time to live away. A revoke that is on its way can't be taken back, so a keepalive that
+//! - *Under one leader.* When a keepalive is answered the deadline is a whole time to live away. A revoke that is on its way can't be taken back, so a keepalive that
 //!   finds one waits for the outcome. A clock may run fast: a lease ends early by no more than the clock's own error over the
 //!   time to live.
-//! - *From one leader to the next.* A round that was confirmed in a term was confirmed by a majority, and one of it voted for the
-//!   next leader later. So whatever was promised was asked for before the next leader was elected, and that one gives every
-//!   lease all of its time again, from when its lessor begins; or, of a lease that nobody renewed for a while, what was left
-//!   when that was written down, which is not less than what is left now.
+//! - *From one leader to the next.* A keepalive is answered only by who has led no longer than [`LATELY`] ago, by its own clock:
+//!   a majority has confirmed that in a round, and one of it voted for the next leader later. So the next leader is elected
+//!   no earlier than `LATELY` before anything is promised, and its lessor begins later still. It gives every lease [`GRACE`] more
+//!   than all of its time; or, of a lease that nobody renewed for a while, than what was left when that was written down,
+//!   which is not less than what is left now. `GRACE` is so much longer than `LATELY` that clocks may run at very different
+//!   speeds. What this does not cover is a machine that is frozen together with its clock: a leader on it may answer once
+//!   more what came before it learns that time has passed. Only a round for each answer would, at nearly twice the cost.
 //! - *A renewal after that was written down.* The next leader would begin with the little that was left. So before such a
 //!   keepalive is answered the lease is written down as whole again, and that must be committed.
 //! - *A leader that is none any more*, because it slept or is cut off, may find that leases are over. What it proposes is not
@@ -47,6 +49,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// What is left of a lease is written down if it is less than what is written by at least this.
 pub(super) const STEP: Duration = Duration::from_secs(5);
+/// Who led so long ago may renew: what it promises now it might have promised then.
+pub(super) const LATELY: Duration = Duration::from_millis(100);
+/// What a lessor adds to each lease when it begins, for what the former one promised after it was deposed.
+pub(super) const GRACE: Duration = Duration::from_millis(500);
 /// What is due is looked at so often at most, so that one turn finds many.
 const TICK: Duration = Duration::from_millis(100);
 /// Revokes on their way at once: beyond it the next ones wait for the outcome of these.
@@ -123,7 +129,7 @@ impl Timed {
     }
 
     fn time_left(&self, now: Time) -> TimeLeft {
-        TimeLeft { granted: self.granted, left: self.deadline.since(now) }
+        TimeLeft { granted: self.granted, left: self.deadline.since(now).min(self.ttl()) }
     }
 
     /// Seconds that are left, never less than there are, and never 0.
@@ -141,13 +147,14 @@ fn tick(at: Time) -> Time {
 }
 
 impl Lessor {
-    /// Begins to measure: every lease has what is written down of it, from now on.
+    /// Begins to measure: every lease has what is written down of it from now on, and [`GRACE`].
     pub(super) fn new(now: Time, leases: impl IntoIterator<Item = (i64, LeaseTime)>) -> Lessor {
         let mut lessor = Lessor::default();
-        leases.into_iter().for_each(|(id, time)| lessor.begin(now, id, time));
+        leases.into_iter().for_each(|(id, time)| lessor.begin(now + GRACE, id, time));
         lessor
     }
 
+    /// The time of a lease is what is written down of it, from `now` on.
     fn begin(&mut self, now: Time, id: i64, time: LeaseTime) {
         let written = written(time);
         let stage = Stage::Writing; // until it is scheduled
@@ -213,7 +220,12 @@ impl Lessor {
         }
     }
 
-    /// Renews a lease. The caller is sure that this member led after it was asked to.
+    /// Whether there is such a lease, as far as is known.
+    pub(super) fn has(&self, id: i64) -> bool {
+        self.leases.contains_key(&id)
+    }
+
+    /// Renews a lease. The caller is sure that this member has led [`LATELY`].
     pub(super) fn renew(&mut self, now: Time, id: i64) -> Renewal {
         let Some(timed) = self.leases.get_mut(&id) else { return Renewal::Gone };
         if timed.stage == Stage::Revoking {
@@ -302,8 +314,19 @@ mod tests {
         Time(0) + Duration::from_secs(seconds)
     }
 
+    /// One that has granted them at 0.
     fn lessor(leases: &[(i64, LeaseTime)]) -> Lessor {
-        Lessor::new(at(0), leases.iter().copied())
+        let mut lessor = Lessor::default();
+        leases.iter().for_each(|(id, time)| lessor.begin(at(0), *id, *time));
+        lessor
+    }
+
+    #[test]
+    fn the_next_leader_gives_each_lease_what_the_former_one_may_still_have_promised() {
+        let mut next = Lessor::new(at(0), [(7, time(4, 0))]);
+        assert_eq!(next.time_left(at(0), 7).map(|time| time.left), Some(Duration::from_secs(4)));
+        assert_eq!(next.work(at(4) + LATELY * 4), Work::default(), "a clock may run four times as fast as another");
+        assert_eq!(next.work(at(4) + GRACE).revokes, [7]);
     }
 
     /// What is written of a lease that nobody renews: when, in whole seconds, and how much. Each is applied at once.

@@ -294,7 +294,7 @@ fn write_leading<N: Fn(MemberId) -> u64 + Copy>(leading: &Leading, ink: &mut Ink
         ink.number(incarnation.0);
         ink.number(*newest);
     });
-    let Rounds { number, in_flight, remote } = rounds;
+    let Rounds { number, in_flight, confirmed: _, remote } = rounds;
     ink.number(*number);
     ink.unordered(remote, |ink, (peer, context)| {
         ink.member(*peer);

@@ -22,6 +22,8 @@ pub(super) struct Rounds {
     /// The newest round's number; goes out with every heartbeat.
     pub number: u64,
     pub in_flight: Option<Round>,
+    /// When the newest round began that a quorum has confirmed.
+    pub confirmed: Option<Time>,
     /// Followers' requests that the next round takes along.
     pub remote: Vec<(MemberId, u64)>,
 }
@@ -29,6 +31,7 @@ pub(super) struct Rounds {
 #[derive(Clone, Debug)]
 pub(super) struct Round {
     pub number: u64,
+    pub began: Time,
     pub index: Index,
     pub local: Vec<u64>,
     pub remote: Vec<(MemberId, u64)>,
@@ -90,6 +93,13 @@ impl Raft {
         self.reads.waiting.retain(|waiting| *waiting != context);
     }
 
+    /// Leader: a moment by its own clock, the newest known, at which surely nobody led in a later term: a quorum that still
+    /// followed this member has said so in a round that began then, and who leads later was voted for by one of them later.
+    pub fn led_at(&self) -> Option<Time> {
+        let State::Leader(leading) = &self.state else { return None };
+        leading.rounds.confirmed
+    }
+
     /// Leader: begins a round if one is due.
     pub(super) fn begin_read_round(&mut self, now: Time) {
         let State::Leader(leading) = &mut self.state else { return };
@@ -101,6 +111,7 @@ impl Raft {
         rounds.number += 1;
         rounds.in_flight = Some(Round {
             number: rounds.number,
+            began: now,
             index: self.commit,
             local: std::mem::take(&mut self.reads.waiting),
             remote: std::mem::take(&mut rounds.remote),
@@ -117,6 +128,7 @@ impl Raft {
         let confirmed = self.configurations.newest().reached(confirmed);
         let Some(round) = leading.rounds.in_flight.take_if(|round| round.number <= confirmed) else { return };
         let index = round.index;
+        leading.rounds.confirmed = Some(round.began);
         self.readable.extend(round.local.into_iter().map(|context| ReadState { context, index }));
         for (peer, context) in round.remote {
             self.send(peer, Message::ReadIndexReply { context, index });
