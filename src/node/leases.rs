@@ -333,7 +333,7 @@ impl Node {
         }
         let led_lately = self.raft.led_at().is_some_and(|at| now.since(at) <= LATELY);
         let may_renew = |leases: &Leases, wish: &Wish| match (wish, &leases.lessor) {
-            (Wish::KeepAlive(id), Some(lessor)) => led_lately && lessor.has(*id),
+            (Wish::KeepAlive(id), Some(lessor)) => led_lately && lessor.renews_at_once(*id),
             (Wish::KeepAlive(_) | Wish::TimeToLive(_), _) => false,
         };
         let mut wishes = Vec::new();

@@ -220,9 +220,10 @@ impl Lessor {
         }
     }
 
-    /// Whether there is such a lease, as far as is known.
-    pub(super) fn has(&self, id: i64) -> bool {
-        self.leases.contains_key(&id)
+    /// Whether it would be renewed here and now: nobody has to wait for a command, of which another leader may be the author.
+    pub(super) fn renews_at_once(&self, id: i64) -> bool {
+        let renews = |timed: &Timed| matches!(timed.stage, Stage::Until(_)) && timed.written >= timed.ttl();
+        self.leases.get(&id).is_some_and(renews)
     }
 
     /// Renews a lease. The caller is sure that this member has led [`LATELY`].

@@ -66,7 +66,7 @@ pub enum Law {
     Bounded,
     /// Nothing is written that is not what its maker made.
     Sound,
-    /// A linearizable read, or a word on a lease, knows everything that was committed when it was asked for.
+    /// A linearizable read, or a word on a lease but that it is renewed, knows everything that was committed when it was asked for.
     FreshRead,
     /// Each request is answered once, and never after that.
     AnsweredOnce,
@@ -112,7 +112,7 @@ pub enum Law {
     OwnNumbers,
     /// A forwarded command is appended once at most, in the term in which it was forwarded.
     Forwarded,
-    /// A leader answers for a read, and for how long a lease lasts, when a quorum has answered a round that began after it was
+    /// A leader answers for a read, for how long a lease lasts and that there is none, when a quorum has answered a round that began after it was
     /// asked.
     Confirmed,
     /// A follower commits no further than its leader's appends have reached in its log.

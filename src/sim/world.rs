@@ -920,7 +920,7 @@ impl<H: Host> World<H> {
         };
         self.tell(Some(node), || format!("is asked {} {request:.60?}", slot.0));
         if let Request::Read | Request::KeepAlive { .. } | Request::TimeToLive { .. } = request {
-            self.laws.asks(node, slot.0);
+            self.laws.asks(node, slot.0, matches!(request, Request::KeepAlive { .. }));
         }
         self.clients.delivered(node, slot);
         self.input(node, Input::Request(slot, request))
@@ -930,7 +930,7 @@ impl<H: Host> World<H> {
         self.trace.mark(self.now, &[8, node as u64, slot.0]);
         self.tell(Some(node), || format!("answers {} {reply:.60?}", slot.0));
         if let Reply::Readable { .. } | Reply::Lease(_) = reply {
-            self.laws.serves(node, slot.0)?;
+            self.laws.serves(node, slot.0, matches!(reply, Reply::Lease(Some(_))))?;
         }
         if let Some((owner, at)) = self.owners.answered(slot, &reply, self.now, &mut self.clients, &self.laws)? {
             self.schedule(at, Event::Owner(owner));

@@ -328,6 +328,26 @@ fn who_has_led_lately_renews_without_a_round_and_says_nothing_else_without_one()
     assert_eq!(lab.time(unknown), None);
 }
 
+/// Another leader may have committed the revoke, and granted the same id again.
+#[test]
+fn that_a_lease_went_while_its_keepalive_waited_is_said_after_a_round_only() {
+    let mut lab = Lab::new(3);
+    lab.grant(7, 100);
+    let leader = lab.leader().unwrap();
+    lab.pass(secs(52));
+    let told = lab.ask(leader, Request::TimeToLive { lease: 7 });
+    assert!(lab.time(told).is_some());
+    // A renewal would have to wait until the lease is written down as whole again, and its revoke comes before that.
+    lab.lost = |envelope| matches!(envelope.message, Message::HeartbeatReply { .. });
+    let revoke = lab.propose(leader, Command::RevokeLease(own::RevokeLease { id: 7, term: 0, known: 0 }));
+    let slot = lab.keep_alive(leader, 7);
+    assert!(matches!(lab.reply(revoke), Reply::Applied { outcome: Ok(_), .. }));
+    lab.pass(LATELY);
+    assert!(lab.replies.is_empty(), "{:?}", lab.replies);
+    lab.lost = |_| false;
+    assert_eq!(lab.time(slot), None);
+}
+
 #[test]
 fn a_lease_outlives_a_killed_leader_with_all_that_was_promised() {
     let mut lab = Lab::new(3);

@@ -61,6 +61,19 @@ pub(super) struct Ear {
     pub(super) retiring: (Duration, Time),
 }
 
+/// A leader of a term was asked.
+#[derive(Debug)]
+struct Asked {
+    node: usize,
+    term: Term,
+    /// The first round that counts.
+    first: u64,
+    /// What was committed.
+    committed: Index,
+    /// To renew a lease.
+    renews: bool,
+}
+
 impl Heard {
     /// It answers a leader of this term.
     fn answers(&mut self, term: Term, clock: Time, matched: Index, round: u64) {
@@ -88,8 +101,8 @@ pub(super) struct Said {
     forwards: BTreeMap<RequestId, Term>,
     /// By member and kind: in which life numbers were used last, the highest one, and the highest of lives before.
     numbers: BTreeMap<(usize, u8), (Incarnation, u64, u64)>,
-    /// What leaders were asked for by clients: who leads which term, the first round that counts, and what was committed.
-    reads: BTreeMap<u64, (usize, Term, u64, Index)>,
+    /// What leaders were asked for by clients.
+    reads: BTreeMap<u64, Asked>,
 }
 
 /// A number that its answer echoes, and of which kind.
@@ -288,19 +301,23 @@ impl Laws {
         })
     }
 
-    /// A client asks a leader to read, or of a lease.
-    pub(in crate::sim) fn asks(&mut self, node: usize, slot: u64) {
+    /// A client asks a leader to read, or of a lease, or to renew one.
+    pub(in crate::sim) fn asks(&mut self, node: usize, slot: u64, renews: bool) {
         let Glance { role, term, .. } = self.members[node].glance;
         if role == RoleName::Leader {
             let first = first_round(&self.ears[node], term);
             let committed = Index(self.committed.len() as u64);
-            self.said.reads.insert(slot, (node, term, first, committed));
+            self.said.reads.insert(slot, Asked { node, term, first, committed, renews });
         }
     }
 
-    /// It is answered.
-    pub(in crate::sim) fn serves(&mut self, node: usize, slot: u64) -> Result<(), Violation> {
-        let Some((asked, term, first, committed)) = self.said.reads.remove(&slot) else { return Ok(()) };
+    /// It is answered; that a lease `is_renewed` needs neither a round of its own nor the newest state, and has a law of its own.
+    pub(in crate::sim) fn serves(&mut self, node: usize, slot: u64, is_renewed: bool) -> Result<(), Violation> {
+        let Some(asked) = self.said.reads.remove(&slot) else { return Ok(()) };
+        let Asked { node: asked, term, first, committed, renews } = asked;
+        if renews && is_renewed {
+            return Ok(());
+        }
         let Glance { role, term: own, applied, .. } = self.members[node].glance;
         if asked != node || role != RoleName::Leader || own != term {
             return Ok(()); // another leader may have confirmed it
