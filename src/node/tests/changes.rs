@@ -266,6 +266,8 @@ fn a_learner_votes_when_somebody_asks_for_it() {
     assert_eq!(world.change(follower, adding(8, true)), Ok(()));
     assert_eq!(world.change(follower, adding(9, true)), refused(ChangeRefused::TooManyLearners { most: 1 }));
     assert_eq!(world.change(leader, promoting(8)), refused(ChangeRefused::NotCaughtUp(MemberId(8))), "it never began");
+    let stale = MemberChange { version: Some(0), ..removing(leader) };
+    assert_eq!(world.change(follower, stale), refused(ChangeRefused::Version { current: 2 }));
     world.prepare(8);
     world.until("it has caught up", |world| {
         let (leader, now) = (world.node(leader), world.now);
@@ -275,11 +277,15 @@ fn a_learner_votes_when_somebody_asks_for_it() {
     let standing =
         |world: &World| world.node(leader).view().members().into_iter().find(|m| m.id.0 == 8).unwrap().standing;
     assert_eq!(standing(&world), Standing::Learner, "nobody asked for more");
+    assert_eq!(world.change(follower, adding(9, false)), Ok(()));
+    world.prepare(9);
+    world.until("who joins votes", |world| world.voters().0.contains(&9));
+    assert_eq!(standing(&world), Standing::Learner, "nor when another one began to vote");
     assert_eq!(world.change(follower, promoting(leader)), refused(ChangeRefused::NotALearner(MemberId(leader))));
     assert_eq!(world.change(follower, promoting(77)), refused(ChangeRefused::MemberNotFound(MemberId(77))));
     assert_eq!(world.change(follower, promoting(8)), Ok(()));
     assert_eq!(standing(&world), Standing::Voter);
-    assert_eq!(world.voters().0.len(), 4);
+    assert_eq!(world.voters().0.len(), 5);
     world.verify();
 }
 
