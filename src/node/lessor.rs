@@ -8,7 +8,8 @@
 //!
 //! What a caller was promised is the whole time to live, counted from when it asked. The lessor keeps more than that:
 //!
-//! - *Under one leader.* When a keepalive is answered the deadline is a whole time to live away. A revoke that is on its way can't be taken back, so a keepalive that
+//! - *Under one leader.* When a keepalive is answered the deadline is a whole time to live away. A revoke that is on its way
+//!   can't be taken back, so a keepalive that
 //!   finds one waits for the outcome. A clock may run fast: a lease ends early by no more than the clock's own error over the
 //!   time to live.
 //! - *From one leader to the next.* A keepalive is answered only by who has led no longer than [`LATELY`] ago, by its own clock:
@@ -17,7 +18,7 @@
 //!   than all of its time; or, of a lease that nobody renewed for a while, than what was left when that was written down,
 //!   which is not less than what is left now. `GRACE` is so much longer than `LATELY` that clocks may run at very different
 //!   speeds. What this does not cover is a machine that is frozen together with its clock: a leader on it may answer once
-//!   more what came before it learns that time has passed. Only a round for each answer would, at nearly twice the cost.
+//!   more what came before it learns that time has passed. A round for each answer would cover that, at nearly twice the cost.
 //! - *A renewal after that was written down.* The next leader would begin with the little that was left. So before such a
 //!   keepalive is answered the lease is written down as whole again, and that must be committed.
 //! - *A leader that is none any more*, because it slept or is cut off, may find that leases are over. What it proposes is not
@@ -49,7 +50,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// What is left of a lease is written down if it is less than what is written by at least this.
 pub(super) const STEP: Duration = Duration::from_secs(5);
-/// Who led so long ago may renew: what it promises now it might have promised then.
+/// Who led no longer ago than this may renew a lease at once.
 pub(super) const LATELY: Duration = Duration::from_millis(100);
 /// What a lessor adds to each lease when it begins, for what the former one promised after it was deposed.
 pub(super) const GRACE: Duration = Duration::from_millis(500);

@@ -99,8 +99,8 @@ const REQUEST_TIMEOUT_BASE: Duration = Duration::from_secs(5);
 /// sled's cache for the log: it is appended to and rarely read back.
 const RAFT_CACHE_BYTES: u64 = 16 * 1024 * 1024;
 
-/// sled's cache for the state: values are read from it. It decides
-/// whether a member with a million keys takes less than half of what etcd takes; behind it there is the system's own cache.
+/// sled's cache for the state: values are read from it. It decides whether a member with a million keys takes less than half
+/// of what etcd takes; behind it there is the system's own cache.
 const STATE_CACHE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Runs a member until a signal, or until it can't go on.
