@@ -1,7 +1,8 @@
 //! What an accident of the leader costs: from the signal to the next write that is acknowledged.
 //!
-//! A few writers try one endpoint after the other, each try with a deadline of its own, as a client does that does not trust
-//! a silent connection. A write counts if it was begun after the signal. For a stop in good order that would measure too much: there it
+//! Every few milliseconds a write begins, at one endpoint after the other, with a deadline of its own, whatever became of those
+//! before it: writers that wait for their answers would all wait for one that died with the leader, and that would measure their
+//! patience. A write counts if it was begun after the signal. For a stop in good order that would measure too much: there it
 //! is the longest time without an acknowledgement that counts, from the signal until some time after it.
 
 use super::fleet::Fleet;
@@ -12,18 +13,19 @@ use crate::clock;
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::kv_client::KvClient;
 use crate::time::Duration;
+use bytes::Bytes;
 use rustix::process::Signal;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tonic::transport::Channel;
 
-/// Writers, and the longest that one try may take: a tenth of the election timeout.
-const WRITERS: usize = 8;
-const TRY: Duration = Duration::from_millis(100);
-/// Between two tries of a writer.
-const REST: Duration = Duration::from_millis(2);
+/// Between two writes.
+const EVERY: Duration = Duration::from_millis(2);
+/// The longest that one may take.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Load before the signal, and after the first acknowledgement that follows it.
 const CALM: Duration = Duration::from_millis(500);
 /// When to give up on a cluster.
@@ -41,7 +43,6 @@ struct Ack {
 struct Load {
     channels: Vec<Channel>,
     stop: AtomicBool,
-    next: AtomicU64,
     acks: Mutex<Vec<Ack>>,
 }
 
@@ -51,18 +52,28 @@ impl Load {
     }
 }
 
-async fn writer(load: Arc<Load>, keys: keys::Keys, mut place: usize) {
-    while !load.stop.load(Ordering::Relaxed) {
-        let mut kv = KvClient::new(load.channels[place % load.channels.len()].clone());
-        let (key, value) = (keys.key(load.next.fetch_add(1, Ordering::Relaxed)), keys::value(256));
-        let begun = clock::instant();
-        let tried = tokio::time::timeout(TRY, kv.put(pb::PutRequest { key, value, ..Default::default() })).await;
-        match tried {
-            Ok(Ok(_)) => load.acks().push(Ack { begun, at: clock::instant() }),
-            _ => place += 1,
-        }
-        tokio::time::sleep(REST).await;
+/// One write; notes it if it is acknowledged.
+async fn put(load: Arc<Load>, channel: Channel, key: Bytes) {
+    let request = pb::PutRequest { key, value: keys::value(256), ..Default::default() };
+    let begun = clock::instant();
+    if let Ok(Ok(_)) = tokio::time::timeout(PATIENCE, KvClient::new(channel).put(request)).await {
+        load.acks().push(Ack { begun, at: clock::instant() });
     }
+}
+
+/// Begins writes until told to stop, and waits for them.
+async fn pulse(load: Arc<Load>, keys: keys::Keys) {
+    let mut tick = tokio::time::interval(EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut begun, mut writes) = (0, JoinSet::new());
+    while !load.stop.load(Ordering::Relaxed) {
+        tick.tick().await;
+        let channel = load.channels[begun % load.channels.len()].clone();
+        writes.spawn(put(Arc::clone(&load), channel, keys.key(begun as u64)));
+        while writes.try_join_next().is_some() {}
+        begun += 1;
+    }
+    while writes.join_next().await.is_some() {}
 }
 
 /// Kills, stops and freezes leaders, `rounds` times each, the fleets in turn.
@@ -97,11 +108,10 @@ async fn once(fleet: &mut Fleet, signal: Signal) -> Result<Duration, Failure> {
     let load = Arc::new(Load {
         channels: connect(&fleet.endpoints(), fleet.endpoints().len()).await?,
         stop: AtomicBool::new(false),
-        next: AtomicU64::new(0),
         acks: Mutex::new(Vec::new()),
     });
     let keys = keys_of(super::rows::KEYS)?;
-    let mut writers: JoinSet<()> = (0..WRITERS).map(|n| writer(Arc::clone(&load), keys, n)).collect();
+    let writing = tokio::spawn(pulse(Arc::clone(&load), keys));
     tokio::time::sleep(CALM).await;
     let sent = clock::instant();
     fleet.signal(place, signal)?;
@@ -111,7 +121,7 @@ async fn once(fleet: &mut Fleet, signal: Signal) -> Result<Duration, Failure> {
     .await?;
     tokio::time::sleep(CALM).await;
     load.stop.store(true, Ordering::Relaxed);
-    while writers.join_next().await.is_some() {}
+    _ = writing.await;
     match signal {
         Signal::STOP => fleet.signal(place, Signal::CONT)?,
         _ => fleet.restart(place).await?,
