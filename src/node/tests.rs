@@ -619,9 +619,17 @@ impl ShortLog {
         self.node.handle(self.now, Input::Peer(envelope)).unwrap();
     }
 
+    /// It was removed, and takes no more turns.
+    fn is_over(&self) -> bool {
+        self.node.is_removed() && !self.node.raft().is_leader()
+    }
+
     /// A turn, whose effects nobody carries out.
     fn advance(&mut self) -> Vec<Effect> {
         let mut effects = Vec::new();
+        if self.is_over() {
+            return effects;
+        }
         self.node.advance(self.now, &mut effects).unwrap();
         effects
     }

@@ -100,7 +100,8 @@ impl Lab {
         let mut busy = true;
         while std::mem::take(&mut busy) {
             for place in 0..self.places.len() {
-                let Some(this) = self.places[place].as_mut().filter(|place| !place.paused) else { continue };
+                let runs = |place: &&mut Place| !place.paused && !place.member.is_over();
+                let Some(this) = self.places[place].as_mut().filter(runs) else { continue };
                 this.member.now = Time(self.now.0 + self.now.0 / 100 * this.fast);
                 for envelope in std::mem::take(&mut this.inbox) {
                     this.member.node.handle(this.member.now, Input::Peer(envelope)).unwrap();
@@ -125,7 +126,8 @@ impl Lab {
                     }
                 }
             }
-            busy &= self.places.iter().flatten().any(|place| !place.paused && !place.inbox.is_empty());
+            let has_mail = |place: &Place| !place.paused && !place.member.is_over() && !place.inbox.is_empty();
+            busy &= self.places.iter().flatten().any(has_mail);
         }
     }
 
@@ -346,6 +348,20 @@ fn that_a_lease_went_while_its_keepalive_waited_is_said_after_a_round_only() {
     assert!(lab.replies.is_empty(), "{:?}", lab.replies);
     lab.lost = |_| false;
     assert_eq!(lab.time(slot), None);
+}
+
+/// It steps down in the middle of a turn in which a round was confirmed that it began for others.
+#[test]
+fn a_leader_that_is_removed_answers_for_no_lease_in_its_last_turn() {
+    for after in 1..3 {
+        let mut lab = Lab::new(3);
+        lab.grant(7, 100);
+        let leader = lab.leader().unwrap();
+        let removal = Request::Change(super::changes::removing(leader as u64 + 1));
+        let (_, told) = (lab.ask(leader, removal), lab.ask((leader + after) % 3, Request::TimeToLive { lease: 7 }));
+        assert!(lab.time(told).is_some());
+        lab.until("its end", |lab| lab.member(leader).is_over());
+    }
 }
 
 #[test]
