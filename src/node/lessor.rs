@@ -51,7 +51,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What is left of a lease is written down if it is less than what is written by at least this.
 pub(super) const STEP: Duration = Duration::from_secs(5);
 /// Who led no longer ago than this may renew a lease at once.
-pub(super) const LATELY: Duration = Duration::from_millis(100);
+pub const LATELY: Duration = Duration::from_millis(100);
 /// What a lessor adds to each lease when it begins, for what the former one promised after it was deposed.
 pub(super) const GRACE: Duration = Duration::from_millis(500);
 /// What is due is looked at so often at most, so that one turn finds many.

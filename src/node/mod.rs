@@ -72,6 +72,7 @@ pub use input::{
 };
 pub use install::{InstallStatus, PIECE_BYTES};
 pub use leases::LeaseCounts;
+pub use lessor::LATELY;
 pub use membership::ChangeRefused;
 pub use node::Node;
 pub use open::{Opened, Opening, Unopened, can_be_made_again, open};

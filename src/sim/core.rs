@@ -224,6 +224,12 @@ impl Host for Core {
         Ok(born)
     }
 
+    fn expose(&mut self, _: bool, _: u64) {}
+
+    fn image(&mut self, _: Time, _: Seed) -> Option<Result<Born, Halt>> {
+        None
+    }
+
     fn is_up(&self) -> bool {
         self.alive.is_some()
     }

@@ -20,6 +20,7 @@ use super::host::Host;
 use super::laws::{Law, Violation};
 use super::place::Place;
 use super::world::{Event, World};
+use crate::ids::Index;
 use crate::node::{Input, REST};
 use crate::time::{Duration, Time};
 
@@ -195,15 +196,15 @@ impl<H: Host> World<H> {
     pub(super) fn converge(&mut self) -> Result<(), Violation> {
         let longest = self.places.iter().map(|place| place.glance.last.index.0).max().unwrap_or(0);
         let patience = self.patience(longest.max(self.laws.committed() as u64));
-        // A state is taken over piece by piece, and the leader may be outside, behind links that lose a third of them: who is
-        // further than ever is waited for again. States have an end, so this has one too.
-        let mut taken = vec![0; self.places.len()];
+        // A state is taken over piece by piece and a log perhaps entry by entry, and the leader may be outside, behind links that
+        // lose a third of them: who is further than ever is waited for again. States and logs have an end, so this has one too.
+        let mut taken = vec![(Index(0), 0); self.places.len()];
         while self.wait(patience, |world| world.is_one() || world.further_than(&taken).is_some())? {
             if self.is_one() {
                 return Ok(());
             }
-            while let Some((node, bytes)) = self.further_than(&taken) {
-                taken[node] = bytes;
+            while let Some((node, done)) = self.further_than(&taken) {
+                taken[node] = done;
             }
         }
         self.laws.broken(Law::Converges, || {
@@ -216,11 +217,13 @@ impl<H: Host> World<H> {
         })
     }
 
-    /// Somebody in the core who has taken over more bytes of a state than it ever had.
-    fn further_than(&self, taken: &[u64]) -> Option<(usize, u64)> {
-        let nodes = self.core_nodes().into_iter();
-        let mut done = nodes.map(|node| (node, self.places[node].host.install().done_bytes));
-        done.find(|(node, bytes)| *bytes > taken[*node])
+    /// Somebody in the core who has applied more, or taken over more bytes of a state, than it ever had.
+    fn further_than(&self, taken: &[(Index, u64)]) -> Option<(usize, (Index, u64))> {
+        let done = |node: usize| {
+            let place = &self.places[node];
+            (node, (place.glance.applied, place.host.install().done_bytes))
+        };
+        self.core_nodes().into_iter().map(done).find(|(node, done)| *done > taken[*node])
     }
 
     pub(super) fn describe(&self, node: usize) -> String {
@@ -330,18 +333,18 @@ impl<H: Host> World<H> {
         if !self.wait(self.patience(100), |world| world.is_one())? {
             return self.laws.broken(Law::Converges, || "a healed core fell apart again".to_string());
         }
-        let (sent, beats, council) = (self.network.sent_inside(), 20, *self.laws.council());
+        let (beats, council) = (20, *self.laws.council());
+        let members = council.members() & self.core;
+        let sent = self.network.sent_among(members);
         self.run(self.now + timers.heartbeat * beats)?;
-        let sent = self.network.sent_inside() - sent;
+        let sent = self.network.sent_among(members) - sent;
         let is_settled = *self.laws.council() == council;
         // A heartbeat and its answer for each; clocks may run a tenth too fast, and one campaign from outside may pass.
         // Who has a checkpoint that was not compared yet asks about it once an election timeout.
         let questions =
             u64::try_from((timers.heartbeat * beats).as_micros() / timers.election.as_micros()).unwrap_or(0) + 1;
-        let members = self.core_nodes().len() as u64;
-        // Who is in the core and no member may be heard once more: what it had sent was long on its way.
-        let strangers = u64::from(self.core.count_ones()) - members;
-        let most = (members - 1) * 2 * ((u64::from(beats) + 4) * 12 / 10 + questions) + strangers * 2;
+        let others = u64::from(members.count_ones()) - 1;
+        let most = others * 2 * ((u64::from(beats) + 4) * 12 / 10 + questions);
         if sent > most && is_settled && self.laws.leader_changes() == changes + changed {
             self.laws.broken(Law::Quiet, || {
                 format!("a core at rest sent {sent} messages in {beats} heartbeats, more than {most}")

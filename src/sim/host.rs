@@ -124,6 +124,13 @@ pub trait Host {
     /// It refuses its disk.
     fn start(&mut self, now: Time, seed: Seed, may: bool) -> Result<Born, Halt>;
 
+    /// A picture is taken of what a crash leaves just before the next sync of the log's (or the state's) disk, or if there is
+    /// none when it is looked at: of the unsynced writes the first `number`, modulo one more than there are.
+    fn expose(&mut self, log: bool, number: u64);
+
+    /// What would wake on the picture, if one was asked for; the member itself runs on. `None` for a host without one.
+    fn image(&mut self, now: Time, seed: Seed) -> Option<Result<Born, Halt>>;
+
     /// Whether it runs.
     fn is_up(&self) -> bool;
 
@@ -215,7 +222,8 @@ pub trait Host {
     /// Whether it knows that its state is wrong.
     fn is_wrong(&self) -> bool;
 
-    /// How far the log reached, as the state's disk says: of what is not synced there, anything may survive.
+    /// How far the log reached, as the state's disk says: of what is not synced there, anything may survive. `None` while a
+    /// state that was taken over waits for the member to be opened on it: what that says is another one's log.
     fn mark(&self) -> Option<Position>;
 
     /// Whether this member knows that `peer` was removed.

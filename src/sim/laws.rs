@@ -102,18 +102,18 @@ pub enum Law {
     Assertion,
     /// The same plan twice is the same run.
     Deterministic,
-    /// A vote goes to who asks first, unless the voter's log is newer: then never (Raft §5.4.1).
+    /// A vote goes to who asks first, unless the voter's log is newer: then never (Raft §5.4.1). Who asks beforehand is answered.
     FairVote,
     /// Who has gone on to a later term says nothing more in a former one.
     OneTerm,
-    /// Who hears of a later term goes on to it (Raft fig. 2).
+    /// Who hears of a later term goes on to it, and tells of it whoever leads in a former one (Raft fig. 2).
     LaterTerm,
     /// No number that an answer echoes is used by two lives of a member.
     OwnNumbers,
     /// A forwarded command is appended once at most, in the term in which it was forwarded.
     Forwarded,
-    /// A leader answers for a read, for how long a lease lasts and that there is none, when a quorum has answered a round that began after it was
-    /// asked.
+    /// A leader answers for a read, for how long a lease lasts and that there is none, when a quorum has answered a round that
+    /// began after it was asked; that a lease is renewed, also by one that began a tenth of a second before.
     Confirmed,
     /// A follower commits no further than its leader's appends have reached in its log.
     Verified,
@@ -426,6 +426,22 @@ impl Laws {
 
     /// A life begins with what the disk has.
     pub fn born(&mut self, node: usize, born: &Born) -> Result<(), Violation> {
+        let log = self.wakes(node, born)?;
+        let seen = &mut self.members[node];
+        seen.served = if born.hollow { seen.served } else { Index(0) };
+        (seen.hard, seen.decided, seen.life) = (born.hard, born.hard, born.life);
+        seen.handed.clear();
+        seen.durable.clone_from(&log);
+        seen.written = log;
+        let (applied, digest) = born.applied;
+        seen.glance = Glance { applied, commit: applied, term: born.hard.term, digest, ..Glance::default() };
+        seen.compared = 0;
+        self.deaf(node, born.base.index);
+        Ok(())
+    }
+
+    /// What a life may begin with, or would if a crash came now. Gives its log from the first entry on.
+    pub(super) fn wakes(&mut self, node: usize, born: &Born) -> Result<Vec<Stamp>, Violation> {
         let seen = &self.members[node];
         let (old, new) = (seen.hard, born.hard);
         let same_vote = new.term == old.term && (old.vote.is_none() || new.vote == old.vote);
@@ -439,9 +455,10 @@ impl Laws {
         let base = born.base.index.0 as usize;
         let in_state = born.hollow || born.base.index <= born.applied.0;
         let Some(gone) = self.committed.get(..base).filter(|_| in_state) else {
-            return self.broken(Law::Recovery, || {
+            self.broken(Law::Recovery, || {
                 format!("n{} wakes with a log that begins after {}, {} applied", node + 1, born.base, born.applied.0)
-            });
+            })?;
+            return Ok(born.log.clone());
         };
         let log: Vec<Stamp> = gone.iter().chain(&born.log).copied().collect();
         // What was synced is there, but for what a later write has cut off, or what gave way to a state that was taken over.
@@ -469,16 +486,7 @@ impl Laws {
         self.demand(Law::Quarantine, born.hollow || applied >= served, || {
             format!("n{} wakes with {applied} applied, its wrong state had {served}", node + 1)
         })?;
-        let seen = &mut self.members[node];
-        seen.served = if born.hollow { served } else { Index(0) };
-        (seen.hard, seen.decided, seen.life) = (born.hard, born.hard, born.life);
-        seen.handed.clear();
-        seen.durable.clone_from(&log);
-        seen.written = log;
-        seen.glance = Glance { applied, commit: applied, term: born.hard.term, digest, ..Glance::default() };
-        seen.compared = 0;
-        self.deaf(node, born.base.index);
-        Ok(())
+        Ok(log)
     }
 
     /// The state's disk was emptied.

@@ -39,6 +39,10 @@ pub struct Member {
     state: MemoryEngine,
     staging: MemoryEngine,
     rotten: Option<Rotten>,
+    /// Of which disk a picture is taken, and how many of the other one's unsynced writes go with it.
+    exposed: Option<(bool, u64)>,
+    /// The state's disk is another one than it was opened on.
+    adopted: bool,
     alive: Option<(Node, LogStore)>,
 }
 
@@ -156,6 +160,8 @@ impl Host for Member {
             state: MemoryEngine::new(),
             staging: MemoryEngine::new(),
             rotten: None,
+            exposed: None,
+            adopted: false,
             alive: None,
         }
     }
@@ -183,7 +189,22 @@ impl Host for Member {
             aside,
         };
         self.alive = Some((opened.node, opened.log));
+        self.adopted = false;
         Ok(born)
+    }
+
+    fn expose(&mut self, log: bool, number: u64) {
+        self.engine(log).expose(number);
+        self.exposed = Some((log, number));
+    }
+
+    fn image(&mut self, now: Time, seed: Seed) -> Option<Result<Born, Halt>> {
+        let (log, number) = self.exposed?;
+        let (one, other) = (self.engine(log).picture()?, self.engine(!log).after_crash(number));
+        self.exposed = None;
+        let (raft, state) = if log { (one, other) } else { (other, one) };
+        let mut image = Member { disks: self.disks, raft, state, ..Member::new(self.id, &self.shape) };
+        Some(image.start(now, seed, false))
     }
 
     fn is_up(&self) -> bool {
@@ -251,6 +272,7 @@ impl Host for Member {
         if write.adopt {
             self.staging.sync().map_err(|fault| fault.to_string())?;
             self.state = std::mem::replace(&mut self.staging, MemoryEngine::new());
+            self.adopted = true;
         }
         Ok(())
     }
@@ -315,6 +337,9 @@ impl Host for Member {
     }
 
     fn mark(&self) -> Option<Position> {
+        if self.adopted {
+            return None;
+        }
         let value = get_value(&self.state, |_| Key::AckedMark.encode()).ok()??;
         let word = |at: usize| value.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
         Some(Position { index: Index(word(0)?), term: Term(word(8)?) })

@@ -5,7 +5,7 @@
 //! laws are checked; at the end a majority is healed and must work, and the judge reads what the clients saw.
 //!
 //! - `plan.rs`: what is going to happen, drawn from a seed, written as text.
-//! - `world.rs`: the heap of events; `place.rs`, `network.rs`, `clients.rs`, `workload.rs`, `owners.rs`, `watchers.rs`,
+//! - `world.rs`: the heap of events; `place.rs`, `disks.rs`, `network.rs`, `clients.rs`, `workload.rs`, `owners.rs`, `watchers.rs`,
 //!   `operator.rs`, `contents.rs`: what is in it; `faults.rs`, `bends.rs`: what is done to it; `ending.rs`: the liveness phase.
 //! - `host.rs`: what the world drives, in two forms: `member.rs` (everything, as in production) and `core.rs` (Raft alone).
 //! - `laws.rs`: what must hold; `councils.rs`: who decides. `trace.rs`: what happened, for people, and the fingerprint.
@@ -36,6 +36,7 @@ mod clients;
 mod contents;
 mod core;
 mod councils;
+mod disks;
 mod ending;
 pub mod exhaust;
 mod faults;

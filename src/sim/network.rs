@@ -27,7 +27,8 @@ pub struct Network {
     muted: Vec<(Group, Time)>,
     pool: Vec<(usize, Envelope)>,
     pooled: u64,
-    sent_inside: u64,
+    /// How many messages each link inside of the core has carried, but for those that began or answered a read round.
+    sent: Vec<u64>,
     /// The newest read round that each link has carried.
     rounds: Vec<u64>,
     /// A bit per member of the healed core; 0 before.
@@ -78,7 +79,7 @@ impl Network {
             muted: Vec::new(),
             pool: Vec::new(),
             pooled: 0,
-            sent_inside: 0,
+            sent: vec![0; nodes * nodes],
             rounds: vec![0; nodes * nodes],
             core: 0,
             deaf: None,
@@ -153,10 +154,12 @@ impl Network {
         is_open && self.deaf != Some((from, to))
     }
 
-    /// How many messages were sent inside of the healed core, but for those that began or answered a read round: a member
-    /// outside may ask for reads as often as it likes.
-    pub fn sent_inside(&self) -> u64 {
-        self.sent_inside
+    /// How many messages these members of the healed core have sent each other, but for those that began or answered a read
+    /// round: a member outside may ask for reads as often as it likes.
+    pub fn sent_among(&self, members: u64) -> u64 {
+        let is_one = |node: usize| members & (1 << node) != 0;
+        let links = self.sent.iter().enumerate();
+        links.filter(|(link, _)| is_one(link / self.nodes) && is_one(link % self.nodes)).map(|(_, sent)| sent).sum()
     }
 
     fn chance(&mut self, per_thousand: u64) -> bool {
@@ -219,7 +222,7 @@ impl Network {
         let mut fate = Fate::default();
         if self.inside(from, to) {
             let link = self.link(from, to);
-            self.sent_inside += u64::from(!begins_round(&mut self.rounds[link], &envelope.message));
+            self.sent[link] += u64::from(!begins_round(&mut self.rounds[link], &envelope.message));
             fate.arrivals.push(self.arrival(now, from, to));
             return fate;
         }

@@ -33,7 +33,7 @@ use super::watchers::Watchers;
 use crate::ids::{Incarnation, Index, MemberId};
 use crate::node::events::Glance;
 use crate::node::{AutoCompaction, Effect, Halt, Input, Refused, Reply, Request, RoleName, Slot, StateWrite};
-use crate::raft::{Envelope, Message, Ready};
+use crate::raft::{Envelope, Message};
 use crate::rng::{Rng, Seed, mix};
 use crate::time::{Duration, Time};
 use std::cmp::Reverse;
@@ -172,7 +172,9 @@ pub(super) struct World<H> {
     pub installs: Installs,
     /// Separate streams, so that one more fault does not change all the rest.
     pub dice: Rng,
-    disk_dice: Rng,
+    pub disk_dice: Rng,
+    /// What a crash would leave is looked at now and then; and nothing else changes by it.
+    pub image_dice: Rng,
     effects: Vec<Effect>,
     /// A bit per member of the healed core; 0 before.
     pub core: u64,
@@ -212,6 +214,7 @@ impl<H: Host> World<H> {
             trace: Trace::new(lines),
             installs: Installs::default(),
             disk_dice: Rng::new(stream(4)),
+            image_dice: Rng::new(stream(8)),
             dice,
             effects: Vec::new(),
             core: 0,
@@ -532,6 +535,7 @@ impl<H: Host> World<H> {
             }
         }
         self.effects = effects;
+        self.laws.has_told(node)?;
         self.turns += 1;
         if now.role == RoleName::Leader && !self.places[node].wiped {
             let limit = self.plan.limits().max_inflight_messages;
@@ -599,163 +603,6 @@ impl<H: Host> World<H> {
         Ok(())
     }
 
-    // ---- disks
-
-    fn disk_time(&mut self, node: usize) -> Duration {
-        if self.core & (1 << node) != 0 {
-            return Duration::from_micros(50 + self.disk_dice.below(100));
-        }
-        let (factor, until) = self.places[node].slow;
-        let factor = if until > self.now { factor } else { 1 };
-        Duration::from_micros(20 + self.disk_dice.below(self.plan.noise.disk_us * 2) * factor)
-    }
-
-    /// The worker of the log takes everything that waits, unless it is busy.
-    fn log_work(&mut self, node: usize) {
-        let log = &mut self.places[node].log;
-        if log.busy || (log.waiting.is_empty() && log.loads.is_empty()) {
-            return;
-        }
-        log.busy = true;
-        log.running = std::mem::take(&mut log.waiting);
-        let at = self.now + self.disk_time(node);
-        self.schedule_here(at, node, Event::LogDone(node));
-    }
-
-    fn log_done(&mut self, node: usize) -> Result<(), Violation> {
-        let place = &mut self.places[node];
-        if !std::mem::take(&mut place.log.busy) {
-            return Ok(());
-        }
-        let has_steps = |ready: &Ready| {
-            let (state, cuts) = (ready.hard_state.is_some(), ready.truncate_from.is_some());
-            (state && cuts) || ((state || cuts) && !ready.entries.is_empty())
-        };
-        let has_steps = place.log.running.iter().any(has_steps);
-        if self.tears(node, true, has_steps) {
-            return Ok(());
-        }
-        let place = &mut self.places[node];
-        let batch = std::mem::take(&mut place.log.running);
-        let loads = std::mem::take(&mut place.log.loads);
-        let mut outcome = match batch.is_empty() {
-            true => Ok(None),
-            false => place.host.persist(&batch),
-        };
-        let mut loaded = Vec::new();
-        for read in loads {
-            match place.host.load(read) {
-                Ok(entries) => loaded.push((read, entries)),
-                Err(fault) => outcome = Err(fault),
-            }
-        }
-        let (down, failing) = (place.down, place.failing);
-        match outcome {
-            Err(fault) => {
-                self.excused(node, failing, &fault)?;
-                self.tell(Some(node), || format!("log disk: {fault}"));
-                self.crash(node, 500, true, down);
-                return Ok(());
-            }
-            Ok(None) => {}
-            Ok(Some(done)) => {
-                self.trace.mark(self.now, &[3, node as u64, done.seq.0, done.last.index.0]);
-                if !self.places[node].wiped {
-                    self.laws.durable(node, &batch)?;
-                    self.witness(node)?;
-                }
-                self.input(node, Input::Persisted(done))?;
-            }
-        }
-        for (read, entries) in loaded {
-            self.input(node, Input::Loaded { read, entries })?;
-        }
-        self.log_work(node);
-        Ok(())
-    }
-
-    /// What the state's disk says of the log's, either of which has just been written.
-    fn witness(&self, node: usize) -> Result<(), Violation> {
-        let place = &self.places[node];
-        let mark = place.host.mark().filter(|_| !place.wiped && !place.host.is_hollow());
-        mark.map_or(Ok(()), |mark| self.laws.witnessed(node, mark))
-    }
-
-    /// A disk fails: only one that was told to.
-    fn excused(&self, node: usize, failing: bool, fault: &str) -> Result<(), Violation> {
-        let said = || format!("n{}: {fault}, though nothing was done to its disk", node + 1);
-        if failing { Ok(()) } else { self.laws.broken(Law::Recovery, said) }
-    }
-
-    fn hand(&mut self, node: usize, work: StateWork) {
-        self.places[node].state.push_back(work);
-        self.state_work(node);
-    }
-
-    fn state_work(&mut self, node: usize) {
-        let place = &mut self.places[node];
-        if !place.state_busy && !place.state.is_empty() {
-            place.state_busy = true;
-            let at = self.now + self.disk_time(node);
-            self.schedule_here(at, node, Event::StateDone(node));
-        }
-    }
-
-    fn state_done(&mut self, node: usize) -> Result<(), Violation> {
-        let place = &mut self.places[node];
-        let has_steps = matches!(place.state.front(), Some(StateWork::Write(write)) if write.ops.len() > 1);
-        if self.tears(node, false, has_steps) {
-            return Ok(());
-        }
-        let place = &mut self.places[node];
-        place.state_busy = false;
-        let Some(work) = place.state.pop_front() else { return Ok(()) };
-        let (outcome, id) = match &work {
-            StateWork::Write(write) => {
-                (place.host.write_state(write).map(|()| Input::StateWritten { id: write.id }), write.id)
-            }
-            StateWork::Stage(stage) => (place.host.stage(stage).map(|()| Input::Staged { id: stage.id }), stage.id),
-            StateWork::Read(read) => {
-                let records = place.host.read_records(read);
-                (records.map(|records| Input::RecordsRead { read: *read, records }), read.context)
-            }
-        };
-        let down = place.down;
-        self.trace.mark(self.now, &[4, node as u64, id]);
-        if outcome.is_ok() && matches!(work, StateWork::Write(_)) {
-            self.witness(node)?;
-        }
-        match outcome {
-            Ok(input) => self.input(node, input)?,
-            Err(fault) => {
-                self.excused(node, self.places[node].failing, &fault)?;
-                self.tell(Some(node), || format!("state disk: {fault}"));
-                self.crash(node, 500, true, down);
-                return Ok(());
-            }
-        }
-        if let StateWork::Stage(stage) = &work
-            && stage.adopt
-            && stage.aside
-        {
-            self.sets_aside(node)?;
-        }
-        let StateWork::Write(write) = work else {
-            self.state_work(node);
-            return Ok(());
-        };
-        let place = &mut self.places[node];
-        while let Some((_, applied, known)) = place.syncing.pop_front_if(|(write, ..)| *write <= id) {
-            self.laws.applied_durably(node, applied);
-            place.knows |= known;
-        }
-        if write.sync && place.host.is_up() {
-            self.input(node, Input::StateSynced { id })?;
-        }
-        self.state_work(node);
-        Ok(())
-    }
-
     // ---- messages
 
     fn send(&mut self, node: usize, envelope: Envelope) -> Result<(), Violation> {
@@ -807,7 +654,9 @@ impl<H: Host> World<H> {
             let why = Halt("it is known to live on another disk".into());
             return self.halted(to, &why);
         }
+        // Whom it follows speaks over a connection that has stood for longer.
         if receiver.host.is_gone(envelope.from)
+            && receiver.glance.leader != Some(envelope.from)
             && sender.host.is_up()
             && self.network.passes(self.now, to, from)
             && self.dice.below(DOORS) == 0

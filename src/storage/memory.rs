@@ -6,7 +6,8 @@
 //! "disk", so that a test or the simulator can hold one beside the node that writes.
 //!
 //! Faults are asked for, never drawn: a write or sync that fails at a count, a bit flipped at a key. After one failed call
-//! every call fails until the crash, as the law says: a failed sync is final.
+//! every call fails until the crash, as the law says: a failed sync is final. And a disk can be looked at as a crash would leave
+//! it, without one: see [`MemoryEngine::expose`].
 //!
 //! Deterministic: no clock, no chance, ordered maps. Absent: time (how slow a disk is, is the simulator's), torn values
 //! (writes are atomic per key).
@@ -33,6 +34,9 @@ struct Disk {
     /// How many more syncs succeed; `None`: all.
     syncs_left: Option<u64>,
     failed: bool,
+    /// At the next sync a picture is taken, of how many unsynced writes; and the one that was taken.
+    exposed: Option<u64>,
+    picture: Option<MemoryEngine>,
 }
 
 impl Disk {
@@ -49,6 +53,13 @@ impl Disk {
 
     fn check(&self, what: &str) -> Result<(), Fault> {
         if self.failed { Err(Fault { what: what.into(), why: "injected fault".into() }) } else { Ok(()) }
+    }
+
+    fn after_crash(&self, number: u64) -> MemoryEngine {
+        let mut durable = self.durable.clone();
+        let keep = number % (self.unsynced.len() as u64 + 1);
+        self.unsynced.iter().take(keep as usize).for_each(|op| apply(&mut durable, op));
+        MemoryEngine(Arc::new(Mutex::new(Disk { live: durable.clone(), durable, ..Disk::default() })))
     }
 
     fn write(&mut self, op: Op) -> Result<(), Fault> {
@@ -107,6 +118,25 @@ impl MemoryEngine {
         }
         disk.live = disk.durable.clone();
         (disk.writes_left, disk.syncs_left, disk.failed) = (None, None, false);
+        (disk.exposed, disk.picture) = (None, None);
+    }
+
+    /// Another disk: this one, as a crash now would leave it that keeps the first `number` of the unsynced writes, modulo one
+    /// more than there are.
+    pub fn after_crash(&self, number: u64) -> MemoryEngine {
+        self.disk().after_crash(number)
+    }
+
+    /// At the next sync, before anything is durable, [`MemoryEngine::after_crash`] is kept as a picture.
+    pub fn expose(&self, number: u64) {
+        let disk = &mut *self.disk();
+        (disk.exposed, disk.picture) = (Some(number), None);
+    }
+
+    /// The picture that was asked for; if nothing was synced since, as a crash now would leave the disk.
+    pub fn picture(&self) -> Option<MemoryEngine> {
+        let disk = &mut *self.disk();
+        disk.exposed.take().map(|number| disk.after_crash(number)).or_else(|| disk.picture.take())
     }
 
     /// After `more` further writes the next one fails.
@@ -172,6 +202,9 @@ impl Engine for MemoryEngine {
         let disk = &mut *self.disk();
         disk.failed |= !Disk::spend(disk.syncs_left.as_mut());
         disk.check("syncing")?;
+        if let Some(number) = disk.exposed.take() {
+            disk.picture = Some(disk.after_crash(number));
+        }
         for op in disk.unsynced.drain(..) {
             apply(&mut disk.durable, &op);
         }
@@ -218,6 +251,30 @@ mod tests {
             let expected = [None, Some(&b"1"[..]), Some(b"1"), Some(b"2"), Some(b"2")][keep];
             assert_eq!(engine.get(b"b").unwrap().as_deref(), expected, "{keep}");
             assert_eq!(engine.unsynced(), 0);
+        }
+    }
+
+    #[test]
+    fn a_picture_shows_what_a_crash_before_the_sync_or_now_leaves() {
+        for number in 0..6 {
+            let engine = MemoryEngine::new();
+            engine.put(b"a", b"0").unwrap();
+            engine.sync().unwrap();
+            engine.expose(number);
+            engine.put(b"b", b"1").unwrap();
+            engine.delete(b"a").unwrap();
+            if number % 2 == 0 {
+                engine.sync().unwrap();
+                engine.put(b"c", b"2").unwrap();
+                engine.sync().unwrap();
+            }
+            let picture = engine.picture().unwrap();
+            assert_eq!(picture.get(b"b").unwrap().is_some(), number % 3 > 0, "{number}");
+            assert_eq!(picture.get(b"a").unwrap().is_some(), number % 3 < 2, "{number}");
+            assert_eq!((picture.unsynced(), picture.len()), (0, if number % 3 == 1 { 2 } else { 1 }));
+            picture.delete(b"b").unwrap();
+            assert!(engine.picture().is_none(), "{number}");
+            assert!(engine.get(b"b").unwrap().is_some() && engine.get(b"a").unwrap().is_none(), "{number}");
         }
     }
 

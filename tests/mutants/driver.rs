@@ -4,7 +4,7 @@
 //!
 //! Of ten worlds, seven are the bare core and three whole members, and most are fierce. `worlds` says otherwise: `core` or `full`,
 //! then how many members if that matters, then kinds of trouble of which there is much, as in `full 2 members crash`; one world
-//! of ten is a usual one.
+//! of ten is a usual one, or if `usual` is among the words all are.
 
 use quorate::sim::plan::{Kind, Plan, Profile, Wishes};
 use quorate::sim::{Options, verify};
@@ -40,7 +40,7 @@ fn main() {
             _ => (Profile::Core, true),
         };
         let (profile, wishes) = match &wished {
-            Some((profile, wishes)) => (*profile, Wishes { fierce: taken % 10 != 0, ..wishes.clone() }),
+            Some((profile, wishes)) => (*profile, Wishes { fierce: wishes.fierce && taken % 10 != 0, ..wishes.clone() }),
             None => (profile, Wishes { fierce, ..Wishes::default() }),
         };
         let plan = Plan::draw(profile, base + taken, &wishes);
@@ -63,10 +63,11 @@ fn wished((profile, words): (&String, &[String])) -> (Profile, Wishes) {
         "full" => Profile::Full,
         other => panic!("{other} is no profile"),
     };
-    let mut wishes = Wishes::default();
+    let mut wishes = Wishes { fierce: true, ..Wishes::default() };
     for word in words {
         match Kind::ALL.into_iter().find(|kind| kind.name() == word) {
             Some(kind) => wishes.more.push(kind),
+            None if word == "usual" => wishes.fierce = false,
             None => wishes.nodes = Some(word.parse().expect("a kind of trouble, or how many members")),
         }
     }

@@ -5,10 +5,10 @@
 //! believes and of whom, which answer confirms a read, and what may still be said in a term that is over. What is heard is
 //! noted as it is delivered, before its member has looked at it; so what a member may conclude is in the record first.
 
-use super::{Law, Laws, Violation, slot_of};
+use super::{Law, Laws, Seen, Violation, slot_of};
 use crate::ids::{Incarnation, Index, MemberId, Position, RequestId, Term};
-use crate::node::RoleName;
 use crate::node::events::Glance;
+use crate::node::{LATELY, RoleName};
 use crate::raft::{Entry, EntryKind, Envelope, HardState, Message, Ready};
 use crate::time::{Duration, Time};
 use std::collections::BTreeMap;
@@ -47,6 +47,9 @@ pub(super) struct Ear {
     settled: (Term, u64, Time),
     /// The newest read round that it spoke of, and in which term.
     round: (Term, u64),
+    /// Those rounds of this term that began at most [`LATELY`] ago, when the last of them did; when each began, and where the
+    /// log ended then.
+    lately: Vec<(u64, Time, usize)>,
     /// Reads of others that it was asked for: by whom and under which mark; its term, and the first round that counts.
     asked: BTreeMap<(MemberId, u64), (Term, u64)>,
     /// Its log when its turn began.
@@ -57,6 +60,10 @@ pub(super) struct Ear {
     later: Option<(Term, MemberId, bool)>,
     /// It has heard a leader or an answer to its own campaign since then: it may refuse to hear a candidate.
     may_stick: bool,
+    /// Leaders of former terms that it has heard since then, and not told so; and who has asked whether it would vote for them,
+    /// and was not answered: a bit per member.
+    untold: u64,
+    unanswered: u64,
     /// How long it has led without a vote, and when that was counted.
     pub(super) retiring: (Duration, Time),
 }
@@ -70,6 +77,8 @@ struct Asked {
     first: u64,
     /// What was committed.
     committed: Index,
+    /// Where its log ended.
+    ends: usize,
     /// To renew a lease.
     renews: bool,
 }
@@ -89,6 +98,24 @@ impl Heard {
 impl Ear {
     pub(super) fn new(members: usize) -> Ear {
         Ear { of: vec![Heard::default(); members], ..Ear::default() }
+    }
+
+    /// It speaks as a leader whose log `ends` there, and its newest read round is this one.
+    fn begins(&mut self, term: Term, round: u64, ends: usize) {
+        if self.round.0 != term {
+            (self.round, self.lately) = ((term, 0), Vec::new());
+        }
+        if round > self.round.1 {
+            self.round.1 = round;
+            self.lately.retain(|(_, began, _)| self.clock.since(*began) <= LATELY);
+            self.lately.push((round, self.clock, ends));
+        }
+    }
+
+    /// The first read round of this term that began at most [`LATELY`] ago, and where the log ended then.
+    fn first_lately(&self, term: Term) -> Option<(u64, usize)> {
+        let mut lately = self.lately.iter().filter(|_| self.round.0 == term);
+        lately.find(|(_, began, _)| self.clock.since(*began) <= LATELY).map(|(round, _, ends)| (*round, *ends))
     }
 }
 
@@ -135,7 +162,7 @@ impl Laws {
     /// A message is delivered, when its listener's clock shows this.
     pub(in crate::sim) fn heard(&mut self, node: usize, envelope: &Envelope, clock: Time) {
         let must_follow = self.must_follow(node, envelope);
-        let (leads, ear) = (self.members[node].glance, &mut self.ears[node]);
+        let (leads, on_disk, ear) = (self.members[node].glance, self.members[node].hard.term, &mut self.ears[node]);
         let Envelope { from, term, incarnation, message, .. } = envelope;
         let of = &mut ear.of[node_of(*from)];
         if *incarnation < of.life {
@@ -144,6 +171,14 @@ impl Laws {
         let is_candidate = matches!(message, Message::Vote { .. });
         if must_follow && ear.later.is_none_or(|(later, ..)| *term > later) {
             ear.later = Some((*term, *from, is_candidate));
+        }
+        let leads_formerly =
+            matches!(message, Message::Append { .. } | Message::Heartbeat { .. } | Message::Install { .. });
+        // What a member says in a term that is not on its disk yet is held back.
+        if leads.term == on_disk {
+            let bit = 1 << node_of(*from);
+            ear.untold |= if leads_formerly && *term < leads.term { bit } else { 0 };
+            ear.unanswered |= if let Message::PreVote { .. } = message { bit } else { 0 };
         }
         ear.may_stick |= !is_candidate && !matches!(message, Message::PreVote { .. });
         if *incarnation > of.life {
@@ -202,16 +237,34 @@ impl Laws {
         })
     }
 
+    /// All messages of a member's turn have left: it has told of its term whoever leads in a former one, and answered who wants
+    /// to know whether it would vote for them; unless it has gone on to a term of which it may not speak yet.
+    pub(in crate::sim) fn has_told(&mut self, node: usize) -> Result<(), Violation> {
+        let ear = &mut self.ears[node];
+        let (untold, unanswered) = (std::mem::take(&mut ear.untold), std::mem::take(&mut ear.unanswered));
+        let Seen { wiped, glance, hard, .. } = &self.members[node];
+        let may_not = *wiped || glance.term > hard.term;
+        self.demand(Law::LaterTerm, untold == 0 || may_not, || {
+            format!("n{} is in term {}, and does not tell {untold:b}, who lead in former ones", node + 1, glance.term)
+        })?;
+        self.demand(Law::FairVote, unanswered == 0 || may_not, || {
+            format!("n{} does not answer {unanswered:b}, who ask whether it would vote for them", node + 1)
+        })
+    }
+
     /// A message leaves.
     pub(in crate::sim) fn said(&mut self, node: usize, envelope: &Envelope) -> Result<(), Violation> {
         if self.members[node].wiped {
             return Ok(());
         }
-        let (ear, term) = (&mut self.ears[node], envelope.term);
+        let (ends, term) = (self.members[node].written.len(), envelope.term);
+        let ear = &mut self.ears[node];
         let began = ear.term;
+        let bit = 1 << node_of(envelope.to);
+        ear.untold &= !bit;
+        ear.unanswered &= if let Message::PreVoteReply { .. } = envelope.message { !bit } else { u64::MAX };
         if let Message::Heartbeat { round, .. } = envelope.message {
-            let before = if ear.round.0 == term { ear.round.1 } else { 0 };
-            ear.round = (term, before.max(round));
+            ear.begins(term, round, ends);
         }
         self.demand(Law::OneTerm, term >= began, || {
             format!("n{} speaks in term {term}, and was in {began} before its turn", node + 1)
@@ -226,7 +279,7 @@ impl Laws {
             Message::ReadIndexReply { context, .. } => {
                 // It may be asked again under the same mark: what counts is the first time.
                 if let Some(&(asked, first)) = self.ears[node].asked.get(&(envelope.to, context)) {
-                    return self.confirms(node, asked, first);
+                    return self.confirms(node, asked, first, self.ears[node].began);
                 }
             }
             Message::TimeoutNow => return self.appoints(node, envelope.to),
@@ -307,20 +360,23 @@ impl Laws {
         if role == RoleName::Leader {
             let first = first_round(&self.ears[node], term);
             let committed = Index(self.committed.len() as u64);
-            self.said.reads.insert(slot, Asked { node, term, first, committed, renews });
+            let ends = self.members[node].written.len();
+            self.said.reads.insert(slot, Asked { node, term, first, committed, ends, renews });
         }
     }
 
-    /// It is answered; that a lease `is_renewed` needs neither a round of its own nor the newest state, and has a law of its own.
+    /// It is answered; that a lease `is_renewed` needs not the newest state, and any round that began lately will do.
     pub(in crate::sim) fn serves(&mut self, node: usize, slot: u64, is_renewed: bool) -> Result<(), Violation> {
         let Some(asked) = self.said.reads.remove(&slot) else { return Ok(()) };
-        let Asked { node: asked, term, first, committed, renews } = asked;
-        if renews && is_renewed {
-            return Ok(());
-        }
+        let Asked { node: asked, term, first, committed, ends, renews } = asked;
         let Glance { role, term: own, applied, .. } = self.members[node].glance;
         if asked != node || role != RoleName::Leader || own != term {
             return Ok(()); // another leader may have confirmed it
+        }
+        if renews && is_renewed {
+            let lately = self.ears[node].first_lately(term);
+            let (first, ends) = lately.map_or((first, ends), |lately| lately.min((first, ends)));
+            return self.confirms(node, term, first, ends);
         }
         self.demand(Law::FreshRead, self.members[node].wiped || applied >= committed, || {
             format!(
@@ -328,11 +384,12 @@ impl Laws {
                 node + 1
             )
         })?;
-        self.confirms(node, term, first)
+        self.confirms(node, term, first, self.ears[node].began)
     }
 
-    /// A leader answers for a read that was asked for before round `first` began.
-    fn confirms(&self, node: usize, term: Term, first: u64) -> Result<(), Violation> {
+    /// A leader answers for a read that was asked for before round `first` began, by the configurations that counted since its
+    /// log had `ends` entries.
+    fn confirms(&self, node: usize, term: Term, first: u64, ends: usize) -> Result<(), Violation> {
         let (seen, ear) = (&self.members[node], &self.ears[node]);
         let has_answered = |other: usize| {
             let Heard { term: newest, round, .. } = ear.of[other];
@@ -340,7 +397,7 @@ impl Laws {
             other == node || newest > term || (newest == term && round >= first)
         };
         let votes = self.bits(has_answered);
-        let councils = self.counted_since(node, ear.began);
+        let councils = self.counted_since(node, ends);
         self.demand(Law::Confirmed, seen.wiped || councils.iter().any(|council| council.is_quorum(votes)), || {
             format!("n{} answers for a read, and only {votes:b} have answered round {first} of {councils:?}", node + 1)
         })
