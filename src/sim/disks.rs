@@ -1,9 +1,10 @@
 //! The members' disks: a worker for the log and one for the state, each with what it was handed, one thing after another.
 //!
 //! They take their time, and fail when they were told to. A crash in the middle of a write keeps a part of it (`faults.rs`); but
-//! crashes are rare, and most writes have a moment at which nothing may be left half done. So now and then, and more often when a write has several
-//! steps, a picture is taken of what a power cut just before its sync leaves, and the production `open` must wake on it as
-//! the laws ask for ([`Law::Recovery`] and others). The member does not notice, and neither does the rest of the world.
+//! crashes are rare, and most writes have a moment at which nothing may be left half done. So now and then, and more often when
+//! a write has several steps, a picture is taken of what a power cut just before its sync leaves, and the production `open` must
+//! wake on it as the laws ask for ([`Law::Recovery`] and others). The member does not notice, and neither does the rest of the
+//! world. All of a log is read for that, so there are fewer pictures the longer it is.
 
 use super::host::{Host, StateWork};
 use super::laws::{Law, Violation};
@@ -12,9 +13,6 @@ use crate::node::Input;
 use crate::raft::Ready;
 use crate::rng::Seed;
 use crate::time::Duration;
-
-/// Of so many writes a picture is taken of one: of the log's, if they have several steps; of all others.
-const IMAGES: (u64, u64) = (2, 20);
 
 impl<H: Host> World<H> {
     fn disk_time(&mut self, node: usize) -> Duration {
@@ -52,7 +50,7 @@ impl<H: Host> World<H> {
         if self.tears(node, true, has_steps) {
             return Ok(());
         }
-        self.expose(node, true, if has_steps || compacts { IMAGES.0 } else { IMAGES.1 });
+        self.expose(node, true, has_steps || compacts);
         let place = &mut self.places[node];
         let batch = std::mem::take(&mut place.log.running);
         let loads = std::mem::take(&mut place.log.loads);
@@ -138,7 +136,7 @@ impl<H: Host> World<H> {
         if self.tears(node, false, has_steps) {
             return Ok(());
         }
-        self.expose(node, false, IMAGES.1);
+        self.expose(node, false, false);
         let place = &mut self.places[node];
         place.state_busy = false;
         let Some(work) = place.state.pop_front() else { return Ok(()) };
@@ -190,7 +188,9 @@ impl<H: Host> World<H> {
     }
 
     /// Has a picture taken of what is written to this disk now, once in a while.
-    fn expose(&mut self, node: usize, log: bool, one_of: u64) {
+    fn expose(&mut self, node: usize, log: bool, has_steps: bool) {
+        let entries = self.places[node].glance.last.index.0;
+        let one_of = if has_steps { 2 + entries / 100 } else { 20 + entries / 2 };
         if self.image_dice.below(one_of) == 0 {
             let number = self.image_dice.next_u64();
             self.places[node].host.expose(log, number);

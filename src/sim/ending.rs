@@ -32,6 +32,7 @@ impl<H: Host> World<H> {
             return Ok(());
         }
         self.converge()?;
+        self.announce()?;
         self.regain_space()?;
         self.mend()?;
         self.serve()?;
@@ -215,6 +216,21 @@ impl<H: Host> World<H> {
                 nodes.join("; ")
             )
         })
+    }
+
+    /// Each member says which disk it lives on, until the replicated state has it.
+    fn announce(&mut self) -> Result<(), Violation> {
+        let knows = |world: &World<H>, node: &usize| world.places[*node].host.known();
+        let unknown = |world: &World<H>| {
+            let nodes = world.core_nodes();
+            let known = nodes.iter().fold(u64::MAX, |known, node| known & knows(world, node));
+            nodes.iter().fold(0, |bits, node| bits | 1 << node) & !known
+        };
+        if !H::HAS_CONTENTS || self.wait(self.patience(20), |world| unknown(world) == 0)? {
+            return Ok(());
+        }
+        let what = || format!("the disks of {:b} are not known in a core that has reached one state", unknown(self));
+        self.laws.broken(Law::Converges, what)
     }
 
     /// Somebody in the core who has applied more, or taken over more bytes of a state, than it ever had.
