@@ -190,7 +190,7 @@ impl<H: Host> World<H> {
     /// Has a picture taken of what is written to this disk now, once in a while.
     fn expose(&mut self, node: usize, log: bool, has_steps: bool) {
         let entries = self.places[node].glance.last.index.0;
-        let one_of = if has_steps { 2 + entries / 100 } else { 20 + entries / 2 };
+        let one_of = if has_steps { 2 + entries / 50 } else { 20 + entries };
         if self.image_dice.below(one_of) == 0 {
             let number = self.image_dice.next_u64();
             self.places[node].host.expose(log, number);
