@@ -205,6 +205,10 @@ impl<H: Host> World<H> {
             return Ok(());
         }
         match born {
+            Ok(born) if born.hollow && !place.host.is_hollow() => {
+                let what = || format!("n{} would wake without a state, with a log after {}", node + 1, born.base);
+                self.laws.broken(Law::Recovery, what)
+            }
             Ok(born) => self.laws.wakes(node, &born).map(|_| ()),
             Err(halt) => self.laws.broken(Law::Recovery, || format!("n{} could not start: {halt}", node + 1)),
         }

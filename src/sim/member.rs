@@ -199,7 +199,7 @@ impl Host for Member {
     }
 
     fn image(&mut self, now: Time, seed: Seed) -> Option<Result<Born, Halt>> {
-        let (log, number) = self.exposed?;
+        let (log, number) = self.exposed.filter(|_| !self.adopted)?;
         let (one, other) = (self.engine(log).picture()?, self.engine(!log).after_crash(number));
         self.exposed = None;
         let (raft, state) = if log { (one, other) } else { (other, one) };

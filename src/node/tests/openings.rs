@@ -167,7 +167,7 @@ fn a_hollow_member_acknowledges_but_applies_nothing() {
 #[test]
 fn a_hollow_member_does_not_wake_for_compactions() {
     let disks = Disks::default().log(&[1, 1, 2, 2]).compacted(2);
-    let auto_compaction = AutoCompaction::Revisions(10);
+    let auto_compaction = AutoCompaction::Periodic(Duration::from_secs(2));
     let space = SpaceConfig { auto_compaction, ..SpaceConfig::default() };
     let opened = disks.open_with(3, Config { space, ..config_of(MemberId(1)) }).unwrap();
     let mut member =
