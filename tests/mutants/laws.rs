@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 /// Laws by which no mutant of ours is seen first, and why they are kept.
-pub const NEVER_FIRST: [(Law, &str); 6] = [
+pub const NEVER_FIRST: [(Law, &str); 4] = [
     (
         Law::ElectionSafety,
         "who leads beside another one has a vote twice or none of a quorum, which durable-vote and elected see",
@@ -19,14 +19,6 @@ pub const NEVER_FIRST: [(Law, &str); 6] = [
     (
         Law::StateMachineSafety,
         "who commits something else counted, acknowledged or followed wrongly, which is seen as it happens",
-    ),
-    (
-        Law::Compacted,
-        "a history that begins elsewhere is read and compared, and mostly linearizable or same-content sees it before",
-    ),
-    (
-        Law::SpaceReturns,
-        "who is short of space for good takes no puts, which serves sees too: by chance the one or the other",
     ),
     (Law::Deterministic, "there is no clock and no chance below the shells that a mutant of a few lines could ask"),
 ];
